@@ -1,0 +1,70 @@
+# Give one Jetson its identity:   make image SERIAL=AZJN-0042
+# `make` alone lists what there is. Each target sets up all that it needs in .venv.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+
+# Values come from outside (a barcode scanner, another Makefile): they are taken literally, reach
+# the tool by its environment, and are never pasted into a shell line.
+IMAGE_VARIABLES := SERIAL BSP ROOTFS_DIR API_URL BOARD ROOTDEV CONFIG FLASH JSON
+define literally
+ifneq ($$(origin $(1)),undefined)
+override $(1) := $$(value $(1))
+export $(1)
+endif
+endef
+$(foreach name,$(IMAGE_VARIABLES),$(eval $(call literally,$(name))))
+# Otherwise make would pass the same values on, expanded, to the processes it starts.
+MAKEOVERRIDES :=
+
+.PHONY: help image test check clean
+help:
+	@echo "make image SERIAL=AZJN-0042    build, prove and flash one device's image"
+	@echo "           BSP= ROOTFS_DIR= API_URL= BOARD= ROOTDEV= CONFIG= FLASH=0 JSON=1"
+	@echo "                               with neither BSP nor API_URL: in the sandbox"
+	@echo "make test                      run the tests"
+	@echo "make check                     what CI runs: lint, types, tests on every Python"
+	@echo "make clean                     remove what make has made here"
+
+image: $(VENV)/.image | e2fsprogs
+	@set --; \
+	[ -z "$${SERIAL+x}" ] || set -- "$$@" --serial="$$SERIAL"; \
+	[ -z "$${BSP-}" ] || set -- "$$@" --bsp="$$BSP"; \
+	[ -z "$${ROOTFS_DIR-}" ] || set -- "$$@" --rootfs-dir="$$ROOTFS_DIR"; \
+	[ -z "$${API_URL-}" ] || set -- "$$@" --api-url="$$API_URL"; \
+	[ -z "$${BOARD-}" ] || set -- "$$@" --board="$$BOARD"; \
+	[ -z "$${ROOTDEV-}" ] || set -- "$$@" --rootdev="$$ROOTDEV"; \
+	[ -z "$${CONFIG-}" ] || set -- "$$@" --config="$$CONFIG"; \
+	[ -z "$${FLASH-}" ] || set -- "$$@" --flash="$$FLASH"; \
+	case "$${JSON-}" in ''|0) ;; *) set -- "$$@" --json ;; esac; \
+	exec $(RUN)/azaion-imagebuild image "$$@"
+
+test: $(VENV)/.test | e2fsprogs
+	@$(RUN)/pytest
+
+check: $(VENV)/.test | e2fsprogs
+	@$(RUN)/ruff format --check .
+	@$(RUN)/ruff check .
+	@$(RUN)/mypy
+	@$(RUN)/nox --session tests
+
+clean:
+	@rm -rf $(VENV) .nox dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.PHONY: e2fsprogs
+e2fsprogs:
+	@for tool in mke2fs debugfs e2fsck; do \
+	    PATH="$$PATH:/usr/sbin:/sbin" command -v $$tool >/dev/null || { \
+	        echo "error: $$tool is not installed" >&2; \
+	        echo "hint: sudo apt-get install e2fsprogs" >&2; exit 2; }; \
+	done
+
+$(VENV)/.image: pyproject.toml
+	@bash tools/set-up.sh "$(PYTHON)" "$(VENV)" . image
+
+$(VENV)/.test: pyproject.toml
+	@bash tools/set-up.sh "$(PYTHON)" "$(VENV)" '.[dev]' test

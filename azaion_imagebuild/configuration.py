@@ -1,0 +1,242 @@
+"""Where settings come from: flags over environment over imagebuild.toml over defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from .errors import UsageError
+from .process import ENV_PREFIX
+from .settings import Settings
+
+CONFIG_FILE = "imagebuild.toml"
+T = TypeVar("T")
+
+
+class Key(NamedTuple):
+    """One setting's place: ``section.name``, its kind, default, help and variable."""
+
+    section: str
+    name: str
+    kind: str
+    default: Any
+    help: str
+    env: str
+
+    def __str__(self) -> str:
+        return f"[{self.section}] {self.name}"
+
+
+def keys() -> Iterator[Key]:
+    """Yield every setting, in the order of declaration."""
+    defaults = Settings()
+    for section in fields(Settings):
+        values = getattr(defaults, section.name)
+        for item in fields(values):
+            meta = item.metadata
+            variable = meta["env"] or f"{section.name}_{item.name}".upper()
+            default = getattr(values, item.name)
+            yield Key(
+                section.name, item.name, meta["kind"], default, meta["help"], ENV_PREFIX + variable
+            )
+
+
+def load(
+    flags: Mapping[tuple[str, str], Any],
+    environ: Mapping[str, str],
+    config: Path | None,
+) -> Settings:
+    """Return the settings of this call.
+
+    Args:
+        flags: (section, name) → value, only those that were given.
+        environ: variables; those with the prefix ``AZAION_IMAGEBUILD_`` count.
+        config: the file to read; None takes ``imagebuild.toml`` of this folder, if it is there.
+
+    Raises:
+        UsageError: an unknown key or variable (the nearest known one is named), or a bad value.
+    """
+    known = {(key.section, key.name): key for key in keys()}
+    chosen = _from_file(config, known)
+    chosen.update(_from_environment(environ, known))
+    for place, value in flags.items():
+        key = known[place]
+        chosen[place] = _convert(key, value, str(key), Path())
+    settings = Settings()
+    for (section, name), value in chosen.items():
+        part = dataclasses.replace(getattr(settings, section), **{name: value})
+        settings = dataclasses.replace(settings, **{section: part})
+    return settings
+
+
+def _from_file(
+    config: Path | None, known: Mapping[tuple[str, str], Key]
+) -> dict[tuple[str, str], Any]:
+    path = config or Path(CONFIG_FILE)
+    if config is None and not path.is_file():
+        return {}
+    document = _parse_toml(path)
+    sections = {section for section, _ in known}
+    chosen = {}
+    for section, values in document.items():
+        if section not in sections:
+            raise _unknown(f"section [{section}] in {path}", section, sections)
+        if not isinstance(values, dict):
+            raise UsageError(f"{section} in {path} must be a section", hint=f"write [{section}]")
+        for name, value in values.items():
+            key = known.get((section, name))
+            if key is None:
+                names = {known_name for part, known_name in known if part == section}
+                raise _unknown(f"key [{section}] {name} in {path}", name, names)
+            chosen[section, name] = _convert(key, value, f"{key} in {path}", path.parent)
+    return chosen
+
+
+def _parse_toml(path: Path) -> dict[str, Any]:
+    import tomli
+
+    try:
+        with path.open("rb") as stream:
+            return tomli.load(stream)
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the configuration {path}: {error.strerror}",
+            hint="name another file by --config (CONFIG=), or make this one readable",
+        ) from None
+    except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{path} is not TOML: {error}", hint="compare it with templates/imagebuild.toml"
+        ) from None
+
+
+def _from_environment(
+    environ: Mapping[str, str], known: Mapping[tuple[str, str], Key]
+) -> dict[tuple[str, str], Any]:
+    places = {key.env: place for place, key in known.items() if key.kind != "table"}
+    chosen = {}
+    for variable, text in environ.items():
+        if not variable.startswith(ENV_PREFIX) or variable == ENV_PREFIX + "CONFIG":
+            continue
+        if variable not in places:
+            raise _unknown(f"variable {variable}", variable, {*places, ENV_PREFIX + "CONFIG"})
+        if not text and known[places[variable]].kind != "text":
+            continue  # FLASH= in a script means: not set
+        chosen[places[variable]] = _convert(known[places[variable]], text, variable, Path())
+    return chosen
+
+
+def _unknown(what: str, name: str, names: set[str]) -> UsageError:
+    near = get_close_matches(name, sorted(names), n=1, cutoff=0.5)
+    known = f"did you mean {near[0]}?" if near else f"known are: {', '.join(sorted(names))}"
+    return UsageError(f"unknown {what}", hint=known)
+
+
+def _convert(key: Key, value: Any, source: str, base: Path) -> Any:
+    """Return ``value`` as the kind of ``key``; relative paths start at ``base``."""
+    try:
+        return _KINDS[key.kind](value, base)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"{source}: {value!r} is not {_WORDS[key.kind]}"
+            + (f" ({error})" if str(error) else ""),
+            hint=f"{key}: {key.help}",
+        ) from None
+
+
+def _text(value: Any, base: Path) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError
+    return value
+
+
+def _pattern(value: Any, base: Path) -> str:
+    try:
+        return re.compile(_text(value, base)).pattern
+    except re.error as error:
+        raise ValueError(str(error)) from None
+
+
+def _path(value: Any, base: Path) -> Path:
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+        raise ValueError
+    try:
+        expanded = Path(value).expanduser()
+    except RuntimeError as error:  # no home directory
+        raise ValueError(str(error)) from None
+    return Path.cwd() / base / expanded
+
+
+def _number(value: Any, base: Path) -> float:
+    if isinstance(value, bool):
+        raise ValueError
+    number = float(value)
+    if not 0 <= number < float("inf"):
+        raise ValueError
+    return number
+
+
+def _whole(value: Any, base: Path) -> int:
+    if isinstance(value, bool | float):
+        raise ValueError
+    number = int(value)
+    if number < 0:
+        raise ValueError
+    return number
+
+
+def _yesno(value: Any, base: Path) -> bool:
+    if isinstance(value, bool):
+        return value
+    words = {"1": True, "yes": True, "true": True, "on": True}
+    words |= {"0": False, "no": False, "false": False, "off": False}
+    if not isinstance(value, str) or value.lower() not in words:
+        raise ValueError
+    return words[value.lower()]
+
+
+def _list(item: Callable[[Any, Path], T]) -> Callable[[Any, Path], list[T]]:
+    def convert(value: Any, base: Path) -> list[T]:
+        if isinstance(value, str):
+            import shlex
+
+            value = shlex.split(value)
+        if not isinstance(value, list):
+            raise ValueError
+        return [item(one, base) for one in value]
+
+    return convert
+
+
+def _table(value: Any, base: Path) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ValueError
+    return {name: _text(one, base) for name, one in value.items()}
+
+
+_KINDS: dict[str, Callable[[Any, Path], Any]] = {
+    "text": _text,
+    "pattern": _pattern,
+    "path": _path,
+    "number": _number,
+    "whole": _whole,
+    "yesno": _yesno,
+    "list": _list(_text),
+    "paths": _list(_path),
+    "table": _table,
+}
+_WORDS = {
+    "text": "a text",
+    "pattern": "a regular expression",
+    "path": "a path",
+    "number": "a number of seconds",
+    "whole": "a whole number",
+    "yesno": "yes or no (1, 0, true, false)",
+    "list": "a list of texts",
+    "paths": "a list of paths",
+    "table": "a table of texts",
+}

@@ -1,0 +1,111 @@
+"""What a person reads on stderr: the story of a build, and its end."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, TextIO
+
+from .errors import OperatorError
+from .model import Build, BuildRecord, Finding
+from .secret import redact
+
+if TYPE_CHECKING:
+    from .verification import Report
+
+
+class Console:
+    """Writes lines to one stream; every line is redacted."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._logger = logging.getLogger("azaion_imagebuild")
+        self._logger.handlers = [_Handler(self)]
+        self._logger.propagate = False
+
+    @property
+    def debug(self) -> bool:
+        """Tell whether the output of scripts is shown too."""
+        return self._logger.level == logging.DEBUG
+
+    @debug.setter
+    def debug(self, on: bool) -> None:
+        self._logger.setLevel(logging.DEBUG if on else logging.INFO)
+
+    def say(self, line: str) -> None:
+        """Write one line."""
+        print(redact(line), file=self._stream, flush=True)
+
+    def began(self, build: Build) -> None:
+        """A build begins."""
+        where = "SANDBOX  " if build.sandbox else ""
+        self.say(f"{where}{build.serial}  {build.email}  attempt {build.attempt}")
+
+    def started(self, step: str) -> None:
+        """A step begins; it is shown when it has ended."""
+        self._logger.debug("step %s", step)
+
+    def ended(self, step: str, seconds: float, note: str) -> None:
+        """A step has ended well."""
+        self.say(f"  {step:20} {seconds:7.2f} s  {note}".rstrip())
+
+    def warned(self, finding: Finding) -> None:
+        """A check saw something that does not stop the build."""
+        self.say(f"warning: {finding.message}")
+        self.say(f"hint: {finding.hint}")
+
+    def failed(self, error: OperatorError) -> None:
+        """Something that the operator can mend: an error line and a hint line for each problem."""
+        for message, hint in error.problems:
+            self.say(f"error: {message}")
+            self.say(f"hint: {hint}")
+
+    def summary(self, record: BuildRecord) -> None:
+        """A build has ended: what a person checks at a glance."""
+        if record.error is not None:
+            self.failed(record.error)
+            self.say(
+                f"FAILED {record.build.serial} at {record.step}"
+                f" (exit {record.exit_code}) after {record.seconds:.1f} s"
+            )
+            return
+        for name, text in _facts(record):
+            self.say(f"  {name:9}{text}")
+        done = "DONE in the SANDBOX" if record.build.sandbox else "DONE"
+        self.say(f"{done}: {record.build.serial} in {record.seconds:.1f} s")
+
+    def verified(self, report: Report) -> None:
+        """A verification has ended."""
+        for finding in report.findings:
+            self.say(f"error: {finding.message}")
+            self.say(f"hint: {finding.hint}")
+        if not report.findings:
+            self.say(f"OK: {report.target} ({report.format}) carries {report.email}")
+
+
+def _facts(record: BuildRecord) -> list[tuple[str, str]]:
+    facts = [("account", f"{record.build.email} ({record.enrolled})")]
+    if record.staged is not None:
+        owner = f"{record.staged.ownership.uid}:{record.staged.ownership.gid}"
+        path = f"/{record.staged.path}"
+        if record.build.bsp_dir is None:
+            path = str(record.build.rootfs_dir / record.staged.path)
+        facts.append(("identity", f"{path} {record.staged.mode:04o} {owner}"))
+    if record.image is not None:
+        facts.append(("image", f"{record.image.path} ({record.image.format})"))
+        facts.append(("sha256", str(record.image_sha256)))
+        facts.append(("flashed", record.flashed.device if record.flashed else "no (FLASH=0)"))
+    facts += [(name, str(value)) for name, value in record.extra.items()]
+    return facts
+
+
+class _Handler(logging.Handler):
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+        self.setFormatter(logging.Formatter("%(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "warning: " if record.levelno == logging.WARNING else ""
+        if record.levelno == logging.DEBUG:
+            prefix = "    | "
+        self._console.say(prefix + self.format(record))

@@ -1,0 +1,110 @@
+"""device.conf: the file that tells the Loader who the device is (runbook)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import UsageError
+from .model import DeviceIdentity
+from .secret import Secret
+
+EMAIL_KEY = "AZAION_DEVICE_EMAIL"
+PASSWORD_KEY = "AZAION_DEVICE_PASSWORD"  # noqa: S105 - a key's name
+LONGEST = 64 * 1024
+"""Bytes; a longer device.conf is not read."""
+
+_PLACEHOLDER = re.compile(r"\$\{([^}]*)\}")
+_LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceConf:
+    """The credentials that a device.conf holds."""
+
+    email: str
+    password: Secret
+
+
+class MalformedDeviceConf(ValueError):
+    """A device.conf that the Loader could not use; the message says why, without its values."""
+
+
+def load_template(path: Path) -> str:
+    """Return the text of a template.
+
+    Raises:
+        UsageError: it cannot be read, has unknown placeholders, or renders to no device.conf.
+    """
+    try:
+        with path.open("rb") as stream:
+            text = stream.read(LONGEST + 1)[:LONGEST].decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise UsageError(
+            f"cannot read the template {path}: {reason}", hint="check [device_conf] template"
+        ) from None
+    trial = DeviceIdentity(
+        serial="AZJN-0", email="nobody@example.com", password=Secret("0" * 32), enrolled="created"
+    )
+    known = _values(trial)
+    for name in _PLACEHOLDER.findall(text):
+        if name not in known:
+            raise UsageError(
+                f"unknown placeholder ${{{name}}} in {path}",
+                hint=f"known are: {', '.join(f'${{{each}}}' for each in known)}",
+            )
+    try:
+        rendered = parse(render(text, trial))
+    except MalformedDeviceConf as error:
+        raise UsageError(
+            f"the template {path} gives no device.conf: {error}",
+            hint="compare it with templates/device.conf",
+        ) from None
+    if (rendered.email, rendered.password) != (trial.email, trial.password):
+        raise UsageError(
+            f"the template {path} does not carry the device's own credentials",
+            hint=f"it needs the lines {EMAIL_KEY}=${{email}} and {PASSWORD_KEY}=${{password}}",
+        )
+    return text
+
+
+def render(template: str, identity: DeviceIdentity) -> bytes:
+    """Fill in ``${serial}``, ``${email}`` and ``${password}``; everything else stays as it is."""
+    values = _values(identity)
+    return _PLACEHOLDER.sub(lambda match: values[match[1]], template).encode()
+
+
+def _values(identity: DeviceIdentity) -> dict[str, str]:
+    return {
+        "serial": identity.serial,
+        "email": identity.email,
+        "password": identity.password.reveal(),
+    }
+
+
+def parse(data: bytes) -> DeviceConf:
+    """Read a device.conf: lines KEY=VALUE, taken literally; empty lines and # are passed over.
+
+    Raises:
+        MalformedDeviceConf: another form, a missing, empty or repeated credential.
+    """
+    try:
+        lines = data.decode("utf-8").split("\n")
+    except UnicodeDecodeError:
+        raise MalformedDeviceConf("it is not UTF-8 text") from None
+    found: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        match = _LINE.fullmatch(line)
+        if match is None or not match[2].isprintable():
+            raise MalformedDeviceConf(f"line {number} is not KEY=VALUE")
+        if match[1] in found:
+            raise MalformedDeviceConf(f"line {number} repeats {match[1]}")
+        found[match[1]] = match[2]
+    for key in (EMAIL_KEY, PASSWORD_KEY):
+        if not found.get(key):
+            raise MalformedDeviceConf(f"it has no {key}")
+    return DeviceConf(email=found[EMAIL_KEY], password=Secret(found[PASSWORD_KEY]))

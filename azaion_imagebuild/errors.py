@@ -1,0 +1,104 @@
+"""Errors that speak to the operator: what is so, what to do next, and the exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class ExitCode(IntEnum):
+    """What the process ends with; other programs rely on these numbers."""
+
+    DONE = 0
+    USAGE = 2
+    PREFLIGHT = 3
+    PROVISIONING = 4
+    STAGING = 5
+    IMAGE_BUILD = 6
+    FLASH = 7
+    VERIFICATION = 8
+    LEDGER = 9
+    FLEET_INCOMPLETE = 10
+    BUG = 70
+    INTERRUPTED = 130
+
+
+class OperatorError(Exception):
+    """Something that the operator can mend: shown as one error line and one hint line."""
+
+    exit_code: ClassVar[ExitCode]
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.problems: tuple[tuple[str, str], ...] = ((message, hint),)
+        """(what is so, what to do next), one pair or several that were found together."""
+
+    @classmethod
+    def of_problems(cls, problems: Iterable[tuple[str, str]]) -> Self:
+        """Return one error for all ``problems``; there is at least one."""
+        every = tuple(problems)
+        error = cls("; ".join(message for message, _ in every), hint="")
+        error.problems = every
+        return error
+
+    @property
+    def message(self) -> str:
+        """What is so, on one line."""
+        return "; ".join(message for message, _ in self.problems)
+
+    @property
+    def hint(self) -> str:
+        """What to do next, on one line."""
+        return "; ".join(dict.fromkeys(hint for _, hint in self.problems))
+
+
+class UsageError(OperatorError):
+    """The command line, the environment or the configuration is wrong."""
+
+    exit_code = ExitCode.USAGE
+
+
+class PreflightError(OperatorError):
+    """A look before the start found something wrong; nothing has been changed."""
+
+    exit_code = ExitCode.PREFLIGHT
+
+
+class ProvisioningError(OperatorError):
+    """The admin API did not create or update the device's account."""
+
+    exit_code = ExitCode.PROVISIONING
+
+
+class StagingError(OperatorError):
+    """Reading or writing inside the root filesystem failed."""
+
+    exit_code = ExitCode.STAGING
+
+
+class ImageBuildError(OperatorError):
+    """NVIDIA's script did not build an image."""
+
+    exit_code = ExitCode.IMAGE_BUILD
+
+
+class FlashError(OperatorError):
+    """The proven image did not reach the device."""
+
+    exit_code = ExitCode.FLASH
+
+
+class VerificationError(OperatorError):
+    """What was read back is not what this device must carry."""
+
+    exit_code = ExitCode.VERIFICATION
+
+
+class InterruptedBuild(OperatorError):
+    """The operator or the system asked the build to stop."""
+
+    exit_code = ExitCode.INTERRUPTED

@@ -1,0 +1,120 @@
+"""The steps of a build, as hooks: what an implementer may do, and what the core does with it.
+
+Steps run in the order of this page. Every argument is frozen; an implementation may take fewer of
+them. To stop a build, raise an :class:`~azaion_imagebuild.errors.OperatorError` with a hint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pluggy
+
+from .model import Build, DeviceIdentity, Finding, FlashResult, Image, Ownership, StagedFile
+
+hookspec = pluggy.HookspecMarker("azaion_imagebuild")
+
+
+@hookspec
+def preflight(build: Build) -> Sequence[Finding] | None:
+    """Look, without changing anything, for what would go wrong.
+
+    All plug-ins are asked; every finding is shown together. An error stops the build (exit 3).
+    """
+
+
+@hookspec(firstresult=True)
+def prepare(build: Build) -> Ownership | None:
+    """Take what an earlier attempt left out of the rootfs; return whom device.conf belongs to.
+
+    The first plug-in that answers has done it. Runs before any account is touched.
+    """
+
+
+@hookspec(firstresult=True)
+def provision_identity(build: Build) -> DeviceIdentity | None:
+    """Create the device's account, or give it a new password; return its identity.
+
+    The first plug-in that answers is the identity's source. Must be safe to repeat.
+    """
+
+
+@hookspec
+def pre_flash(
+    build: Build, identity: DeviceIdentity, ownership: Ownership
+) -> Sequence[StagedFile] | None:
+    """Write files into the rootfs; return what was staged.
+
+    All plug-ins are asked. Among their answers must be etc/azaion/device.conf.
+    """
+
+
+@hookspec(firstresult=True)
+def build_image(build: Build) -> Image | None:
+    """Build the APP image from the rootfs; the first plug-in that answers has built it."""
+
+
+@hookspec
+def verify_image(
+    build: Build, identity: DeviceIdentity, staged: Sequence[StagedFile], image: Image
+) -> Sequence[Finding] | None:
+    """Read the finished image back; return every difference from what it must carry.
+
+    All plug-ins are asked, at least one must be there. An error stops the build (exit 8).
+    """
+
+
+@hookspec(firstresult=True)
+def flash(build: Build, image: Image) -> FlashResult | None:
+    """Write the proven image to the board; the first plug-in that answers has flashed it.
+
+    Not called with FLASH=0.
+    """
+
+
+@hookspec
+def post_flash(
+    build: Build,
+    identity: DeviceIdentity,
+    staged: Sequence[StagedFile],
+    result: FlashResult | None,
+) -> Mapping[str, Any] | None:
+    """Finish: take the secret out of the tree, test the device; return fields for the record.
+
+    All plug-ins are asked, with FLASH=0 too (``result`` is then None).
+    """
+
+
+@hookspec
+def build_failed(build: Build, staged: Sequence[StagedFile], error: BaseException) -> None:
+    """Undo what a failed build must not leave; every plug-in is tried, whatever others raise."""
+
+
+@hookspec
+def cleanup(build: Build) -> None:
+    """Give back temporary things, after success and failure alike; every plug-in is tried."""
+
+
+REQUIRED: tuple[str, ...] = (
+    "prepare",
+    "provision_identity",
+    "pre_flash",
+    "build_image",
+    "verify_image",
+    "flash",
+)
+"""Steps that a build cannot do without."""
+
+EVERY_STEP: tuple[str, ...] = (
+    "preflight",
+    "prepare",
+    "provision_identity",
+    "pre_flash",
+    "build_image",
+    "verify_image",
+    "flash",
+    "post_flash",
+    "build_failed",
+    "cleanup",
+)

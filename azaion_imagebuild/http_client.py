@@ -1,0 +1,259 @@
+"""JSON over HTTP with this project's rules: bounded, retried, never redirected.
+
+The only use of requests, which is imported late: it costs more than the rest of a command.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from .errors import UsageError
+from .secret import Secret, redact
+
+if TYPE_CHECKING:
+    import requests
+    from typing_extensions import Self
+
+_LONGEST_BODY = 64 * 1024
+_LONGEST_EXCERPT = 200
+_LONGEST_WAIT = 30  # seconds; a Retry-After of a day must not stop a factory line silently
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """An answer: its status, where it points to, and its body up to 64 KiB."""
+
+    status: int
+    location: str | None
+    body: bytes = field(repr=False)
+
+    def excerpt(self) -> str:
+        """Return the body for an error message: cut, on one line, secrets blanked out."""
+        text = redact(self.body.decode("utf-8", "replace"))
+        text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        if not text:
+            return "(empty answer)"
+        return text if len(text) <= _LONGEST_EXCERPT else f"{text[:_LONGEST_EXCERPT]}…"
+
+
+class Unreachable(Exception):
+    """No answer came; ``kind`` is one of ``name refused route timeout tls other``."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transport:
+    """How to speak to one server."""
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    token: Secret | None = None
+    token_header: str = "Authorization"  # noqa: S105 - a name
+    token_scheme: str = "Bearer"  # noqa: S105 - a word
+    client_cert: Path | None = None
+    client_key: Path | None = None
+    ca_file: Path | None = None
+    connect_timeout: float = 5.0
+    read_timeout: float = 30.0
+    retries: int = 0
+
+
+class JsonClient:
+    """Sends JSON to the paths of one base URL; a context manager that closes its connections."""
+
+    def __init__(self, base_url: str, transport: Transport) -> None:
+        self.base_url = base_url.removesuffix("/")
+        self._transport = transport
+        self._session: requests.Session | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._session is not None:
+            self._session.close()
+
+    def send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Reply:
+        """Send one request and return the answer, whatever its status.
+
+        A connection error and the statuses 429, 502, 503 and 504 are tried again with backoff and
+        jitter; a redirect is returned, never followed (it would carry the body away).
+
+        Raises:
+            Unreachable: no answer came.
+        """
+        import requests
+
+        session = self._session = self._session or _session(self.base_url, self._transport)
+        timeout = (self._transport.connect_timeout, self._transport.read_timeout)
+        try:
+            with session.request(
+                method,
+                self.base_url + path,
+                json=body,
+                timeout=timeout,
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                content = response.raw.read(_LONGEST_BODY, decode_content=True)
+                return Reply(
+                    status=response.status_code,
+                    location=response.headers.get("Location"),
+                    body=content,
+                )
+        except (requests.RequestException, OSError) as error:
+            raise _unreachable(error) from None
+        except Exception as error:
+            import urllib3
+
+            if isinstance(error, urllib3.exceptions.HTTPError):  # a body that breaks off
+                raise _unreachable(error) from None
+            raise
+
+
+def checked_url(url: str, what: str) -> str:
+    """Return ``url`` if it is an http or https URL of a server, without credentials.
+
+    Raises:
+        UsageError: it is not; ``what`` names the setting.
+    """
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+        usable = usable and not (parts.query or parts.fragment) and (parts.port or 1) > 0
+    except ValueError:
+        usable = False
+    if not usable or any(char.isspace() or not char.isprintable() for char in url):
+        raise UsageError(
+            f"{what} {url!a} is not an http or https URL",
+            hint="give it like https://admin.internal.example.com",
+        )
+    if parts.username is not None or parts.password is not None:
+        raise UsageError(
+            f"{what} holds a user name or password",
+            hint="put the token into a file and name it by [admin_api] token_file",
+        )
+    return url
+
+
+def is_loopback(url: str) -> bool:
+    """Tell whether ``url`` leads to this very host."""
+    return urlsplit(url).hostname in _LOOPBACK
+
+
+def address(url: str) -> tuple[str, int]:
+    """Return (host, port) of ``url``, which :func:`checked_url` has accepted."""
+    parts = urlsplit(url)
+    return str(parts.hostname), parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def uses_proxy(url: str) -> bool:
+    """Tell whether the environment names a proxy for ``url``."""
+    return not is_loopback(url) and bool(_proxies(url))
+
+
+def _proxies(url: str) -> dict[str, str]:
+    from urllib.request import getproxies, proxy_bypass
+
+    host, _ = address(url)
+    found = getproxies()
+    scheme = urlsplit(url).scheme
+    usable = scheme in found or "all" in found
+    return found if usable and not proxy_bypass(host) else {}
+
+
+def _session(base_url: str, transport: Transport) -> requests.Session:
+    import requests
+    from requests.adapters import HTTPAdapter
+    from urllib3.util.retry import Retry
+
+    retry = Retry(
+        total=transport.retries,
+        allowed_methods=None,  # a lost reply to a POST is healed by the 409 branch
+        status_forcelist=(429, 502, 503, 504),
+        backoff_factor=0.25,
+        backoff_jitter=0.25,
+        backoff_max=_LONGEST_WAIT,
+        retry_after_max=_LONGEST_WAIT,
+        redirect=0,
+        raise_on_status=False,
+        raise_on_redirect=False,
+    )
+    session = requests.Session()
+    session.mount("https://", HTTPAdapter(max_retries=retry))
+    session.mount("http://", HTTPAdapter(max_retries=retry))
+    # .netrc would add credentials of its own; proxies and the CA file are chosen here instead.
+    session.trust_env = False
+    if not is_loopback(base_url):
+        session.proxies = _proxies(base_url)
+    session.verify = str(transport.ca_file) if transport.ca_file else _host_certificates()
+    if transport.client_cert:
+        pair = (str(transport.client_cert), str(transport.client_key or transport.client_cert))
+        session.cert = pair
+    session.headers.update(transport.headers)
+    session.headers["Accept"] = "application/json"
+    if transport.token:
+        words = (transport.token_scheme, transport.token.reveal())
+        session.headers[transport.token_header] = " ".join(word for word in words if word)
+    return session
+
+
+def _host_certificates() -> str | bool:
+    """The host's own certificates, as curl takes them; True is the certifi package's."""
+    found = ssl.get_default_verify_paths()
+    for path in (found.cafile, "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/cert.pem"):
+        if path and Path(path).is_file() and os.access(path, os.R_OK):
+            return path
+    return True
+
+
+def _unreachable(error: BaseException) -> Unreachable:
+    """Say in a few words why no answer came, without the request's body or headers."""
+    import errno
+    import socket
+
+    import requests
+
+    chain = _causes(error)
+    text = " ".join(str(part) for part in chain)
+    numbers = {part.errno for part in chain if isinstance(part, OSError)}
+    if isinstance(error, requests.exceptions.SSLError) or "SSL" in text:
+        return Unreachable("tls", f"TLS failed: {_ssl_reason(text)}")
+    if any(isinstance(p, socket.gaierror) for p in chain) or "NameResolution" in text:
+        return Unreachable("name", "its name is not known to DNS")
+    if errno.ECONNREFUSED in numbers or "refused" in text:
+        return Unreachable("refused", "it refused the connection")
+    if isinstance(error, requests.Timeout) or "timed out" in text:
+        return Unreachable("timeout", "it did not answer in time")
+    if numbers & {errno.EHOSTUNREACH, errno.ENETUNREACH} or "unreachable" in text:
+        return Unreachable("route", "there is no route to it")
+    return Unreachable("other", f"the connection broke ({type(chain[-1]).__name__})")
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """Unfold what requests and urllib3 wrap: ``args``, ``reason``, cause and context."""
+    found: list[BaseException] = []
+    queue: list[Any] = [error]
+    while queue and len(found) < 20:
+        part = queue.pop(0)
+        if not isinstance(part, BaseException) or part in found:
+            continue
+        found.append(part)
+        queue += [*part.args, getattr(part, "reason", None), part.__cause__, part.__context__]
+    return found
+
+
+def _ssl_reason(text: str) -> str:
+    for known in ("certificate verify failed", "hostname mismatch", "wrong version number"):
+        if known in text.lower():
+            return known
+    return "the server's certificate or protocol was not accepted"

@@ -1,0 +1,347 @@
+"""Reading a file, its mode and owner out of an ext2, ext3 or ext4 filesystem in a stream.
+
+The format is that of the kernel's Documentation/filesystems/ext4; every number of the image is
+checked before it is used, so that a lying header ends in :class:`CorruptImage`.
+"""
+
+from __future__ import annotations
+
+import stat
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..model import FileEntry
+from .stream import CorruptImage, Readable, read_exactly
+
+MAGIC = 0xEF53
+MAGIC_OFFSET = 1024 + 56
+
+_ROOT_INODE = 2
+_MOST_LINKS = 40
+_LONGEST_LINK = 4096
+_LARGEST_DIRECTORY = 16 * 1024 * 1024
+_DEEPEST_TREE = 5  # EXT4_MAX_EXTENT_DEPTH
+
+_FILETYPE, _RECOVER, _EXTENTS, _64BIT = 0x2, 0x4, 0x40, 0x80
+_FLEX_BG, _MMP, _EA_INODE, _CSUM_SEED, _LARGEDIR = 0x200, 0x100, 0x400, 0x2000, 0x4000
+_INLINE_DATA, _ENCRYPT, _CASEFOLD = 0x8000, 0x10000, 0x20000
+_READABLE = (
+    _FILETYPE
+    | _EXTENTS
+    | _64BIT
+    | _FLEX_BG
+    | _MMP
+    | _EA_INODE
+    | _CSUM_SEED
+    | _LARGEDIR
+    | _INLINE_DATA
+    | _ENCRYPT
+    | _CASEFOLD
+)
+
+_INODE_ENCRYPTED, _INODE_EXTENTS, _INODE_INLINE = 0x800, 0x80000, 0x10000000
+_EXTENT_MAGIC = 0xF30A
+_UNWRITTEN = 32768
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inode:
+    """One inode: what it is, whose it is, how long it is, and its map of blocks."""
+
+    number: int
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    flags: int
+    block: bytes
+    """The 60 bytes of i_block: extents, block numbers, or a short link's target."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extent:
+    """A run of blocks of a file: ``length`` blocks from ``logical`` lie from ``physical`` on."""
+
+    logical: int
+    physical: int
+    length: int
+    written: bool = True
+    """False: space that was set aside; it reads as zeros."""
+
+
+class Ext4:
+    """A filesystem in a seekable stream; nothing is written, nothing is mounted."""
+
+    def __init__(self, stream: Readable) -> None:
+        self._stream = stream
+        sb = read_exactly(stream, 1024, 1024, "ext4 superblock")
+        if struct.unpack_from("<H", sb, 56)[0] != MAGIC:
+            raise CorruptImage("no ext4 superblock at byte 1024")
+        self._inodes, blocks = struct.unpack_from("<II", sb, 0)
+        (self._first_block, log_size) = struct.unpack_from("<II", sb, 20)
+        self._blocks_per_group, _, self._inodes_per_group = struct.unpack_from("<III", sb, 32)
+        (revision,) = struct.unpack_from("<I", sb, 76)
+        self._inode_size = struct.unpack_from("<H", sb, 88)[0] if revision else 128
+        self._features = struct.unpack_from("<I", sb, 96)[0] if revision else 0
+        self._descriptor_size = 32
+        if self._features & _64BIT:
+            self._descriptor_size = struct.unpack_from("<H", sb, 254)[0]
+            blocks |= struct.unpack_from("<I", sb, 336)[0] << 32
+        self._blocks = blocks
+        self._check_features()
+        if log_size > 6:
+            raise CorruptImage(f"block size 2^{10 + min(log_size, 999)} is out of range")
+        self.block_size = 1024 << log_size
+        self._check_geometry()
+
+    def _check_features(self) -> None:
+        if self._features & _RECOVER:
+            raise CorruptImage("its journal was not replayed: it was copied while mounted")
+        unknown = self._features & ~_READABLE
+        if unknown:
+            raise CorruptImage(f"it has features that are not supported (incompat {unknown:#x})")
+
+    def _check_geometry(self) -> None:
+        size = self.block_size
+        fits = 128 <= self._inode_size <= size and self._inode_size & (self._inode_size - 1) == 0
+        fits = fits and 32 <= self._descriptor_size <= 1024 and self._descriptor_size % 8 == 0
+        fits = fits and 0 < self._blocks_per_group <= 8 * size
+        fits = fits and 0 < self._inodes_per_group <= 8 * size
+        fits = fits and self._first_block == (1 if size == 1024 else 0)
+        if not fits or self._blocks <= self._first_block or self._inodes < _ROOT_INODE:
+            raise CorruptImage("the numbers in its superblock contradict each other")
+        groups = -(-(self._blocks - self._first_block) // self._blocks_per_group)
+        if self._inodes > groups * self._inodes_per_group:
+            raise CorruptImage("its superblock counts more inodes than its groups hold")
+        if self._blocks * size > self._stream.seek(0, 2):
+            raise CorruptImage("it is cut short: its last blocks are missing")
+
+    def read_file(self, path: str, limit: int) -> FileEntry | None:
+        """Return the regular file at ``path``, links followed inside; None: it is not there.
+
+        Raises:
+            CorruptImage: it is no regular file, longer than ``limit``, or damaged.
+        """
+        inode = self.find(path)
+        if inode is None:
+            return None
+        if not stat.S_ISREG(inode.mode):
+            raise CorruptImage(f"/{path} is not a regular file")
+        if inode.size > limit:
+            raise CorruptImage(f"/{path} is {inode.size} bytes long, more than {limit}")
+        return FileEntry(
+            data=self._content(inode),
+            mode=stat.S_IMODE(inode.mode),
+            uid=inode.uid,
+            gid=inode.gid,
+        )
+
+    def find(self, path: str) -> Inode | None:
+        """Return the inode at ``path``, links followed as if chrooted in the image."""
+        passed = [self._inode(_ROOT_INODE)]
+        to_go = _parts(path)
+        links = 0
+        while to_go:
+            name = to_go.pop(0)
+            if name == "..":
+                if len(passed) > 1:  # the root's parent is the root
+                    passed.pop()
+                continue
+            if not stat.S_ISDIR(passed[-1].mode):
+                return None
+            number = self._lookup(passed[-1], name.encode())
+            if number is None:
+                return None
+            inode = self._inode(number)
+            if not stat.S_ISLNK(inode.mode):
+                passed.append(inode)
+                continue
+            links += 1
+            if links > _MOST_LINKS:
+                raise CorruptImage(f"the links of /{path} lead in a circle")
+            target = self._link_target(inode)
+            if target.startswith("/"):
+                del passed[1:]
+            to_go[:0] = _parts(target)
+        return passed[-1]
+
+    def extents(self, inode: Inode) -> Iterator[Extent]:
+        """Yield where the blocks of ``inode`` lie, in order; holes are left out."""
+        if inode.flags & (_INODE_INLINE | _INODE_ENCRYPTED):
+            word = "inline in its inode" if inode.flags & _INODE_INLINE else "encrypted"
+            raise CorruptImage(f"the data of inode {inode.number} is {word}: not supported")
+        wanted = -(-inode.size // self.block_size)
+        if inode.flags & _INODE_EXTENTS:
+            found = self._extent_tree(inode.block, _DEEPEST_TREE, 0, wanted)
+        else:
+            found = self._block_map(inode, wanted)
+        reached = 0
+        for extent in found:
+            end = extent.physical + extent.length
+            if extent.logical < reached or extent.length == 0:
+                raise CorruptImage(f"the extents of inode {inode.number} overlap")
+            if extent.physical <= self._first_block or end > self._blocks:
+                raise CorruptImage(f"inode {inode.number} has blocks outside the filesystem")
+            reached = extent.logical + extent.length
+            yield extent
+
+    def _inode(self, number: int) -> Inode:
+        if not 0 < number <= self._inodes:
+            raise CorruptImage(f"there is no inode {number}")
+        group, index = divmod(number - 1, self._inodes_per_group)
+        table = (self._first_block + 1) * self.block_size
+        where = table + group * self._descriptor_size
+        descriptor = self._read(where, self._descriptor_size, "group descriptor")
+        (start,) = struct.unpack_from("<I", descriptor, 8)
+        if self._descriptor_size >= 64:
+            start |= struct.unpack_from("<I", descriptor, 40)[0] << 32
+        if not self._first_block < start < self._blocks:
+            raise CorruptImage(f"the inode table of group {group} is outside the filesystem")
+        raw = self._read(start * self.block_size + index * self._inode_size, 128, "inode")
+        mode, uid, size = struct.unpack_from("<HHI", raw, 0)
+        (gid,) = struct.unpack_from("<H", raw, 24)
+        (flags,) = struct.unpack_from("<I", raw, 32)
+        (size_high,) = struct.unpack_from("<I", raw, 108)
+        uid_high, gid_high = struct.unpack_from("<HH", raw, 120)
+        return Inode(
+            number=number,
+            mode=mode,
+            uid=uid | uid_high << 16,
+            gid=gid | gid_high << 16,
+            size=size | size_high << 32,
+            flags=flags,
+            block=raw[40:100],
+        )
+
+    def _lookup(self, directory: Inode, wanted: bytes) -> int | None:
+        """Return the inode number of a name; the same name twice is damage, not a choice."""
+        if directory.size > _LARGEST_DIRECTORY or directory.size % self.block_size:
+            raise CorruptImage(f"directory inode {directory.number} has a size it cannot have")
+        found = None
+        for extent in self.extents(directory):
+            for physical in range(extent.physical, extent.physical + extent.length):
+                for name, number in self._names(self._block(physical)):
+                    if name != wanted:
+                        continue
+                    if found is not None:
+                        raise CorruptImage(f"the name {wanted!r} stands twice in its directory")
+                    found = number
+        return found
+
+    def _names(self, block: bytes) -> Iterator[tuple[bytes, int]]:
+        position = 0
+        while position < len(block):
+            number, length, name_length = struct.unpack_from("<IHH", block, position)
+            if self._features & _FILETYPE:
+                name_length &= 0xFF
+            if length in (0, 65535) and len(block) == 65536:
+                length = 65536
+            if length < 8 or length % 4 or position + length > len(block):
+                raise CorruptImage("a directory's records do not fit into its block")
+            if number:
+                if name_length > length - 8:
+                    raise CorruptImage("a directory's name does not fit into its record")
+                yield block[position + 8 : position + 8 + name_length], number
+            position += length
+
+    def _link_target(self, inode: Inode) -> str:
+        if inode.size < 60 and not inode.flags & _INODE_EXTENTS:
+            raw = inode.block[: inode.size]
+        elif inode.size <= _LONGEST_LINK:
+            raw = self._content(inode)
+        else:
+            raise CorruptImage(f"link inode {inode.number} is {inode.size} bytes long")
+        return raw.decode("utf-8", "surrogateescape")
+
+    def _content(self, inode: Inode) -> bytes:
+        content = bytearray(inode.size)
+        for extent in self.extents(inode):
+            if not extent.written:
+                continue
+            for index in range(extent.length):
+                start = (extent.logical + index) * self.block_size
+                if start >= inode.size:
+                    break
+                block = self._block(extent.physical + index)
+                content[start : start + self.block_size] = block[: inode.size - start]
+        return bytes(content)
+
+    def _extent_tree(self, node: bytes, deepest: int, first: int, end: int) -> Iterator[Extent]:
+        """Yield the extents below one node that start in the blocks ``first`` to ``end``."""
+        magic, entries, _, depth = struct.unpack_from("<HHHH", node, 0)
+        if magic != _EXTENT_MAGIC or depth > deepest or entries > (len(node) - 12) // 12:
+            raise CorruptImage("an extent tree's header is damaged")
+        if depth == 0:
+            yield from self._leaf(node, entries, end)
+            return
+        if entries == 0:
+            raise CorruptImage("an extent tree has an empty index")
+        rows = [struct.unpack_from("<IIH", node, 12 + 12 * each) for each in range(entries)]
+        for position, (start, low, high) in enumerate(rows):
+            if start < first or start >= end:
+                break
+            following = rows[position + 1][0] if position + 1 < entries else end
+            if following <= start:
+                raise CorruptImage("an extent tree's index is out of order")
+            child = self._block(low | high << 32)
+            if struct.unpack_from("<H", child, 2)[0] == 0 or (
+                struct.unpack_from("<H", child, 6)[0] != depth - 1
+            ):
+                raise CorruptImage("an extent tree's levels do not follow each other")
+            yield from self._extent_tree(child, depth - 1, start, min(end, following))
+
+    @staticmethod
+    def _leaf(node: bytes, entries: int, end: int) -> Iterator[Extent]:
+        for each in range(entries):
+            logical, length, high, low = struct.unpack_from("<IHHI", node, 12 + 12 * each)
+            if logical >= end:
+                return
+            written = length <= _UNWRITTEN
+            yield Extent(
+                logical=logical,
+                physical=low | high << 32,
+                length=length if written else length - _UNWRITTEN,
+                written=written,
+            )
+
+    def _block_map(self, inode: Inode, wanted: int) -> Iterator[Extent]:
+        """Yield the blocks of a file without extents: 12 direct, then up to three levels."""
+        pointers = struct.unpack("<15I", inode.block)
+        logical = 0
+        for physical in pointers[:12]:
+            if physical and logical < wanted:
+                yield Extent(logical=logical, physical=physical, length=1)
+            logical += 1
+        per_block = self.block_size // 4
+        for level, pointer in enumerate(pointers[12:], start=1):
+            if logical >= wanted:
+                return
+            if pointer:
+                yield from self._indirect(pointer, level, logical, wanted)
+            logical += per_block**level
+
+    def _indirect(self, pointer: int, level: int, logical: int, wanted: int) -> Iterator[Extent]:
+        span = (self.block_size // 4) ** (level - 1)
+        for (child,) in struct.iter_unpack("<I", self._block(pointer)):
+            if logical >= wanted:
+                return
+            if child and level == 1:
+                yield Extent(logical=logical, physical=child, length=1)
+            elif child:
+                yield from self._indirect(child, level - 1, logical, wanted)
+            logical += span
+
+    def _block(self, number: int) -> bytes:
+        if not self._first_block < number < self._blocks:
+            raise CorruptImage(f"block {number} is outside the filesystem")
+        return self._read(number * self.block_size, self.block_size, "block")
+
+    def _read(self, offset: int, size: int, what: str) -> bytes:
+        if offset + size > self._blocks * self.block_size:
+            raise CorruptImage(f"a {what} lies outside the filesystem")
+        return read_exactly(self._stream, offset, size, what)
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in ("", ".")]

@@ -1,0 +1,39 @@
+"""What the readers of this package read from, and the error they all raise."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Readable(Protocol):
+    """A seekable stream of bytes: a file, a BytesIO, another reader of this package."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Go to a position and return it."""
+        ...
+
+    def read(self, size: int = -1, /) -> bytes | None:
+        """Return up to ``size`` bytes from the position on."""
+        ...
+
+
+class CorruptImage(Exception):
+    """An image whose headers or contents cannot be right; the message says which and why."""
+
+
+def read_exactly(stream: Readable, offset: int, size: int, what: str) -> bytes:
+    """Return ``size`` bytes at ``offset``.
+
+    Raises:
+        CorruptImage: the stream ends before; ``what`` names what was looked for.
+    """
+    stream.seek(offset)
+    parts = []
+    missing = size
+    while missing:
+        part = stream.read(missing)
+        if not part:
+            raise CorruptImage(f"it is cut short: no {what} at byte {offset}")
+        parts.append(part)
+        missing -= len(part)
+    return b"".join(parts)

@@ -1,0 +1,95 @@
+"""One build at a time per tree: an advisory lock on the folder itself, so no file is left."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from .errors import PreflightError
+
+_logger = logging.getLogger(__name__)
+_PAUSE = 0.2
+
+
+@contextlib.contextmanager
+def locked(folders: Sequence[Path], wait: float) -> Iterator[tuple[int, ...]]:
+    """Hold an exclusive lock (flock) on each folder; yield the descriptors that hold it.
+
+    A script that inherits the descriptors keeps the lock: when this process is killed and the
+    script goes on, the next build still waits for it. Folders that are not there are passed over.
+
+    Raises:
+        PreflightError: another process holds one for longer than ``wait`` seconds.
+    """
+    with contextlib.ExitStack() as held:
+        descriptors: dict[tuple[int, int], int] = {}
+        deadline = time.monotonic() + wait
+        for folder in folders:
+            try:
+                descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except OSError:
+                continue  # preflight says so in its own words
+            held.callback(os.close, descriptor)
+            found = os.fstat(descriptor)
+            if (found.st_dev, found.st_ino) not in descriptors:
+                _lock(descriptor, folder, deadline)
+                descriptors[found.st_dev, found.st_ino] = descriptor
+        yield tuple(descriptors.values())
+
+
+def _lock(descriptor: int, folder: Path, deadline: float) -> None:
+    told = False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno != errno.EWOULDBLOCK:
+                raise PreflightError(
+                    f"cannot lock {folder}: {error.strerror}",
+                    hint="use a local filesystem for the BSP and the rootfs",
+                ) from None
+        else:
+            return
+        if time.monotonic() >= deadline:
+            raise PreflightError(
+                f"{folder} is in use by {holder(descriptor)}",
+                hint="wait for it to end, or stop it; [build] lock_wait sets how long to wait",
+            )
+        if not told:
+            _logger.warning("waiting for %s: it is in use by %s", folder, holder(descriptor))
+            told = True
+        time.sleep(_PAUSE)
+
+
+def holder(descriptor: int) -> str:
+    """Return which processes hold the lock on an open folder, as far as this user may see."""
+    wanted = os.fstat(descriptor)
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        if int(process.name) != os.getpid() and _holds(process, wanted):
+            found.append(f"process {process.name} ({_command(process)})")
+    return " and ".join(found) or "another process"
+
+
+def _holds(process: Path, wanted: os.stat_result) -> bool:
+    with contextlib.suppress(OSError):
+        for link in (process / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                found = link.stat()
+                if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
+                    return "FLOCK" in (process / "fdinfo" / link.name).read_text()
+    return False
+
+
+def _command(process: Path) -> str:
+    try:
+        words = (process / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+    except OSError:
+        return "?"
+    return " ".join(" ".join(words).split())[:120]

@@ -1,0 +1,166 @@
+"""The values that steps hand to each other; all of them frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from .errors import OperatorError
+from .secret import Secret
+
+if TYPE_CHECKING:
+    from .settings import Settings
+
+DEVICE_CONF = "etc/azaion/device.conf"
+"""Where the identity lies, relative to the root of the device's filesystem (runbook)."""
+
+DEVICE_CONF_MODE = 0o600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """One attempt to build one device's image."""
+
+    serial: str
+    email: str
+    attempt: str
+    settings: Settings
+    rootfs_dir: Path
+    bsp_dir: Path | None = None
+    """The Linux_for_Tegra tree; None when only the root filesystem is provisioned."""
+    log_dir: Path
+    sandbox: bool = False
+    flash: bool = True
+    lock_fds: tuple[int, ...] = ()
+    """Locked descriptors that a script inherits, so that the lock lives as long as it does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceIdentity:
+    """The account of a device at the admin API, with the password that now opens it."""
+
+    serial: str
+    email: str
+    password: Secret
+    enrolled: Literal["created", "updated"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ownership:
+    """Whom a file of the root filesystem belongs to."""
+
+    uid: int
+    gid: int
+    xattrs: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry:
+    """A file as it was read back from a root filesystem, wherever that lies."""
+
+    data: bytes = field(repr=False)
+    mode: int
+    """Permission bits only, e.g. 0o600."""
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagedFile:
+    """A file that this build put into the root filesystem."""
+
+    path: str
+    """Relative to the root of the filesystem."""
+    mode: int
+    ownership: Ownership
+    new_dirs: tuple[str, ...] = ()
+    """Directories that had to be made for it, outermost first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """The APP image that was built."""
+
+    path: Path
+    format: str
+    """The container: ``ext4`` (raw), ``sparse`` or ``tar``."""
+    also: tuple[Path, ...] = ()
+    """Other files that hold the same filesystem and must agree with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlashResult:
+    """The proven image was written to a device."""
+
+    device: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something a check saw; an error stops the build, a warning is shown."""
+
+    message: str
+    hint: str
+    severity: Literal["error", "warning"] = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildRecord:
+    """What one build did; ``as_json`` is the line that other programs read."""
+
+    build: Build
+    outcome: Literal["done", "failed"]
+    seconds: float
+    enrolled: str | None = None
+    staged: StagedFile | None = None
+    image: Image | None = None
+    image_sha256: str | None = None
+    flashed: FlashResult | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    step: str | None = None
+    error: OperatorError | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """Return the process's exit code."""
+        return int(self.error.exit_code) if self.error else 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the record with the fields that design.md fixes; never the password."""
+        record: dict[str, Any] = {
+            "serial": self.build.serial,
+            "email": self.build.email,
+            "outcome": self.outcome,
+            "sandbox": self.build.sandbox,
+            "attempt": self.build.attempt,
+            "account": self.enrolled,
+            "image": str(self.image.path) if self.image else None,
+            "image_format": self.image.format if self.image else None,
+            "image_sha256": self.image_sha256,
+            "device_conf": self._device_conf(),
+            "flashed": self.flashed is not None,
+            "device": self.flashed.device if self.flashed else None,
+            "ledger": None,
+            "seconds": round(self.seconds, 3),
+            **self.extra,
+        }
+        if self.error is not None:
+            record |= {
+                "step": self.step,
+                "error": self.error.message,
+                "hint": self.error.hint,
+                "exit_code": self.exit_code,
+            }
+        return record
+
+    def _device_conf(self) -> dict[str, Any] | None:
+        if self.staged is None:
+            return None
+        return {
+            "path": f"/{self.staged.path}",
+            "mode": f"{self.staged.mode:04o}",
+            "uid": self.staged.ownership.uid,
+            "gid": self.staged.ownership.gid,
+        }

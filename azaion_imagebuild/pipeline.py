@@ -1,0 +1,308 @@
+"""One device from start to end: the steps in their order, and what happens when one fails."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol, TypeVar
+
+import pluggy
+
+from .errors import InterruptedBuild, OperatorError, PreflightError, StagingError, VerificationError
+from .locks import locked
+from .model import (
+    DEVICE_CONF,
+    Build,
+    BuildRecord,
+    DeviceIdentity,
+    Finding,
+    FlashResult,
+    Image,
+    Ownership,
+    StagedFile,
+)
+
+_logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Watcher(Protocol):
+    """Who is told how a build goes on."""
+
+    def started(self, step: str) -> None:
+        """A step begins."""
+
+    def ended(self, step: str, seconds: float, note: str) -> None:
+        """A step has ended well."""
+
+    def warned(self, finding: Finding) -> None:
+        """A check saw something that does not stop the build."""
+
+
+def run(build: Build, hook: pluggy.HookRelay, watcher: Watcher) -> BuildRecord:
+    """Run every step for one device and return what was done.
+
+    An :class:`OperatorError` and an interrupt end in the record; our own bugs are raised. Whatever
+    happens, every ``cleanup`` is tried, and after a failure every ``build_failed`` before it.
+    """
+    return _attempt(build, hook, watcher, _every_step)
+
+
+def provision(build: Build, hook: pluggy.HookRelay, watcher: Watcher) -> BuildRecord:
+    """Run the steps up to the staged device.conf, which stays: the runbook's step 4."""
+    return _attempt(build, hook, watcher, _steps_to_staged)
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """How far one build has come."""
+
+    build: Build
+    hook: Any
+    watcher: Watcher
+    began: float = field(default_factory=time.monotonic)
+    current: str = "lock"
+    identity: DeviceIdentity | None = None
+    staged: tuple[StagedFile, ...] = ()
+    image: Image | None = None
+    image_sha256: str | None = None
+    flashed: FlashResult | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[list[str]]:
+        """Time a step; the notes it appends are shown beside it."""
+        self.current = name
+        notes: list[str] = []
+        begin = time.monotonic()
+        self.watcher.started(name)
+        yield notes
+        self.watcher.ended(name, time.monotonic() - begin, ", ".join(notes))
+
+    def record(self, error: OperatorError | None = None) -> BuildRecord:
+        device_conf = [staged for staged in self.staged if staged.path == DEVICE_CONF]
+        return BuildRecord(
+            build=self.build,
+            outcome="failed" if error else "done",
+            seconds=time.monotonic() - self.began,
+            enrolled=self.identity.enrolled if self.identity else None,
+            staged=device_conf[0] if device_conf else None,
+            image=self.image,
+            image_sha256=self.image_sha256,
+            flashed=self.flashed,
+            extra=self.extra,
+            step=self.current if error else None,
+            error=error,
+        )
+
+
+class _Steps(Protocol):
+    def __call__(self, done: _Attempt) -> None: ...
+
+
+def _attempt(build: Build, hook: pluggy.HookRelay, watcher: Watcher, steps: _Steps) -> BuildRecord:
+    done = _Attempt(build=build, hook=hook, watcher=watcher)
+    try:
+        with _locked(build) as held, _always_cleaned_up(done):
+            done.build = held
+            steps(done)
+    except OperatorError as error:
+        return done.record(error)
+    except KeyboardInterrupt:
+        interrupted = InterruptedBuild(
+            f"interrupted during {done.current}",
+            hint="run the same command again: it starts over and ends well",
+        )
+        return done.record(interrupted)
+    return done.record()
+
+
+def _every_step(done: _Attempt) -> None:
+    identity, ownership = _steps_to_identity(done)
+    _stage(done, identity, ownership)
+    image = _build_image(done)
+    _verify(done, identity, image)
+    if done.build.flash:
+        with done.step("flash") as notes:
+            done.flashed = _answered("flash", done.hook.flash(build=done.build, image=image))
+            notes.append(f"wrote {done.flashed.device}")
+    with done.step("post_flash") as notes:
+        for extra in done.hook.post_flash(
+            build=done.build, identity=identity, staged=done.staged, result=done.flashed
+        ):
+            done.extra |= dict(_mapping("post_flash", extra))
+        notes += [f"{name}: {value}" for name, value in done.extra.items()]
+
+
+def _steps_to_staged(done: _Attempt) -> None:
+    identity, ownership = _steps_to_identity(done)
+    _stage(done, identity, ownership)
+
+
+def _steps_to_identity(done: _Attempt) -> tuple[DeviceIdentity, Ownership]:
+    with done.step("preflight"):
+        findings = done.hook.preflight(build=done.build)
+        _refuse(findings, PreflightError, done.watcher)
+    with done.step("prepare"):
+        ownership = _answered("prepare", done.hook.prepare(build=done.build))
+    with done.step("provision_identity") as notes:
+        identity: DeviceIdentity = _answered(
+            "provision_identity", done.hook.provision_identity(build=done.build)
+        )
+        done.identity = identity
+        notes.append(f"account {identity.email} {identity.enrolled}")
+    return identity, ownership
+
+
+def _stage(done: _Attempt, identity: DeviceIdentity, ownership: Ownership) -> None:
+    with done.step("pre_flash") as notes:
+        answers = done.hook.pre_flash(build=done.build, identity=identity, ownership=ownership)
+        done.staged = tuple(_flat(answers))
+        if not any(staged.path == DEVICE_CONF for staged in done.staged):
+            raise StagingError(
+                f"no plug-in staged {DEVICE_CONF}",
+                hint="enable the plug-in device_conf, or one that returns its StagedFile",
+            )
+        notes += [_described(staged) for staged in done.staged]
+
+
+def _build_image(done: _Attempt) -> Image:
+    with done.step("build_image") as notes:
+        image: Image = _answered("build_image", done.hook.build_image(build=done.build))
+        done.image = image
+        notes.append(f"{image.path} ({image.format})")
+    return image
+
+
+def _verify(done: _Attempt, identity: DeviceIdentity, image: Image) -> None:
+    with done.step("verify_image") as notes:
+        findings = done.hook.verify_image(
+            build=done.build, identity=identity, staged=done.staged, image=image
+        )
+        _refuse(findings, VerificationError, done.watcher)
+        done.image_sha256 = _sha256(image.path)
+        notes.append(f"carries {identity.email}, sha256 {done.image_sha256[:12]}…")
+
+
+def _described(staged: StagedFile) -> str:
+    owner = f"{staged.ownership.uid}:{staged.ownership.gid}"
+    return f"{staged.path} {staged.mode:04o} {owner}"
+
+
+def _answered(step: str, answer: T | None) -> T:
+    if answer is None:
+        raise PreflightError(
+            f"no plug-in answered the step {step}",
+            hint="azaion-imagebuild hooks lists the plug-ins; enable one that does this step",
+        )
+    return answer
+
+
+def _flat(answers: Iterable[Sequence[T] | None]) -> Iterator[T]:
+    for answer in answers:
+        yield from answer or ()
+
+
+def _mapping(step: str, answer: object) -> Mapping[str, Any]:
+    if not isinstance(answer, Mapping):
+        raise TypeError(f"a plug-in answered {step} with {type(answer).__name__}, not a mapping")
+    return answer
+
+
+def _refuse(
+    answers: Iterable[Sequence[Finding] | None], kind: type[OperatorError], watcher: Watcher
+) -> None:
+    """Show the warnings; raise one error of ``kind`` for all that must stop the build."""
+    errors = []
+    for finding in _flat(answers):
+        if finding.severity == "error":
+            errors.append((finding.message, finding.hint))
+        else:
+            watcher.warned(finding)
+    if errors:
+        raise kind.of_problems(errors)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise VerificationError(
+            f"cannot read the image {path}: {error.strerror}", hint="check the disk it lies on"
+        ) from None
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _locked(build: Build) -> Iterator[Build]:
+    folders = [folder for folder in (build.bsp_dir, build.rootfs_dir) if folder is not None]
+    with locked(folders, build.settings.build.lock_wait) as descriptors:
+        yield dataclasses.replace(build, lock_fds=descriptors)
+
+
+@contextlib.contextmanager
+def _always_cleaned_up(done: _Attempt) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        with _undisturbed():
+            left = _try_all(
+                done.hook.build_failed, build=done.build, staged=done.staged, error=error
+            )
+            left += _try_all(done.hook.cleanup, build=done.build)
+        if isinstance(error, OperatorError):
+            error.problems += tuple(each for each in left if each not in error.problems)
+        raise
+    with _undisturbed():
+        left = _try_all(done.hook.cleanup, build=done.build)
+    for message, hint in left:
+        done.watcher.warned(Finding(message=message, hint=hint, severity="warning"))
+
+
+def _try_all(caller: pluggy.HookCaller, **arguments: object) -> list[tuple[str, str]]:
+    """Call every implementation, whatever the others raise; return the problems they had."""
+    problems = []
+    for impl in reversed(caller.get_hookimpls()):
+        try:
+            impl.function(*(arguments[name] for name in impl.argnames))
+        except OperatorError as error:
+            problems += list(error.problems)
+        except Exception as error:
+            _logger.exception("%s of the plug-in %s", caller.name, impl.plugin_name)
+            message = f"{caller.name} of the plug-in {impl.plugin_name} failed: {error}"
+            problems.append((message, "see the traceback above; look for what it left behind"))
+    return problems
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Hold signals back while things are cleaned up; the last one is delivered afterwards."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pending: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        pending.append(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, remember) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if pending:
+            signal.raise_signal(pending[-1])

@@ -1,0 +1,181 @@
+"""Running other programs: the only place that starts a process."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from selectors import EVENT_READ, DefaultSelector
+from typing import IO
+
+from .secret import redact
+
+ENV_PREFIX = "AZAION_IMAGEBUILD_"
+"""Variables of this tool start with it; no program that it runs sees them."""
+
+_TAIL_LINES = 200
+_LONGEST_LINE = 8192
+_GRACE = 20.0  # seconds that a signalled script gets to clean up after itself
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A program that has ended."""
+
+    argv: tuple[str, ...]
+    cwd: Path
+    returncode: int
+    """Negative: the signal that ended it. :data:`TIMED_OUT`: stopped at its time limit."""
+    tail: tuple[str, ...]
+    """The last lines of stdout and stderr together."""
+
+    @property
+    def command_line(self) -> str:
+        """The shell line that repeats the call."""
+        return f"cd {shlex.quote(str(self.cwd))} && {shlex.join(self.argv)}"
+
+    def last_words(self, lines: int = 3) -> str:
+        """Return the last non-empty lines, joined for an error message."""
+        said = [line.strip() for line in self.tail if line.strip()]
+        return " | ".join(said[-lines:]) or "it printed nothing"
+
+
+TIMED_OUT = -1000
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    cwd: Path,
+    environ: Mapping[str, str] | None = None,
+    log: Path | None = None,
+    timeout: float = 600.0,
+    keep_open: tuple[int, ...] = (),
+) -> Finished:
+    """Run a program to its end; its output is streamed to the log and its tail is kept.
+
+    The program gets a process group of its own, so that a signal to this process reaches all that
+    it started: on an interrupt or at the time limit the group gets SIGINT, SIGTERM and at last
+    SIGKILL, and is waited for. Nothing of this tool's own configuration is in its environment.
+
+    Args:
+        argv: the program and its arguments.
+        cwd: its working directory.
+        environ: variables on top of this process's own.
+        log: file (made 0600) to which the output is appended.
+        timeout: seconds until it is stopped.
+        keep_open: descriptors that it inherits (locks).
+
+    Raises:
+        OSError: the program cannot be started.
+    """
+    child = subprocess.Popen(
+        list(argv),
+        cwd=cwd,
+        env=_environment(environ or {}),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        pass_fds=keep_open,
+    )
+    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+    deadline = time.monotonic() + timeout
+    assert child.stdout is not None  # noqa: S101 - stdout=PIPE
+    with _appending(log) as record, child.stdout:
+        record.write(f"$ {shlex.join(argv)}\n")
+        try:
+            for line in _lines(child, child.stdout, deadline):
+                shown = redact(line)
+                tail.append(shown)
+                record.write(shown + "\n")
+                _logger.debug("%s", shown)
+            returncode = child.wait(max(0.0, deadline - time.monotonic()))
+        except (TimeoutError, subprocess.TimeoutExpired):
+            _stop(child)
+            returncode = TIMED_OUT
+        except BaseException:
+            _stop(child)  # its output pipe is still open: a cleaning-up script may print
+            raise
+    return Finished(argv=tuple(argv), cwd=cwd, returncode=returncode, tail=tuple(tail))
+
+
+def _environment(extra: Mapping[str, str]) -> dict[str, str]:
+    own = {name: text for name, text in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    for name in _PRIVATE_VARIABLES:
+        own.pop(name, None)
+    return {**own, **extra}
+
+
+_PRIVATE_VARIABLES: set[str] = set()
+
+
+def hide_variable(name: str) -> None:
+    """Keep the variable ``name`` (it holds a token) out of every program's environment."""
+    _PRIVATE_VARIABLES.add(name)
+
+
+@contextlib.contextmanager
+def _appending(log: Path | None) -> Iterator[IO[str]]:
+    path = log or Path(os.devnull)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "w", buffering=1, encoding="utf-8") as stream:  # noqa: PTH123 - an fd
+        yield stream
+
+
+def _lines(child: subprocess.Popen[bytes], pipe: IO[bytes], deadline: float) -> Iterator[str]:
+    """Yield the lines of ``pipe`` as they come; TimeoutError at ``deadline``.
+
+    Ends with the pipe, or soon after the child: a daemon that it started may hold the pipe open.
+    """
+    rest = b""
+    with DefaultSelector() as selector:
+        selector.register(pipe, EVENT_READ)
+        while True:
+            ended = child.poll() is not None
+            patience = deadline - time.monotonic()
+            if patience <= 0:
+                raise TimeoutError
+            ready = selector.select(min(1.0, patience))
+            if not ready and not ended:
+                continue
+            chunk = os.read(pipe.fileno(), 65536) if ready else b""
+            *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
+            yield from map(_decoded, lines)
+            if rest and (len(rest) > _LONGEST_LINE or not chunk):
+                yield _decoded(rest)
+                rest = b""
+            if not chunk:
+                return
+
+
+def _decoded(line: bytes) -> str:
+    text = line[:_LONGEST_LINE].decode("utf-8", "replace")
+    return "".join(char if char.isprintable() or char == "\t" else "�" for char in text)
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    """End the child's whole group, gently first: NVIDIA's scripts unmount on a signal."""
+    for number, patience in (
+        (signal.SIGINT, _GRACE),
+        (signal.SIGTERM, _GRACE / 4),
+        (signal.SIGKILL, None),
+    ):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, number)
+        try:
+            child.wait(patience)
+            break
+        except subprocess.TimeoutExpired:
+            continue
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)  # what the script left behind in its group

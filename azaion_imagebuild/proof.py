@@ -1,0 +1,64 @@
+"""The proof: does what was read back carry exactly the identity of this device?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from . import device_conf
+from .identity import PASSWORD_FORMAT
+from .model import DEVICE_CONF, DEVICE_CONF_MODE, FileEntry, Finding
+from .secret import Secret
+
+_REBUILD = "do not flash this image; run the same command again"
+
+
+def prove(
+    entry: FileEntry | None,
+    where: str,
+    *,
+    email: str,
+    owner: tuple[int, int] | None,
+    password: Secret | None = None,
+) -> Iterator[Finding]:
+    """Yield every difference between a device.conf and what it must be; none: it is proven.
+
+    Args:
+        entry: the file as read back, None when it is not there.
+        where: what it was read from, for the messages.
+        email: the account of the device.
+        owner: (uid, gid) that it must belong to; None: not known.
+        password: the one just provisioned; None checks its form only.
+    """
+    if entry is None:
+        yield Finding(message=f"{where} holds no /{DEVICE_CONF}", hint=_REBUILD)
+        return
+    if entry.mode != DEVICE_CONF_MODE:
+        message = f"/{DEVICE_CONF} in {where} has mode {entry.mode:04o}, not {DEVICE_CONF_MODE:04o}"
+        yield Finding(message=message, hint=_REBUILD)
+    if owner is not None and (entry.uid, entry.gid) != owner:
+        message = (
+            f"/{DEVICE_CONF} in {where} belongs to {entry.uid}:{entry.gid},"
+            f" not to {owner[0]}:{owner[1]}"
+        )
+        yield Finding(message=message, hint=_REBUILD)
+    yield from _prove_credentials(entry.data, where, email, password)
+
+
+def _prove_credentials(
+    data: bytes, where: str, email: str, password: Secret | None
+) -> Iterator[Finding]:
+    try:
+        found = device_conf.parse(data)
+    except device_conf.MalformedDeviceConf as error:
+        message = f"/{DEVICE_CONF} in {where} is malformed: {error}"
+        yield Finding(message=message, hint=_REBUILD)
+        return
+    if found.email != email:
+        message = f"/{DEVICE_CONF} in {where} is of {found.email!a}, not of {email}"
+        yield Finding(message=message, hint=_REBUILD)
+    if password is not None and found.password != password:
+        message = f"/{DEVICE_CONF} in {where} holds another password than the one provisioned"
+        yield Finding(message=message, hint=_REBUILD)
+    elif password is None and not PASSWORD_FORMAT.fullmatch(found.password.reveal()):
+        message = f"the password in /{DEVICE_CONF} of {where} is not 32 hexadecimal digits"
+        yield Finding(message=message, hint=_REBUILD)

@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# The reference flash.sh: takes the arguments of NVIDIA's (L4T R35), builds a real ext4 image and
+# its Android sparse twin, and "flashes" into a file. It shares no code with NVIDIA's.
+# Like NVIDIA's it has no lock, starts from its own folder, and copies the rootfs by tar through "*"
+# (top-level dotfiles and extended attributes are lost).
+set -eu
+
+die() { echo "Error: $*" >&2; exit 1; }
+
+no_flash=0 reuse=0 rootfs=rootfs size=
+while [ $# -gt 0 ]; do
+    case $1 in
+        --no-flash) no_flash=1 ;;
+        -r) reuse=1 ;;
+        -R) rootfs=$2; shift ;;
+        -S) size=$2; shift ;;
+        -*) die "unknown option $1" ;;
+        *) break ;;
+    esac
+    shift
+done
+[ $# -eq 2 ] || die "usage: flash.sh [--no-flash] [-r] [-R DIR] [-S SIZE] BOARD ROOTDEV"
+board=$1 rootdev=$2
+
+[ "$(id -u)" -ne 0 ] || [ "${USER:-}" = root ] || { echo "flash.sh requires root privilege" >&2; exit 1; }
+[ -f "./$board.conf" ] || die "Invalid target board - $board."
+# shellcheck disable=SC1090
+. "./$board.conf"
+export PATH="$PATH:/usr/sbin:/sbin"
+
+to_bytes() {
+    local number=${1%%[KMG]iB}
+    case $1 in
+        *KiB) echo $((number * 1024)) ;;
+        *MiB) echo $((number * 1024 * 1024)) ;;
+        *GiB) echo $((number * 1024 * 1024 * 1024)) ;;
+        *) echo "$1" ;;
+    esac
+}
+
+build_system_img() {
+    echo "Making system.img..."
+    local bytes raw=bootloader/system.img.raw copy=bootloader/mnt
+    bytes=$(to_bytes "${size:-$APP_SIZE}")
+    rm -rf "$copy" "$raw"
+    mkdir -p "$copy"
+    truncate -s "$bytes" "$raw"
+    echo "        populating rootfs from $rootfs ..."
+    if [ "$rootdev" = internal ] || [ "$rootdev" = mmcblk0p1 ]; then
+        (cd "$rootfs" && tar --numeric-owner -cf - ./*) | tar --numeric-owner -xpf - -C "$copy"
+    else
+        mkdir -p "$copy/boot" && cp -a "$rootfs/boot/." "$copy/boot/"
+    fi
+    mke2fs -q -t ext4 -F -b 4096 -m 0 -E root_owner="$(stat -c %u:%g "$rootfs")" -d "$copy" "$raw" \
+        || { rm -rf "$copy"; die "making the filesystem failed. APPSIZE might be too small"; }
+    rm -rf "$copy"
+    (cd bootloader && ./mksparse --fillpattern=0 system.img.raw system.img)
+    chmod 755 "$raw" bootloader/system.img
+    echo "system.img built successfully."
+}
+
+echo "# L4T BSP Information: reference BSP"
+if [ "$reuse" -eq 1 ]; then
+    [ -f bootloader/system.img ] || die "file bootloader/system.img not found"
+    echo "Reusing existing system.img..."
+else
+    build_system_img
+fi
+if [ "$no_flash" -eq 1 ]; then
+    echo "*** no-flash flag enabled. Exiting now... ***"
+    exit 0
+fi
+[ -f "$VIRTUAL_DEVICE" ] || { echo "Error: probing the target board failed."; exit 1; }
+echo "Writing APP partition with system.img"
+bootloader/mksparse --expand bootloader/system.img "$VIRTUAL_DEVICE"
+echo "*** The target $board has been flashed successfully. ***"

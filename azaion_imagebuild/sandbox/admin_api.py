@@ -1,0 +1,122 @@
+"""The embedded admin API: a real HTTP server on loopback, accounts in SQLite, hashed passwords."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import os
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .server import Answer, Server
+
+_SCHEMA = """CREATE TABLE IF NOT EXISTS users (
+    email TEXT PRIMARY KEY, role TEXT NOT NULL, salt BLOB NOT NULL, hash BLOB NOT NULL,
+    created TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    updated TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP)"""
+_ROLES = ("CompanionPC",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """One account, without its password's hash."""
+
+    email: str
+    role: str
+    created: str
+    updated: str
+
+
+class Accounts:
+    """The accounts of the sandbox, in one SQLite file (0600)."""
+
+    def __init__(self, database: Path) -> None:
+        self._database = database
+        os.close(os.open(database, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        with self._connected() as connection:
+            connection.execute(_SCHEMA)
+
+    def create(self, email: str, password: str, role: str) -> bool:
+        """Create an account; False: the e-mail is taken."""
+        salt = os.urandom(16)
+        with self._connected() as connection:
+            try:
+                connection.execute(
+                    "INSERT INTO users (email, role, salt, hash) VALUES (?, ?, ?, ?)",
+                    (email, role, salt, _hash(password, salt)),
+                )
+            except sqlite3.IntegrityError:
+                return False
+        return True
+
+    def set_password(self, email: str, password: str) -> bool:
+        """Set an account's password; False: there is no such account."""
+        salt = os.urandom(16)
+        with self._connected() as connection:
+            changed = connection.execute(
+                "UPDATE users SET salt = ?, hash = ?, updated = CURRENT_TIMESTAMP WHERE email = ?",
+                (salt, _hash(password, salt), email),
+            )
+            return changed.rowcount == 1
+
+    def login(self, email: str, password: str) -> bool:
+        """Tell whether the password opens the account."""
+        with self._connected() as connection:
+            row = connection.execute(
+                "SELECT salt, hash FROM users WHERE email = ?", (email,)
+            ).fetchone()
+        return row is not None and hmac.compare_digest(row[1], _hash(password, row[0]))
+
+    def list(self) -> list[Account]:
+        """Return every account, by e-mail."""
+        with self._connected() as connection:
+            rows = connection.execute(
+                "SELECT email, role, created, updated FROM users ORDER BY email"
+            ).fetchall()
+        return [Account(email=e, role=r, created=c, updated=u) for e, r, c, u in rows]
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        with (
+            contextlib.closing(sqlite3.connect(self._database, timeout=30)) as connection,
+            connection,
+        ):
+            yield connection
+
+
+def _hash(password: str, salt: bytes) -> bytes:
+    return hashlib.scrypt(password.encode(), salt=salt, n=2**12, r=8, p=1)
+
+
+def admin_api(accounts: Accounts, port: int = 0) -> Server:
+    """Return a server of the runbook's contract over ``accounts``, and POST /login."""
+
+    def create(body: dict[str, str]) -> Answer:
+        if body["role"] not in _ROLES:
+            return 422, {"error": f"unknown role; known are {', '.join(_ROLES)}"}
+        if accounts.create(body["email"], body["password"], body["role"]):
+            return 201, {"email": body["email"]}
+        return 409, {"error": "user with this email already exists"}
+
+    def set_password(body: dict[str, str]) -> Answer:
+        if accounts.set_password(body["email"], body["password"]):
+            return 200, {"email": body["email"]}
+        return 404, {"error": "no such user"}
+
+    def login(body: dict[str, str]) -> Answer:
+        if accounts.login(body["email"], body["password"]):
+            return 200, {"status": "ok"}
+        return 401, {"error": "wrong email or password"}
+
+    return Server(
+        {
+            "GET /health": lambda _: (200, {"status": "ok"}),
+            "POST /users": create,
+            "PATCH /users/password": set_password,
+            "POST /login": login,
+        },
+        port,
+    )

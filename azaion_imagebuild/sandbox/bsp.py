@@ -1,0 +1,93 @@
+"""The reference BSP: a small Linux_for_Tegra whose flash.sh builds real images."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from hashlib import sha256
+from pathlib import Path
+
+TREE = Path(__file__).parent / "Linux_for_Tegra"
+_MARK = ".azaion-sandbox"
+_EXECUTABLE = ("flash.sh", "bootloader/mksparse")
+
+
+def service_user() -> int:
+    """Return the uid of the sandbox's service user: the caller's own, or 1000 for root.
+
+    An ordinary user cannot give files away, so the account ``azaion`` of the sandbox's rootfs has
+    the caller's uid: the ownership in the image is then true, without root.
+    """
+    return os.geteuid() or 1000
+
+
+def create_bsp(bsp: Path) -> Path:
+    """Make the reference BSP at ``bsp``, or anew where it is of another version; return it."""
+    mark = bsp / _MARK
+    version = _version()
+    if not mark.is_file() or mark.read_text() != version:
+        new = bsp.with_name(bsp.name + ".new")
+        for old in (new, bsp):
+            shutil.rmtree(old, ignore_errors=True)
+        shutil.copytree(TREE, new)
+        for name in _EXECUTABLE:
+            (new / name).chmod(0o755)
+        create_rootfs(new / "rootfs", service_user())
+        (new / _MARK).write_text(version)
+        new.rename(bsp)
+    return bsp
+
+
+def create_rootfs(rootfs: Path, uid: int) -> None:
+    """Make a root filesystem in miniature, with the service user ``azaion`` (``uid``)."""
+    for folder in (
+        "bin",
+        "boot/extlinux",
+        "dev",
+        "etc/systemd/system",
+        "home/azaion",
+        "lib/modules",
+        "opt/azaion",
+        "proc",
+        "root",
+        "sys",
+        "tmp",
+        "usr/bin",
+        "var/lib",
+    ):
+        (rootfs / folder).mkdir(parents=True)
+    for path, text in _files(uid).items():
+        (rootfs / path).write_text(text)
+    (rootfs / "etc/shadow").chmod(0o640)
+    (rootfs / "tmp").chmod(0o1777)
+    (rootfs / "usr/bin/azaion-loader").chmod(0o755)
+    os.chown(rootfs / "home/azaion", uid, uid if os.geteuid() == 0 else -1)
+
+
+def _files(uid: int) -> dict[str, str]:
+    return {
+        "etc/passwd": "root:x:0:0:root:/root:/bin/bash\n"
+        "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+        f"azaion:x:{uid}:{_group(uid)}:Azaion Loader:/home/azaion:/usr/sbin/nologin\n",
+        "etc/group": f"root:x:0:\nnogroup:x:65534:\nazaion:x:{_group(uid)}:\n",
+        "etc/shadow": "root:*:19000:0:99999:7:::\nazaion:*:19000:0:99999:7:::\n",
+        "etc/hostname": "jetson\n",
+        "etc/nv_tegra_release": "# R35 (release), REVISION: 3.1, GCID: 0, BOARD: t186ref, EABI:"
+        " aarch64, DATE: reference BSP\n",
+        "etc/nv_boot_control.conf": "TNSPEC reference\n",
+        "boot/extlinux/extlinux.conf": "DEFAULT primary\nLABEL primary\n  LINUX /boot/Image\n",
+        "boot/Image": "reference kernel\n",
+        "usr/bin/azaion-loader": "#!/bin/sh\necho reference Loader\n",
+    }
+
+
+def _group(uid: int) -> int:
+    return uid if os.geteuid() == 0 else os.getegid()
+
+
+def _version() -> str:
+    digest = sha256(Path(__file__).read_bytes())
+    for path in sorted(TREE.rglob("*")):
+        if path.is_file():
+            digest.update(path.read_bytes())
+    return f"{digest.hexdigest()} {service_user()}\n"

@@ -1,0 +1,55 @@
+"""The reference Loader: reads device.conf out of the flashed virtual device and logs in with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .. import device_conf, images
+from ..errors import VerificationError
+from ..http_client import JsonClient, Transport, Unreachable
+from ..model import DEVICE_CONF
+from .server import Answer, Server
+
+
+def loader(device: Path, resource_api: str, port: int = 0) -> Server:
+    """Return a server that behaves like the Loader of the device in the file ``device``.
+
+    GET /health is 200 only when the device's own credentials log in at ``resource_api``.
+    POST /login takes the device's own credentials only, and forwards them.
+    """
+
+    def forward(credentials: device_conf.DeviceConf) -> Answer:
+        body = {"email": credentials.email, "password": credentials.password.reveal()}
+        try:
+            with JsonClient(resource_api, Transport()) as api:
+                status = api.send("POST", "/login", body).status
+        except Unreachable as error:
+            return 502, {"error": f"the resource API cannot be reached: {error}"}
+        if status == 200:
+            return 200, {"status": "ok"}
+        return 401, {"error": "the resource API refused the credentials"}
+
+    def health(_: dict[str, str]) -> Answer:
+        try:
+            status, body = forward(_own_credentials(device))
+        except (VerificationError, device_conf.MalformedDeviceConf) as error:
+            return 503, {"error": str(error)}
+        return (200, {"status": "healthy"}) if status == 200 else (503, body)
+
+    def login(body: dict[str, str]) -> Answer:
+        try:
+            own = _own_credentials(device)
+        except (VerificationError, device_conf.MalformedDeviceConf) as error:
+            return 503, {"error": str(error)}
+        if (body["email"], body["password"]) != (own.email, own.password.reveal()):
+            return 401, {"error": "these are not this device's credentials"}
+        return forward(own)
+
+    return Server({"GET /health": health, "POST /login": login}, port)
+
+
+def _own_credentials(device: Path) -> device_conf.DeviceConf:
+    entry = images.read_file(device, DEVICE_CONF, device_conf.LONGEST)
+    if entry is None:
+        raise device_conf.MalformedDeviceConf(f"the device has no /{DEVICE_CONF}")
+    return device_conf.parse(entry.data)

@@ -1,0 +1,62 @@
+"""A value that must not be seen, and the redaction of text in which it might stand."""
+
+from __future__ import annotations
+
+import hmac
+from typing import NoReturn
+from weakref import WeakSet
+
+HIDDEN = "***"
+_SHORTEST_REDACTED = 6  # a shorter value would blank out innocent text
+_alive: WeakSet[Secret] = WeakSet()
+
+
+class Secret:
+    """A password or token: repr, str, format, asdict() and pickle give nothing away.
+
+    ``reveal()`` stands only on the line that sends or stages the value.
+    """
+
+    __slots__ = ("__weakref__", "_value")
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+        _alive.add(self)
+
+    def reveal(self) -> str:
+        """Return the value itself."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return HIDDEN
+
+    __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return format(HIDDEN, spec)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(self._value.encode(), other._value.encode())
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Secret:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Secret cannot be pickled: it would be written in the clear")
+
+
+def redact(text: str) -> str:
+    """Return ``text`` with the value of every living :class:`Secret` blanked out."""
+    for secret in list(_alive):
+        value = secret.reveal()
+        if len(value) >= _SHORTEST_REDACTED:
+            text = text.replace(value, HIDDEN)
+    return text

@@ -1,0 +1,111 @@
+"""What a site can configure: every setting, with its default and its one-line help."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+def option(default: Any, help: str, *, kind: str, env: str | None = None) -> Any:
+    """Declare one setting; ``env`` is its variable's name where that is not SECTION_KEY."""
+    meta = {"kind": kind, "help": help, "env": env}
+    if isinstance(default, dict | list):
+        return field(default_factory=lambda: default, metadata=meta)
+    return field(default=default, metadata=meta)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminApiSettings:
+    url: str | None = option(None, "base URL of the admin API", kind="text", env="API_URL")
+    role: str = option("CompanionPC", "role of a new account", kind="text")
+    create_path: str = option("/users", "path that creates an account (POST)", kind="text")
+    update_path: str = option("/users/password", "path that sets a password", kind="text")
+    update_method: str = option("PATCH", "method that sets a password", kind="text")
+    email_field: str = option("email", "JSON field of the e-mail address", kind="text")
+    password_field: str = option("password", "JSON field of the password", kind="text")
+    role_field: str = option("role", "JSON field of the role", kind="text")
+    token_file: Path | None = option(None, "file that holds the API token", kind="path")
+    token_env: str | None = option(None, "variable that holds the API token", kind="text")
+    token_header: str = option("Authorization", "header that carries the token", kind="text")
+    token_scheme: str = option("Bearer", "word before the token; may be empty", kind="text")
+    client_cert: Path | None = option(None, "client certificate for mTLS (PEM)", kind="path")
+    client_key: Path | None = option(None, "key of the client certificate (PEM)", kind="path")
+    ca_file: Path | None = option(None, "certificates to trust instead of the host's", kind="path")
+    headers: Mapping[str, str] = option({}, "further headers; no secrets here", kind="table")
+    connect_timeout: float = option(5.0, "seconds to wait for a connection", kind="number")
+    read_timeout: float = option(30.0, "seconds to wait for an answer", kind="number")
+    retries: int = option(4, "further tries after a failed one", kind="whole")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BspSettings:
+    dir: Path | None = option(None, "the Linux_for_Tegra folder", kind="path", env="BSP")
+    rootfs_dir: Path | None = option(
+        None,
+        "root filesystem to stage into; default: rootfs/ of the BSP",
+        kind="path",
+        env="ROOTFS_DIR",
+    )
+    board: str = option(
+        "jetson-orin-nano-devkit", "board: the name of its .conf", kind="text", env="BOARD"
+    )
+    rootdev: str = option(
+        "internal", "root device, as flash.sh takes it", kind="text", env="ROOTDEV"
+    )
+    size: str | None = option(None, "size of the APP partition, e.g. 14GiB", kind="text")
+    args: list[str] = option([], "further arguments for flash.sh, before BOARD", kind="list")
+    environment: Mapping[str, str] = option(
+        {}, "variables for NVIDIA's scripts, e.g. BOARDID, FAB, BOARDSKU", kind="table"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceConfSettings:
+    owner: str = option(
+        "azaion", "account in the rootfs (or a number) that runs the Loader", kind="text"
+    )
+    group: str | None = option(None, "group; default: the owner's own", kind="text")
+    template: Path | None = option(None, "template of device.conf", kind="path")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SerialSettings:
+    pattern: str | None = option(None, "regular expression of this site's serials", kind="pattern")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HooksSettings:
+    dirs: list[Path] = option([], "folders with a site's own plug-ins", kind="paths")
+    disable: list[str] = option([], "names of plug-ins to leave out", kind="list")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildSettings:
+    flash: bool = option(True, "flash the device after the proof", kind="yesno", env="FLASH")
+    lock_wait: float = option(600.0, "seconds to wait for another build of the tree", kind="number")
+    script_timeout: float = option(7200.0, "seconds that one NVIDIA script may take", kind="number")
+    state_dir: Path | None = option(
+        None, "folder of logs and of the sandbox", kind="path", env="STATE_DIR"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmokeSettings:
+    loader_url: str | None = option(
+        None, "Loader of the flashed device; {serial} is filled in; unset: no test", kind="text"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Every setting, by section of imagebuild.toml."""
+
+    admin_api: AdminApiSettings = field(default_factory=AdminApiSettings)
+    bsp: BspSettings = field(default_factory=BspSettings)
+    device_conf: DeviceConfSettings = field(default_factory=DeviceConfSettings)
+    serial: SerialSettings = field(default_factory=SerialSettings)
+    hooks: HooksSettings = field(default_factory=HooksSettings)
+    build: BuildSettings = field(default_factory=BuildSettings)
+    smoke: SmokeSettings = field(default_factory=SmokeSettings)

@@ -1,0 +1,144 @@
+"""device.conf in the rootfs of a build: whom it belongs to, putting it there, taking it out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import device_conf
+from .accounts import GROUP, PASSWD, Accounts, UnknownAccount
+from .errors import OperatorError
+from .model import (
+    DEVICE_CONF,
+    DEVICE_CONF_MODE,
+    Build,
+    DeviceIdentity,
+    Finding,
+    Ownership,
+    StagedFile,
+)
+from .resources import shipped
+from .rootfs import Node, Rootfs
+from .settings import DeviceConfSettings
+
+LARGEST_PASSWD = 4 * 1024 * 1024
+_MOST_NAMES = 40
+
+
+def findings(build: Build) -> list[Finding]:
+    """Look, without changing anything, for what would keep device.conf from being staged."""
+    try:
+        device_conf.load_template(template_path(build.settings.device_conf))
+        with Rootfs(build.rootfs_dir) as rootfs:
+            existing = rootfs.look(DEVICE_CONF)
+            if existing is not None and (wrong := _in_its_place(existing)):
+                return [wrong]
+            return _owner_findings(build, rootfs, existing)
+    except OperatorError as error:
+        return [Finding(message=error.message, hint=error.hint)]
+
+
+def _in_its_place(existing: Node) -> Finding | None:
+    """Refuse what cannot be replaced without harm; a plain file can."""
+    if existing.kind != "regular file":
+        return Finding(
+            message=f"a {existing.kind} stands at {DEVICE_CONF} in the rootfs",
+            hint="remove it from the rootfs, then run the same command again",
+        )
+    if existing.links > 1:
+        return Finding(
+            message=f"{DEVICE_CONF} in the rootfs has {existing.links} names (hard links): the"
+            " others would keep an old identity",
+            hint="find them by find -samefile, remove them, then run the same command again",
+        )
+    return None
+
+
+def _owner_findings(build: Build, rootfs: Rootfs, existing: Node | None) -> list[Finding]:
+    try:
+        uid, gid = owner(build.settings.device_conf, rootfs)
+    except UnknownAccount as error:
+        if existing is None:
+            return [unknown_account(error)]
+        uid, gid = existing.uid, existing.gid
+    if existing is not None and (existing.uid, existing.gid) != (uid, gid):
+        return [
+            Finding(
+                severity="warning",
+                message=f"{DEVICE_CONF} in the rootfs belongs to {existing.uid}:{existing.gid} and"
+                f" keeps that owner, not {uid}:{gid} of the configuration",
+                hint=f'chown it in the rootfs, or set [device_conf] owner = "{existing.uid}"',
+            )
+        ]
+    return []
+
+
+def unknown_account(error: UnknownAccount) -> Finding:
+    """Say which account is missing and which there are."""
+    known = ", ".join(error.known[:_MOST_NAMES]) or "none at all"
+    return Finding(
+        message=str(error),
+        hint="add the account to the rootfs, or set [device_conf] owner and group; there are:"
+        f" {known}",
+    )
+
+
+def owner(settings: DeviceConfSettings, rootfs: Rootfs) -> tuple[int, int]:
+    """Return (uid, gid) of the account that runs the Loader, by the rootfs's own passwd.
+
+    Raises:
+        UnknownAccount: the rootfs has no such account.
+        StagingError: its passwd or group cannot be read.
+    """
+    files = [rootfs.read_file(path, LARGEST_PASSWD) for path in (PASSWD, GROUP)]
+    passwd, group = [entry.data if entry else b"" for entry in files]
+    return Accounts.parse(passwd, group).resolve(settings.owner, settings.group)
+
+
+def clear_stale(build: Build) -> Ownership:
+    """Remove the device.conf of an earlier attempt; return whom the new one belongs to.
+
+    An existing one hands its owner and extended attributes on.
+    """
+    with Rootfs(build.rootfs_dir) as rootfs:
+        existing = rootfs.look(DEVICE_CONF)
+        if existing is None:
+            uid, gid = owner(build.settings.device_conf, rootfs)
+            ownership = Ownership(uid=uid, gid=gid)
+        else:
+            ownership = rootfs.ownership(DEVICE_CONF)
+        rootfs.remove_file(DEVICE_CONF)
+    return ownership
+
+
+def stage(build: Build, identity: DeviceIdentity, ownership: Ownership) -> StagedFile:
+    """Render device.conf and put it into the rootfs, 0600."""
+    template = device_conf.load_template(template_path(build.settings.device_conf))
+    with Rootfs(build.rootfs_dir) as rootfs:
+        return rootfs.write_file(
+            DEVICE_CONF,
+            device_conf.render(template, identity),
+            mode=DEVICE_CONF_MODE,
+            ownership=ownership,
+        )
+
+
+def unstage(build: Build, staged: Sequence[StagedFile]) -> None:
+    """Take device.conf, and the directories made for it, out of the rootfs.
+
+    What :func:`findings` refuses (a link, a device, a file with several names) stays as it is.
+    """
+    if not build.rootfs_dir.is_dir():
+        return
+    with Rootfs(build.rootfs_dir) as rootfs:
+        existing = rootfs.look(DEVICE_CONF)
+        if existing is None or _in_its_place(existing) is None:
+            rootfs.remove_file(DEVICE_CONF)
+        for each in staged:
+            if each.path == DEVICE_CONF:
+                rootfs.remove_dirs(each.new_dirs)
+
+
+def template_path(settings: DeviceConfSettings) -> Path:
+    """Return the template of device.conf: the site's own, or the shipped one."""
+    return settings.template or shipped("templates") / "device.conf"

@@ -1,0 +1,91 @@
+"""Checking device.conf in a rootfs folder or an image, long after it was built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import device_conf, images
+from .accounts import GROUP, PASSWD, Accounts, UnknownAccount
+from .errors import UsageError
+from .identity import email_for
+from .model import DEVICE_CONF, FileEntry, Finding
+from .proof import prove
+from .rootfs import Rootfs
+from .settings import DeviceConfSettings
+from .staging import LARGEST_PASSWD, unknown_account
+
+_ReadFile = Callable[[str, int], FileEntry | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a verification saw; no findings: it carries this identity."""
+
+    target: Path
+    format: str
+    """``directory``, ``ext4`` or ``sparse``."""
+    serial: str
+    email: str
+    findings: tuple[Finding, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the one-line record."""
+        return {
+            "serial": self.serial,
+            "email": self.email,
+            "target": str(self.target),
+            "format": self.format,
+            "outcome": "failed" if self.findings else "done",
+            "findings": [{"error": f.message, "hint": f.hint} for f in self.findings],
+            "exit_code": 8 if self.findings else 0,
+        }
+
+
+def verify(target: Path, serial: str, settings: DeviceConfSettings) -> Report:
+    """Check format, e-mail, mode and owner of the device.conf in ``target``.
+
+    The owner is looked up by name in the target's own passwd and group.
+
+    Raises:
+        UsageError: there is no ``target``.
+        VerificationError, StagingError: it cannot be read.
+    """
+    if not target.exists():
+        raise UsageError(f"there is no {target}", hint="give a rootfs folder or an image file")
+    email = email_for(serial)
+    if target.is_dir():
+        with Rootfs(target) as rootfs:
+            findings = _check(rootfs.read_file, target, email, settings)
+        return Report(
+            target=target, format="directory", serial=serial, email=email, findings=findings
+        )
+
+    def read_file(path: str, limit: int) -> FileEntry | None:
+        return images.read_file(target, path, limit)
+
+    return Report(
+        target=target,
+        format=images.format_of(target),
+        serial=serial,
+        email=email,
+        findings=_check(read_file, target, email, settings),
+    )
+
+
+def _check(
+    read_file: _ReadFile, target: Path, email: str, settings: DeviceConfSettings
+) -> tuple[Finding, ...]:
+    files = [read_file(path, LARGEST_PASSWD) for path in (PASSWD, GROUP)]
+    passwd, group = [entry.data if entry else b"" for entry in files]
+    entry = read_file(DEVICE_CONF, device_conf.LONGEST)
+    findings: list[Finding] = []
+    owner = None
+    try:
+        owner = Accounts.parse(passwd, group).resolve(settings.owner, settings.group)
+    except UnknownAccount as error:
+        findings.append(unknown_account(error))
+    findings += prove(entry, str(target), email=email, owner=owner)
+    return tuple(findings)

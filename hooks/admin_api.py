@@ -1,0 +1,65 @@
+"""The account: looks whether the admin API can be used, then enrolls the device there."""
+
+from __future__ import annotations
+
+import socket
+import stat
+
+from azaion_imagebuild import hookimpl
+from azaion_imagebuild.admin_api import REACH_HINT, AdminApi
+from azaion_imagebuild.errors import UsageError
+from azaion_imagebuild.http_client import address, is_loopback, uses_proxy
+from azaion_imagebuild.identity import new_password
+from azaion_imagebuild.model import Build, DeviceIdentity, Finding
+from azaion_imagebuild.settings import AdminApiSettings
+
+
+@hookimpl
+def preflight(build: Build) -> list[Finding]:
+    settings = build.settings.admin_api
+    try:
+        AdminApi(settings)
+    except UsageError as error:
+        return [Finding(message=error.message, hint=error.hint)]
+    return [*_warnings(settings), *_unreachable(settings)]
+
+
+@hookimpl
+def provision_identity(build: Build) -> DeviceIdentity:
+    with AdminApi(build.settings.admin_api) as api:
+        return api.enroll(build.serial, build.email, new_password())
+
+
+def _warnings(settings: AdminApiSettings) -> list[Finding]:
+    found = []
+    if str(settings.url).startswith("http://") and not is_loopback(str(settings.url)):
+        found.append(
+            Finding(
+                severity="warning",
+                hint="use https",
+                message="API_URL is plain http: passwords cross the network in the clear",
+            )
+        )
+    secret = settings.token_file
+    if secret is not None and secret.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        found.append(
+            Finding(
+                severity="warning",
+                hint=f"chmod 600 {secret}",
+                message=f"other users may read the token file {secret}",
+            )
+        )
+    return found
+
+
+def _unreachable(settings: AdminApiSettings) -> list[Finding]:
+    """Knock at the API's port: a VPN that is down is better found before anything changes."""
+    url = str(settings.url)
+    if uses_proxy(url):
+        return []
+    try:
+        socket.create_connection(address(url), timeout=settings.connect_timeout).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        return [Finding(message=f"cannot reach the admin API at {url}: {reason}", hint=REACH_HINT)]
+    return []

@@ -1,0 +1,24 @@
+"""The whole test suite on every Python that is installed and supported."""
+
+import os
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "venv"
+nox.options.error_on_missing_interpreters = False
+nox.options.reuse_venv = "yes"
+PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
+
+if shutil.which("pyenv"):  # its shims answer only for the versions that are chosen
+    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+    chosen = [found.name for each in PYTHONS for found in sorted(versions.glob(f"{each}.*"))[-1:]]
+    os.environ["PYENV_VERSION"] = ":".join(chosen)
+
+
+@nox.session(python=[version for version in PYTHONS if shutil.which(f"python{version}")])
+def tests(session: nox.Session) -> None:
+    """Install the package with its test tools and run the suite."""
+    session.install("-e", ".[dev]")
+    session.run("pytest", *session.posargs)

@@ -1,0 +1,159 @@
+"""The small worlds that the tests live in: a rootfs, an admin API, a BSP, the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyfakefs.fake_filesystem import FakeFilesystem
+from world import EMAIL, SERIAL, Ran, Request, Run, Script, Tree
+
+from azaion_imagebuild import cli
+from azaion_imagebuild.model import Build
+from azaion_imagebuild.sandbox import Accounts
+from azaion_imagebuild.sandbox.admin_api import admin_api
+from azaion_imagebuild.sandbox.bsp import create_bsp, create_rootfs, service_user
+from azaion_imagebuild.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def a_world_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No configuration, state or proxy of this machine reaches a test."""
+    for name in list(os.environ):
+        if name.startswith("AZAION_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+
+
+@pytest.fixture(params=["fake", "real"])
+def tree(request: pytest.FixtureRequest, tmp_path: Path) -> Tree:
+    """An empty-ish rootfs, once under pyfakefs and once for real: same bodies, both worlds."""
+    if request.param == "fake":
+        fs: FakeFilesystem = request.getfixturevalue("fs")
+        path = Path("/srv/rootfs")
+        fs.create_dir(path)
+    else:
+        path = tmp_path / "rootfs"
+        path.mkdir()
+    (path / "etc").mkdir()
+    uid, gid = os.geteuid(), os.getegid()
+    (path / "etc/passwd").write_text(
+        f"root:x:0:0::/root:/bin/sh\nazaion:x:{uid}:{gid}::/:/bin/false\n"
+    )
+    (path / "etc/group").write_text(f"root:x:0:\nazaion:x:{gid}:\n")
+    os.utime(path / "etc", ns=(10**18, 10**18))
+    return Tree(path=path, fake=request.param == "fake")
+
+
+@pytest.fixture
+def rootfs_dir(tmp_path: Path) -> Path:
+    """The sandbox's rootfs in miniature, with the service user ``azaion``."""
+    path = tmp_path / "rootfs"
+    create_rootfs(path, service_user())
+    return path
+
+
+@pytest.fixture
+def bsp(tmp_path: Path) -> Path:
+    """A reference Linux_for_Tegra with a virtual device in recovery mode."""
+    path = create_bsp(tmp_path / "bsp" / "Linux_for_Tegra")
+    (tmp_path / "bsp" / "device.img").touch()
+    return path
+
+
+@pytest.fixture
+def accounts(tmp_path: Path) -> Accounts:
+    return Accounts(tmp_path / "accounts.sqlite3")
+
+
+@pytest.fixture
+def api_url(accounts: Accounts) -> Iterator[str]:
+    """The embedded admin API, for real, on a port of its own."""
+    with admin_api(accounts) as server:
+        yield server.url
+
+
+@pytest.fixture
+def scripted() -> Iterator[Script]:
+    """A real HTTP server on port 0 that answers what a test tells it to."""
+    script = Script(url="")
+
+    class Handler(BaseHTTPRequestHandler):
+        def handle_any(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            script.requests.append(Request(self.command, self.path, dict(self.headers), body))
+            answer = script.answers.pop(0) if len(script.answers) > 1 else script.answers[0]
+            status, headers, content = answer
+            if content is None:
+                return
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = do_PATCH = do_PUT = handle_any
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    class Server(HTTPServer):
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            pass
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        script.url = f"http://127.0.0.1:{server.server_address[1]}"
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield script
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Call the command line in this process."""
+
+    def call(*argv: object) -> Ran:
+        capsys.readouterr()
+        code = cli.run([str(each) for each in argv])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return Ran(code, out, err)
+
+    return call
+
+
+@pytest.fixture
+def make_build(tmp_path: Path) -> Callable[..., Build]:
+    """Make a Build with some settings changed: ``section__name=value``."""
+
+    def make(rootfs_dir: Path, bsp_dir: Path | None = None, **changes: Any) -> Build:
+        settings = Settings()
+        for place, value in changes.items():
+            section, _, name = place.partition("__")
+            part = dataclasses.replace(getattr(settings, section), **{name: value})
+            settings = dataclasses.replace(settings, **{section: part})
+        log_dir = tmp_path / "log"
+        log_dir.mkdir(exist_ok=True)
+        return Build(
+            serial=SERIAL,
+            email=EMAIL,
+            attempt="test",
+            settings=settings,
+            rootfs_dir=rootfs_dir,
+            bsp_dir=bsp_dir,
+            log_dir=log_dir,
+        )
+
+    return make

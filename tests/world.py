@@ -1,0 +1,100 @@
+"""The values that fixtures hand to tests."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SERIAL = "AZJN-0042"
+EMAIL = "azaion-jetson-0042@azaion.com"
+
+
+@dataclass
+class Tree:
+    """A rootfs to write into, on the real filesystem or on a fake one."""
+
+    path: Path
+    fake: bool
+
+    def snapshot(self) -> dict[str, tuple[Any, ...]]:
+        """Return all that can be seen of the tree: kind, mode, owner, time, content."""
+        seen = {}
+        for folder, names, files in os.walk(self.path):
+            for name in [".", *names, *files]:
+                path = os.path.normpath(os.path.join(folder, name))
+                found = os.lstat(path)
+                content: Any = None
+                if os.path.islink(path):
+                    content = os.readlink(path)
+                elif os.path.isfile(path):
+                    with open(path, "rb") as stream:
+                        content = stream.read()
+                owner = (found.st_uid, found.st_gid)
+                shown = (found.st_mode, owner, found.st_mtime_ns, content)
+                seen[os.path.relpath(path, self.path)] = shown
+        return seen
+
+
+@dataclass
+class Request:
+    """One request that a scripted server got."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Script:
+    """What a scripted server answers, in turn (the last one for ever), and what it got."""
+
+    url: str
+    answers: list[tuple[int, dict[str, str], bytes | None]] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+
+    def answer(self, status: int, body: bytes | str | None = b"{}", **headers: str) -> None:
+        """Add an answer; a body of None closes the connection without one."""
+        content = body.encode() if isinstance(body, str) else body
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.answers.append((status, named, content))
+
+
+@dataclass
+class Ran:
+    """What a call of the command line did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        (line,) = self.out.splitlines()
+        return json.loads(line)
+
+    @property
+    def errors(self) -> list[str]:
+        return [line for line in self.err.splitlines() if line.startswith("error: ")]
+
+    @property
+    def hints(self) -> list[str]:
+        return [line for line in self.err.splitlines() if line.startswith("hint: ")]
+
+
+Run = Callable[..., Ran]
+
+
+def replace_script(path: Path, text: str) -> None:
+    """Put another script in place of a BSP's; the real one is beside it as NAME.real."""
+    path.rename(path.with_name(path.name + ".real"))
+    path.write_text("#!/bin/bash\n" + text)
+    path.chmod(0o755)
