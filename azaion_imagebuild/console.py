@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING, TextIO
 
@@ -32,8 +33,9 @@ class Console:
         self._logger.setLevel(logging.DEBUG if on else logging.INFO)
 
     def say(self, line: str) -> None:
-        """Write one line."""
-        print(redact(line), file=self._stream, flush=True)
+        """Write one line; a terminal that has gone away does not stop a build."""
+        with contextlib.suppress(OSError, ValueError):
+            print(redact(line), file=self._stream, flush=True)
 
     def began(self, build: Build) -> None:
         """A build begins."""

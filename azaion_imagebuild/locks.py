@@ -92,4 +92,5 @@ def _command(process: Path) -> str:
         words = (process / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
     except OSError:
         return "?"
-    return " ".join(" ".join(words).split())[:120]
+    names = [word.rpartition("/")[2] if word.startswith("/") else word for word in words]
+    return " ".join(" ".join(names).split())[:120]

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import stat
 import struct
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from ..model import FileEntry
 from .stream import CorruptImage, Readable, read_exactly
@@ -20,8 +22,9 @@ MAGIC_OFFSET = 1024 + 56
 _ROOT_INODE = 2
 _MOST_LINKS = 40
 _LONGEST_LINK = 4096
-_LARGEST_DIRECTORY = 16 * 1024 * 1024
+_MOST_SEARCHED = 16 * 1024 * 1024  # bytes of directories that one path leads through
 _DEEPEST_TREE = 5  # EXT4_MAX_EXTENT_DEPTH
+_LEAST_RECORD = 12  # a directory's record with a name of one byte
 
 _FILETYPE, _RECOVER, _EXTENTS, _64BIT = 0x2, 0x4, 0x40, 0x80
 _FLEX_BG, _MMP, _EA_INODE, _CSUM_SEED, _LARGEDIR = 0x200, 0x100, 0x400, 0x2000, 0x4000
@@ -40,9 +43,12 @@ _READABLE = (
     | _CASEFOLD
 )
 
+_BIGALLOC = 0x200  # the one read-only feature that changes how blocks are counted
+
 _INODE_ENCRYPTED, _INODE_EXTENTS, _INODE_INLINE = 0x800, 0x80000, 0x10000000
 _EXTENT_MAGIC = 0xF30A
 _UNWRITTEN = 32768
+_END_OF_BLOCKS = 1 << 32  # a file's blocks are counted in 32 bits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,29 +89,33 @@ class Ext4:
         self._blocks_per_group, _, self._inodes_per_group = struct.unpack_from("<III", sb, 32)
         (revision,) = struct.unpack_from("<I", sb, 76)
         self._inode_size = struct.unpack_from("<H", sb, 88)[0] if revision else 128
-        self._features = struct.unpack_from("<I", sb, 96)[0] if revision else 0
+        self._features, ro_features = struct.unpack_from("<II", sb, 96) if revision else (0, 0)
         self._descriptor_size = 32
         if self._features & _64BIT:
             self._descriptor_size = struct.unpack_from("<H", sb, 254)[0]
             blocks |= struct.unpack_from("<I", sb, 336)[0] << 32
         self._blocks = blocks
-        self._check_features()
+        self._check_features(ro_features)
         if log_size > 6:
             raise CorruptImage(f"block size 2^{10 + min(log_size, 999)} is out of range")
         self.block_size = 1024 << log_size
         self._check_geometry()
 
-    def _check_features(self) -> None:
+    def _check_features(self, ro_features: int) -> None:
         if self._features & _RECOVER:
             raise CorruptImage("its journal was not replayed: it was copied while mounted")
+        if ro_features & _BIGALLOC:
+            raise CorruptImage("it counts in clusters of blocks (bigalloc): not supported")
         unknown = self._features & ~_READABLE
         if unknown:
             raise CorruptImage(f"it has features that are not supported (incompat {unknown:#x})")
 
     def _check_geometry(self) -> None:
         size = self.block_size
-        fits = 128 <= self._inode_size <= size and self._inode_size & (self._inode_size - 1) == 0
-        fits = fits and 32 <= self._descriptor_size <= 1024 and self._descriptor_size % 8 == 0
+        least = 64 if self._features & _64BIT else 32
+        fits = 128 <= self._inode_size <= size and _is_power_of_two(self._inode_size)
+        fits = fits and least <= self._descriptor_size <= 1024
+        fits = fits and _is_power_of_two(self._descriptor_size)
         fits = fits and 0 < self._blocks_per_group <= 8 * size
         fits = fits and 0 < self._inodes_per_group <= 8 * size
         fits = fits and self._first_block == (1 if size == 1024 else 0)
@@ -138,19 +148,26 @@ class Ext4:
         )
 
     def find(self, path: str) -> Inode | None:
-        """Return the inode at ``path``, links followed as if chrooted in the image."""
+        """Return the inode at ``path``, links followed as if chrooted in the image.
+
+        Raises:
+            CorruptImage: what it leads through is damaged, or more than 16 MiB of directories.
+        """
         passed = [self._inode(_ROOT_INODE)]
-        to_go = _parts(path)
-        links = 0
+        to_go = deque(_parts(path.encode("utf-8", "surrogateescape")))
+        links = searched = 0
         while to_go:
-            name = to_go.pop(0)
-            if name == "..":
+            name = to_go.popleft()
+            if not stat.S_ISDIR(passed[-1].mode):
+                return None
+            if name == b"..":
                 if len(passed) > 1:  # the root's parent is the root
                     passed.pop()
                 continue
-            if not stat.S_ISDIR(passed[-1].mode):
-                return None
-            number = self._lookup(passed[-1], name.encode())
+            searched += passed[-1].size
+            if searched > _MOST_SEARCHED:
+                raise CorruptImage(f"/{path} leads through too many or too large directories")
+            number = self._lookup(passed[-1], name)
             if number is None:
                 return None
             inode = self._inode(number)
@@ -161,29 +178,35 @@ class Ext4:
             if links > _MOST_LINKS:
                 raise CorruptImage(f"the links of /{path} lead in a circle")
             target = self._link_target(inode)
-            if target.startswith("/"):
+            if target.startswith(b"/"):
                 del passed[1:]
-            to_go[:0] = _parts(target)
+            to_go.extendleft(reversed(_parts(target)))
         return passed[-1]
 
     def extents(self, inode: Inode) -> Iterator[Extent]:
-        """Yield where the blocks of ``inode`` lie, in order; holes are left out."""
-        if inode.flags & (_INODE_INLINE | _INODE_ENCRYPTED):
-            word = "inline in its inode" if inode.flags & _INODE_INLINE else "encrypted"
-            raise CorruptImage(f"the data of inode {inode.number} is {word}: not supported")
+        """Yield where the blocks of ``inode`` lie, in order, up to its size; holes are left out.
+
+        Raises:
+            CorruptImage: there is damage in its map of blocks, or its data lies in none.
+        """
+        _refuse_inline_and_encrypted(inode)
         wanted = -(-inode.size // self.block_size)
         if inode.flags & _INODE_EXTENTS:
-            found = self._extent_tree(inode.block, _DEEPEST_TREE, 0, wanted)
+            found = self._extent_root(inode)
         else:
             found = self._block_map(inode, wanted)
         reached = 0
         for extent in found:
+            if extent.logical >= wanted:
+                return
             end = extent.physical + extent.length
             if extent.logical < reached or extent.length == 0:
                 raise CorruptImage(f"the extents of inode {inode.number} overlap")
             if extent.physical <= self._first_block or end > self._blocks:
                 raise CorruptImage(f"inode {inode.number} has blocks outside the filesystem")
             reached = extent.logical + extent.length
+            if reached > wanted:
+                extent = replace(extent, length=wanted - extent.logical)
             yield extent
 
     def _inode(self, number: int) -> Inode:
@@ -200,7 +223,9 @@ class Ext4:
             raise CorruptImage(f"the inode table of group {group} is outside the filesystem")
         raw = self._read(start * self.block_size + index * self._inode_size, 128, "inode")
         mode, uid, size = struct.unpack_from("<HHI", raw, 0)
-        (gid,) = struct.unpack_from("<H", raw, 24)
+        gid, links = struct.unpack_from("<HH", raw, 24)
+        if links == 0:
+            raise CorruptImage(f"inode {number} is in use and deleted at once")
         (flags,) = struct.unpack_from("<I", raw, 32)
         (size_high,) = struct.unpack_from("<I", raw, 108)
         uid_high, gid_high = struct.unpack_from("<HH", raw, 120)
@@ -216,10 +241,15 @@ class Ext4:
 
     def _lookup(self, directory: Inode, wanted: bytes) -> int | None:
         """Return the inode number of a name; the same name twice is damage, not a choice."""
-        if directory.size > _LARGEST_DIRECTORY or directory.size % self.block_size:
+        _refuse_inline_and_encrypted(directory)
+        if directory.size == 0 or directory.size % self.block_size:
             raise CorruptImage(f"directory inode {directory.number} has a size it cannot have")
         found = None
+        reached = 0
         for extent in self.extents(directory):
+            if extent.logical != reached or not extent.written:
+                break
+            reached += extent.length
             for physical in range(extent.physical, extent.physical + extent.length):
                 for name, number in self._names(self._block(physical)):
                     if name != wanted:
@@ -227,17 +257,21 @@ class Ext4:
                     if found is not None:
                         raise CorruptImage(f"the name {wanted!r} stands twice in its directory")
                     found = number
+        if reached * self.block_size != directory.size:
+            raise CorruptImage(f"directory inode {directory.number} has a hole")
         return found
 
     def _names(self, block: bytes) -> Iterator[tuple[bytes, int]]:
         position = 0
         while position < len(block):
+            if position + _LEAST_RECORD > len(block):
+                raise CorruptImage("a directory's last record does not fit into its block")
             number, length, name_length = struct.unpack_from("<IHH", block, position)
             if self._features & _FILETYPE:
                 name_length &= 0xFF
             if length in (0, 65535) and len(block) == 65536:
                 length = 65536
-            if length < 8 or length % 4 or position + length > len(block):
+            if length < _LEAST_RECORD or length % 4 or position + length > len(block):
                 raise CorruptImage("a directory's records do not fit into its block")
             if number:
                 if name_length > length - 8:
@@ -245,14 +279,17 @@ class Ext4:
                 yield block[position + 8 : position + 8 + name_length], number
             position += length
 
-    def _link_target(self, inode: Inode) -> str:
-        if inode.size < 60 and not inode.flags & _INODE_EXTENTS:
-            raw = inode.block[: inode.size]
+    def _link_target(self, inode: Inode) -> bytes:
+        _refuse_inline_and_encrypted(inode)
+        if inode.size < len(inode.block) and not inode.flags & _INODE_EXTENTS:
+            target = inode.block[: inode.size]
         elif inode.size <= _LONGEST_LINK:
-            raw = self._content(inode)
+            target = self._content(inode)
         else:
             raise CorruptImage(f"link inode {inode.number} is {inode.size} bytes long")
-        return raw.decode("utf-8", "surrogateescape")
+        if not target or b"\0" in target:
+            raise CorruptImage(f"link inode {inode.number} has a target that cannot be")
+        return target
 
     def _content(self, inode: Inode) -> bytes:
         content = bytearray(inode.size)
@@ -267,36 +304,33 @@ class Ext4:
                 content[start : start + self.block_size] = block[: inode.size - start]
         return bytes(content)
 
-    def _extent_tree(self, node: bytes, deepest: int, first: int, end: int) -> Iterator[Extent]:
-        """Yield the extents below one node that start in the blocks ``first`` to ``end``."""
-        magic, entries, _, depth = struct.unpack_from("<HHHH", node, 0)
-        if magic != _EXTENT_MAGIC or depth > deepest or entries > (len(node) - 12) // 12:
+    def _extent_root(self, inode: Inode) -> Iterator[Extent]:
+        magic, entries, _, depth = struct.unpack_from("<HHHH", inode.block, 0)
+        if magic != _EXTENT_MAGIC or depth > _DEEPEST_TREE:
+            raise CorruptImage(f"inode {inode.number} has a damaged extent tree")
+        if entries or depth:  # a file without blocks has neither
+            yield from self._extent_tree(inode.block, depth, 0, _END_OF_BLOCKS)
+
+    def _extent_tree(self, node: bytes, depth: int, first: int, end: int) -> Iterator[Extent]:
+        """Yield the extents below a node that answers for the blocks from ``first`` to ``end``."""
+        magic, entries, _, found = struct.unpack_from("<HHHH", node, 0)
+        room = (len(node) - 12) // 12
+        if magic != _EXTENT_MAGIC or found != depth or not 0 < entries <= room:
             raise CorruptImage("an extent tree's header is damaged")
+        rows = node[12 : 12 + 12 * entries]
+        starts = [start for (start,) in struct.iter_unpack("<I8x", rows)]
+        if any(one >= other for one, other in pairwise([first - 1, *starts, end])):
+            raise CorruptImage("an extent tree is out of order")
         if depth == 0:
-            yield from self._leaf(node, entries, end)
+            yield from self._leaf(rows)
             return
-        if entries == 0:
-            raise CorruptImage("an extent tree has an empty index")
-        rows = [struct.unpack_from("<IIH", node, 12 + 12 * each) for each in range(entries)]
-        for position, (start, low, high) in enumerate(rows):
-            if start < first or start >= end:
-                break
-            following = rows[position + 1][0] if position + 1 < entries else end
-            if following <= start:
-                raise CorruptImage("an extent tree's index is out of order")
-            child = self._block(low | high << 32)
-            if struct.unpack_from("<H", child, 2)[0] == 0 or (
-                struct.unpack_from("<H", child, 6)[0] != depth - 1
-            ):
-                raise CorruptImage("an extent tree's levels do not follow each other")
-            yield from self._extent_tree(child, depth - 1, start, min(end, following))
+        children = struct.iter_unpack("<4xIH2x", rows)
+        for (low, high), (start, following) in zip(children, pairwise([*starts, end]), strict=True):
+            yield from self._extent_tree(self._block(low | high << 32), depth - 1, start, following)
 
     @staticmethod
-    def _leaf(node: bytes, entries: int, end: int) -> Iterator[Extent]:
-        for each in range(entries):
-            logical, length, high, low = struct.unpack_from("<IHHI", node, 12 + 12 * each)
-            if logical >= end:
-                return
+    def _leaf(rows: bytes) -> Iterator[Extent]:
+        for logical, length, high, low in struct.iter_unpack("<IHHI", rows):
             written = length <= _UNWRITTEN
             yield Extent(
                 logical=logical,
@@ -343,5 +377,15 @@ class Ext4:
         return read_exactly(self._stream, offset, size, what)
 
 
-def _parts(path: str) -> list[str]:
-    return [part for part in path.split("/") if part not in ("", ".")]
+def _refuse_inline_and_encrypted(inode: Inode) -> None:
+    if inode.flags & (_INODE_INLINE | _INODE_ENCRYPTED):
+        word = "inline in its inode" if inode.flags & _INODE_INLINE else "encrypted"
+        raise CorruptImage(f"the data of inode {inode.number} is {word}: not supported")
+
+
+def _is_power_of_two(number: int) -> bool:
+    return number & (number - 1) == 0
+
+
+def _parts(path: bytes) -> list[bytes]:
+    return [part for part in path.split(b"/") if part not in (b"", b".")]

@@ -21,7 +21,7 @@ MAGIC = 0xED26FF3A
 _HEADER = struct.Struct("<IHHHHIIII")
 _CHUNK = struct.Struct("<HHII")
 _RAW, _FILL, _DONT_CARE, _CRC32 = 0xCAC1, 0xCAC2, 0xCAC3, 0xCAC4
-_MOST_CHUNKS = 2_000_000  # 20 bytes of index each; a full 64 GB image has some 100,000
+_MOST_CHUNKS = 2_000_000  # 16 bytes of index each; a full 64 GB image has some 100,000
 _IS_FILL = 1 << 63
 
 
@@ -34,7 +34,7 @@ def is_sparse(stream: Readable) -> bool:
 class SparseReader(io.RawIOBase):
     """The raw image behind a sparse one, read-only; what a chunk does not carry reads as zeros.
 
-    Memory grows with the number of chunks (20 bytes each), not with the image.
+    Memory grows with the number of chunks (16 bytes each), not with the image.
 
     Raises:
         CorruptImage: the headers lie or the file is cut short.
@@ -56,8 +56,8 @@ class SparseReader(io.RawIOBase):
         self.block_size: int = block
         self.size: int = blocks * block
         # Three columns, a row per RAW or FILL chunk, by position: first block, blocks, file offset.
-        self._starts: array[int] = array("L")
-        self._lengths: array[int] = array("L")
+        self._starts: array[int] = array("I")
+        self._lengths: array[int] = array("I")
         self._offsets: array[int] = array("Q")
         self._index(size, chunk_size, chunks, blocks)
 

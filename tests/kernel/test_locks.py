@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from azaion_imagebuild.errors import PreflightError
+from azaion_imagebuild.locks import locked
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from azaion_imagebuild.locks import locked
+with locked([Path(sys.argv[1])], 0):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_told_who_holds_the_tree(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as other:  # fmt: skip
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(PreflightError, match=f"in use by process {other.pid}"):
+            locked([tmp_path], 0).__enter__()
+        other.communicate()
+    with locked([tmp_path], 0) as held:
+        assert len(held) == 1
+
+
+def test_a_lock_leaves_nothing_in_the_tree(tmp_path: Path) -> None:
+    before = os.listdir(tmp_path)
+    with locked([tmp_path], 0):
+        assert os.listdir(tmp_path) == before
+
+
+def test_one_folder_by_two_names_is_locked_once(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "link").symlink_to("tree")
+    with locked([tmp_path / "tree", tmp_path / "link", tmp_path / "nothing"], 0) as held:
+        assert len(held) == 1

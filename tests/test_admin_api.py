@@ -1,0 +1,318 @@
+"""The admin API client against real servers on loopback."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from world import EMAIL, SERIAL, Script
+
+from azaion_imagebuild.admin_api import AdminApi
+from azaion_imagebuild.errors import ProvisioningError, UsageError
+from azaion_imagebuild.model import DeviceIdentity
+from azaion_imagebuild.sandbox import Accounts
+from azaion_imagebuild.secret import Secret
+from azaion_imagebuild.settings import AdminApiSettings
+
+PASSWORD = "00112233445566778899aabbccddeeff"
+
+
+def enroll(url: str, password: str = PASSWORD, **settings: Any) -> DeviceIdentity:
+    chosen = dataclasses.replace(AdminApiSettings(), url=url, retries=0, **settings)
+    with AdminApi(chosen) as api:
+        return api.enroll(SERIAL, EMAIL, Secret(password))
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Remember how long a retry would have waited, instead of waiting."""
+    waits: list[float] = []
+    monkeypatch.setattr("urllib3.util.retry.time.sleep", waits.append)
+    return waits
+
+
+def test_a_new_device_gets_an_account_that_its_password_opens(
+    api_url: str, accounts: Accounts
+) -> None:
+    identity = enroll(api_url)
+    assert (identity.email, identity.enrolled) == (EMAIL, "created")
+    assert [account.email for account in accounts.list()] == [EMAIL]
+    assert accounts.login(EMAIL, PASSWORD)
+
+
+def test_a_known_device_gets_the_new_password_and_no_second_account(
+    api_url: str, accounts: Accounts
+) -> None:
+    enroll(api_url, "f" * 32)
+    assert enroll(api_url).enrolled == "updated"
+    assert len(accounts.list()) == 1
+    assert accounts.login(EMAIL, PASSWORD)
+    assert not accounts.login(EMAIL, "f" * 32)
+
+
+def test_the_requests_are_those_of_the_runbook(scripted: Script) -> None:
+    scripted.answer(409)
+    scripted.answer(204, b"")
+    assert enroll(scripted.url).enrolled == "updated"
+    create, update = scripted.requests
+    assert (create.method, create.path) == ("POST", "/users")
+    assert create.json == {"email": EMAIL, "password": PASSWORD, "role": "CompanionPC"}
+    assert (update.method, update.path) == ("PATCH", "/users/password")
+    assert update.json == {"email": EMAIL, "password": PASSWORD}
+
+
+@pytest.mark.parametrize("status", [200, 201])
+def test_a_created_account_is_200_or_201(scripted: Script, status: int) -> None:
+    scripted.answer(status)
+    assert enroll(scripted.url).enrolled == "created"
+
+
+@pytest.mark.parametrize("status", [202, 204, 400, 401, 403, 404, 422, 500])
+def test_any_other_answer_to_the_post_is_an_error_with_its_check(
+    scripted: Script, status: int
+) -> None:
+    scripted.answer(status, b"")
+    with pytest.raises(ProvisioningError, match=f"POST /users answered HTTP {status}") as caught:
+        enroll(scripted.url)
+    assert ("CompanionPC" in caught.value.hint) == (status not in (401, 403))
+    assert len(scripted.requests) == 1
+
+
+@pytest.mark.parametrize("status", [201, 404, 405, 500])
+def test_any_other_answer_to_the_patch_is_an_error_with_its_check(
+    scripted: Script, status: int
+) -> None:
+    scripted.answer(409)
+    scripted.answer(status)
+    with pytest.raises(ProvisioningError, match=f"exists \\(409\\), but PATCH.*{status}") as caught:
+        enroll(scripted.url)
+    assert "PATCH /users/password" in caught.value.hint
+
+
+def test_one_trailing_slash_of_the_url_is_dropped(scripted: Script) -> None:
+    scripted.answer(201)
+    enroll(scripted.url + "/base/")
+    assert scripted.requests[0].path == "/base/users"
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_an_api_that_is_busy_is_tried_again(scripted: Script, status: int) -> None:
+    scripted.answer(status)
+    scripted.answer(201)
+    settings = AdminApiSettings(url=scripted.url, retries=2)
+    with AdminApi(settings) as api:
+        assert api.enroll(SERIAL, EMAIL, Secret(PASSWORD)).enrolled == "created"
+
+
+def test_retry_after_is_heeded_but_not_for_a_day(scripted: Script, no_waiting: list[float]) -> None:
+    scripted.answer(429, Retry_After="7")
+    scripted.answer(503, Retry_After="86400")
+    scripted.answer(201)
+    with AdminApi(AdminApiSettings(url=scripted.url, retries=3)) as api:
+        api.enroll(SERIAL, EMAIL, Secret(PASSWORD))
+    assert no_waiting == [7, 30]
+
+
+def test_tries_are_bounded(scripted: Script) -> None:
+    scripted.answer(503, "down for maintenance")
+    with (
+        AdminApi(AdminApiSettings(url=scripted.url, retries=2)) as api,
+        pytest.raises(ProvisioningError, match=r"503.*maintenance"),
+    ):
+        api.enroll(SERIAL, EMAIL, Secret(PASSWORD))
+    assert len(scripted.requests) == 3
+
+
+def test_a_reply_lost_after_the_post_is_healed_by_the_patch(scripted: Script) -> None:
+    scripted.answer(201, None)  # carried out, but the connection broke
+    scripted.answer(409)
+    scripted.answer(200)
+    with AdminApi(AdminApiSettings(url=scripted.url, retries=2)) as api:
+        assert api.enroll(SERIAL, EMAIL, Secret(PASSWORD)).enrolled == "updated"
+    assert [request.method for request in scripted.requests] == ["POST", "POST", "PATCH"]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_never_followed(scripted: Script, status: int) -> None:
+    scripted.answer(status, Location=f"{scripted.url}/elsewhere")
+    with pytest.raises(ProvisioningError, match="redirect to") as caught:
+        enroll(scripted.url)
+    assert [request.path for request in scripted.requests] == ["/users"]
+    assert "API_URL" in caught.value.hint
+
+
+def test_a_password_that_the_api_echoes_is_blanked_out_and_the_body_cut(scripted: Script) -> None:
+    scripted.answer(500, f'{{"sent": "{PASSWORD}", "pad": "{"x" * 5000}"}}\x1b[31m')
+    with pytest.raises(ProvisioningError) as caught:
+        enroll(scripted.url)
+    assert PASSWORD not in caught.value.message
+    assert "***" in caught.value.message
+    assert len(caught.value.message) < 400
+    assert caught.value.message.isprintable()
+
+
+def test_an_endless_body_is_not_read_to_its_end(accounts: Accounts) -> None:
+    with endless_server() as url, pytest.raises(ProvisioningError, match="HTTP 500"):
+        enroll(url)
+
+
+def endless_server() -> Any:
+    import contextlib
+
+    @contextlib.contextmanager
+    def serving() -> Iterator[str]:
+        listener = socket.create_server(("127.0.0.1", 0))
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 500 Oops\r\nContent-Length: 99999999999\r\n\r\n")
+                while True:
+                    connection.sendall(b"x" * 65536)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            thread.join()
+            listener.close()
+
+    return serving()
+
+
+def test_an_api_that_is_not_there_names_what_to_check() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    with pytest.raises(ProvisioningError, match="refused the connection") as caught:
+        enroll(f"http://127.0.0.1:{port}")
+    assert all(word in caught.value.hint for word in ("DNS", "VPN", "firewall", "trailing slash"))
+
+
+def test_an_unknown_name_says_so() -> None:
+    with pytest.raises(ProvisioningError, match="not known to DNS"):
+        enroll("http://admin.invalid")
+
+
+def test_a_server_that_never_answers_ends_at_the_time_limit() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ProvisioningError, match="did not answer in time"):
+            enroll(url, read_timeout=0.2)
+
+
+def test_a_server_that_speaks_no_tls_is_told_apart(scripted: Script) -> None:
+    scripted.answer(200)
+    with pytest.raises(ProvisioningError, match="TLS failed") as caught:
+        enroll(scripted.url.replace("http:", "https:"))
+    assert "ca_file" in caught.value.hint
+
+
+def test_the_token_goes_in_its_header_from_a_file_or_a_variable(
+    scripted: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted.answer(201)
+    token = tmp_path / "token"
+    token.write_text("token-from-file\n")
+    enroll(scripted.url, token_file=token)
+    monkeypatch.setenv("SITE_TOKEN", "token-from-variable")
+    enroll(scripted.url, token_env="SITE_TOKEN", token_header="X-Api-Key", token_scheme="")
+    first, second = scripted.requests
+    assert first.headers["Authorization"] == "Bearer token-from-file"
+    assert second.headers["X-Api-Key"] == "token-from-variable"
+
+
+@pytest.mark.parametrize("content", ["", "two words", "line\nX-Evil: 1", "über"])
+def test_a_token_that_is_no_token_is_refused_unseen(tmp_path: Path, content: str) -> None:
+    token = tmp_path / "token"
+    token.write_text(content)
+    with pytest.raises(UsageError, match="no usable token") as caught:
+        enroll("http://127.0.0.1:1", token_file=token)
+    assert not content or content not in caught.value.message
+
+
+def test_a_netrc_of_the_user_adds_no_credentials(
+    scripted: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted.answer(201)
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login a password b\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    enroll(scripted.url)
+    assert "Authorization" not in scripted.requests[0].headers
+
+
+def test_another_contract_is_spoken_when_configured(scripted: Script) -> None:
+    scripted.answer(409)
+    scripted.answer(200)
+    enroll(
+        scripted.url,
+        create_path="/api/devices",
+        update_path="/api/devices/secret",
+        update_method="PUT",
+        email_field="mail",
+        password_field="secret",
+        role_field="kind",
+        role="Jetson",
+        headers={"X-Site": "plant 3"},
+    )
+    create, update = scripted.requests
+    assert create.json == {"mail": EMAIL, "secret": PASSWORD, "kind": "Jetson"}
+    assert (update.method, update.path) == ("PUT", "/api/devices/secret")
+    assert update.headers["X-Site"] == "plant 3"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "admin.example.com",
+        "ftp://x",
+        "http://",
+        "http://h:99999",
+        "http://[::1",
+        "https://h/?a=b",
+        "http://h h",
+        "http://h\n.evil",
+        "//host",
+        "",
+    ],
+)
+def test_a_url_that_is_none_is_a_usage_error(url: str) -> None:
+    with pytest.raises(UsageError, match="is not an http or https URL"):
+        enroll(url)
+
+
+def test_a_url_with_a_password_in_it_is_refused_unseen() -> None:
+    with pytest.raises(UsageError, match="user name or password") as caught:
+        enroll("https://admin:hunter22@admin.example.com")
+    assert "hunter22" not in caught.value.message
+
+
+def test_a_header_with_a_line_break_is_refused() -> None:
+    with pytest.raises(UsageError, match="headers"):
+        enroll("http://127.0.0.1:1", headers={"X-Site": "a\r\nX-Evil: 1"})
+
+
+def test_a_slow_body_does_not_outlast_the_read_timeout() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 201 Created\r\nContent-Length: 10\r\n\r\n{")
+            threading.Event().wait(0.6)  # time.sleep is replaced here
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        with pytest.raises(ProvisioningError, match="did not answer in time"):
+            enroll(f"http://127.0.0.1:{listener.getsockname()[1]}", read_timeout=0.2)
+    finally:
+        thread.join()
+        listener.close()

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli
+
+from azaion_imagebuild.configuration import keys, load
+from azaion_imagebuild.errors import UsageError
+from azaion_imagebuild.resources import shipped
+
+PLACE = ("bsp", "board")
+
+
+def test_flags_come_before_variables_before_the_file_before_defaults(tmp_path: Path) -> None:
+    config = tmp_path / "imagebuild.toml"
+    environ: dict[str, str] = {}
+    assert load({}, environ, None).bsp.board == "jetson-orin-nano-devkit"
+    config.write_text('[bsp]\nboard = "from-file"\n')
+    assert load({}, environ, config).bsp.board == "from-file"
+    environ["AZAION_IMAGEBUILD_BOARD"] = "from-variable"
+    assert load({}, environ, config).bsp.board == "from-variable"
+    assert load({PLACE: "from-flag"}, environ, config).bsp.board == "from-flag"
+
+
+def test_the_file_of_this_folder_is_read_by_itself() -> None:
+    Path("imagebuild.toml").write_text('[bsp]\nboard = "here"\n')
+    assert load({}, {}, None).bsp.board == "here"
+
+
+def test_relative_paths_of_a_file_start_at_the_file(tmp_path: Path) -> None:
+    config = tmp_path / "site" / "imagebuild.toml"
+    config.parent.mkdir()
+    config.write_text('[hooks]\ndirs = ["hooks", "/srv/hooks"]\n[bsp]\ndir = "l4t"\n')
+    settings = load({}, {}, config)
+    assert settings.hooks.dirs == [config.parent / "hooks", Path("/srv/hooks")]
+    assert settings.bsp.dir == config.parent / "l4t"
+    assert load({("bsp", "dir"): "l4t"}, {}, config).bsp.dir == Path.cwd() / "l4t"
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("[bsp]\nbord = 'x'", "unknown key [bsp] bord", "board"),
+        ("[admin-api]\nurl = 'x'", "unknown section [admin-api]", "admin_api"),
+        ("board = 'x'", "unknown section [board]", "known are"),
+        ("bsp = 1", "must be a section", "[bsp]"),
+        ("[bsp]\nboard = 3", "[bsp] board", "board: the name"),
+        ("[admin_api]\nretries = -1", "not a whole number", "retries"),
+        ("[admin_api]\nread_timeout = 'soon'", "not a number of seconds", "seconds"),
+        ("[admin_api]\nread_timeout = true", "not a number of seconds", "seconds"),
+        ("[build]\nflash = 'maybe'", "not yes or no", "flash"),
+        ("[serial]\npattern = '('", "not a regular expression", "pattern"),
+        ("[admin_api]\nheaders = 'x'", "not a table", "headers"),
+        ("[bsp]\nargs = [1]", "not a list of texts", "args"),
+        ("[bsp", "is not TOML", "templates/imagebuild.toml"),
+        ("[bsp]\nboard = '\x01'", "is not TOML", "templates/imagebuild.toml"),
+    ],
+)
+def test_a_wrong_file_is_an_error_that_names_what_and_the_way_out(
+    tmp_path: Path, text: str, message: str, hint: str
+) -> None:
+    config = tmp_path / "imagebuild.toml"
+    config.write_text(text)
+    with pytest.raises(UsageError, match=re.escape(message)) as caught:
+        load({}, {}, config)
+    assert hint in caught.value.hint
+
+
+def test_a_file_that_is_not_there_is_an_error_only_when_it_was_named(tmp_path: Path) -> None:
+    load({}, {}, None)
+    with pytest.raises(UsageError, match="cannot read the configuration"):
+        load({}, {}, tmp_path / "nothing.toml")
+
+
+def test_an_unknown_variable_names_the_nearest_known_one() -> None:
+    with pytest.raises(UsageError, match="AZAION_IMAGEBUILD_API_ULR") as caught:
+        load({}, {"AZAION_IMAGEBUILD_API_ULR": "x"}, None)
+    assert caught.value.hint == "did you mean AZAION_IMAGEBUILD_API_URL?"
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "place", "value"),
+    [
+        ("API_URL", "http://h", ("admin_api", "url"), "http://h"),
+        ("FLASH", "0", ("build", "flash"), False),
+        ("FLASH", "", ("build", "flash"), True),
+        ("HOOKS_DISABLE", "smoke 'other one'", ("hooks", "disable"), ["smoke", "other one"]),
+        ("ADMIN_API_RETRIES", "7", ("admin_api", "retries"), 7),
+        ("ADMIN_API_READ_TIMEOUT", "1.5", ("admin_api", "read_timeout"), 1.5),
+    ],
+)
+def test_variables_carry_every_kind(
+    variable: str, text: str, place: tuple[str, str], value: Any
+) -> None:
+    settings = load({}, {f"AZAION_IMAGEBUILD_{variable}": text}, None)
+    assert getattr(getattr(settings, place[0]), place[1]) == value
+
+
+def test_the_template_documents_every_key_with_its_default() -> None:
+    text = (shipped("templates") / "imagebuild.toml").read_text()
+    assert tomli.loads(text) == {key.section: {} for key in keys()}
+    # uncommented, it is the defaults; keys without one show an example
+    uncommented = re.sub(r"(?m)^#(?=[a-z_]+ = )", "", text)
+    document = tomli.loads(uncommented)
+    for key in keys():
+        value = document[key.section].pop(key.name)
+        if key.default is not None and not isinstance(key.default, list | dict):
+            assert value == key.default, key
+        assert key.help in text, key
+        assert key.kind == "table" or key.env in text, key
+    assert not any(document.values())
+
+
+def test_the_uncommented_template_can_be_loaded(tmp_path: Path) -> None:
+    text = (shipped("templates") / "imagebuild.toml").read_text()
+    config = tmp_path / "imagebuild.toml"
+    config.write_text(re.sub(r"(?m)^#(?=[a-z_]+ = )", "", text))
+    load({}, {}, config)

@@ -1,0 +1,88 @@
+"""`make image` as BSP build scripts call it: what comes from outside is taken literally."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import azaion_imagebuild
+
+ROOT = Path(azaion_imagebuild.__file__).parent.parent
+
+
+def make(
+    *arguments: str, cwd: Path = ROOT, makefile: str | None = None, **environ: str
+) -> subprocess.CompletedProcess[str]:
+    """Call make with this test's own Python in place of .venv."""
+    ready = [f"RUN={Path(sys.executable).parent}", "-o", ".venv/.image"]
+    where = ["-f", makefile] if makefile else ["--no-print-directory", "-C", str(ROOT), *ready]
+    clean = {n: v for n, v in os.environ.items() if n not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    return subprocess.run(
+        ["make", *where, *arguments], cwd=cwd, env=clean | environ,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_make_alone_lists_the_targets() -> None:
+    done = make()
+    assert done.returncode == 0
+    for target in ("image", "test", "check", "clean"):
+        assert f"make {target}" in done.stdout
+
+
+def test_one_device_from_make_with_one_line_of_json(tmp_path: Path) -> None:
+    done = make("image", "SERIAL=AZJN-0042", "JSON=1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1
+    assert '"outcome": "done"' in done.stdout
+
+
+def test_make_turns_every_failure_into_2_and_the_line_says_which() -> None:
+    done = make("image", "SERIAL=AZJN-0042", "BSP=/nowhere", "API_URL=http://127.0.0.1:1", "JSON=1")
+    assert done.returncode == 2
+    assert '"exit_code": 3' in done.stdout
+
+
+@pytest.mark.parametrize(
+    "serial",
+    [
+        "../../x",
+        "AZJN-0042; touch {trap}",
+        "$(shell touch {trap})",
+        "`touch {trap}`",
+        "$(touch {trap})",
+        "' ; touch {trap} '",
+        "--help",
+        "",
+        "$",
+        "a\nb-1",
+    ],
+)
+@pytest.mark.parametrize("way", ["argument", "variable"])
+def test_no_serial_runs_anything(tmp_path: Path, serial: str, way: str) -> None:
+    text = serial.format(trap=tmp_path / "trap")
+    done = make("image", f"SERIAL={text}") if way == "argument" else make("image", SERIAL=text)
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    assert not (tmp_path / "trap").exists()
+
+
+def test_flash_0_of_the_environment_counts_too() -> None:
+    done = make("image", "SERIAL=AZJN-0042", "JSON=1", FLASH="0")
+    assert '"flashed": false' in done.stdout, done.stderr
+
+
+def test_e2fsprogs_that_are_missing_name_their_package(tmp_path: Path) -> None:
+    for tool in ("bash", "sh", "make", "env"):
+        (tmp_path / tool).symlink_to(f"/bin/{tool}" if tool != "make" else "/usr/bin/make")
+    makefile = (ROOT / "Makefile").read_text().replace(":/usr/sbin:/sbin", "")
+    (tmp_path / "Makefile").write_text(makefile.replace("/bin/bash", str(tmp_path / "bash")))
+    done = make("-C", str(tmp_path), "-o", ".venv/.image", "image", "SERIAL=A-1",
+                makefile="Makefile", cwd=tmp_path, PATH=str(tmp_path))  # fmt: skip
+    assert done.returncode == 2
+    assert "sudo apt-get install e2fsprogs" in done.stderr

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from azaion_imagebuild.process import TIMED_OUT, hide_variable, run
+from azaion_imagebuild.secret import Secret
+
+
+def test_output_is_kept_in_the_log_and_its_tail(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    finished = run(["bash", "-c", "echo out; echo err >&2; exit 3"], cwd=tmp_path, log=log)
+    assert (finished.returncode, finished.tail) == (3, ("out", "err"))
+    assert log.read_text() == "$ bash -c 'echo out; echo err >&2; exit 3'\nout\nerr\n"
+    assert log.stat().st_mode & 0o777 == 0o600
+    assert finished.last_words() == "out | err"
+    assert finished.command_line.startswith(f"cd {tmp_path} && bash -c")
+
+
+def test_a_secret_that_a_program_prints_is_blanked_out(tmp_path: Path) -> None:
+    secret = Secret("hunter2hunter2")
+    log = tmp_path / "log"
+    finished = run(["echo", f"password: {secret.reveal()}"], cwd=tmp_path, log=log)
+    assert finished.tail == ("password: ***",)
+    assert log.read_text().splitlines()[1:] == ["password: ***"]
+
+
+def test_control_characters_and_endless_lines_do_no_harm(tmp_path: Path) -> None:
+    script = "import sys; sys.stdout.write('\\x1b[2J\\rx' + 'y' * 100000 + '\\n\\xff\\n')"
+    finished = run([sys.executable, "-c", script], cwd=tmp_path)
+    assert all(line.isprintable() and len(line) <= 8192 for line in finished.tail)
+
+
+def test_this_tools_own_variables_stay_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZAION_IMAGEBUILD_API_URL", "x")
+    monkeypatch.setenv("HIDDEN_TOKEN", "x")
+    monkeypatch.setenv("OTHER", "kept")
+    hide_variable("HIDDEN_TOKEN")
+    finished = run(["env"], cwd=tmp_path, environ={"BOARDID": "3767"})
+    names = {line.partition("=")[0] for line in finished.tail}
+    assert {"OTHER", "BOARDID"} <= names
+    assert not {"AZAION_IMAGEBUILD_API_URL", "HIDDEN_TOKEN"} & names
+
+
+def test_a_program_gets_no_input(tmp_path: Path) -> None:
+    assert run(["cat"], cwd=tmp_path).returncode == 0
+
+
+def test_a_program_that_takes_too_long_is_stopped_with_all_it_started(tmp_path: Path) -> None:
+    script = "trap 'echo stopped; exit' INT; sleep 60 & echo $! > pid; wait"
+    finished = run(["bash", "-c", script], cwd=tmp_path, timeout=0.5)
+    assert finished.returncode == TIMED_OUT
+    assert gone(int((tmp_path / "pid").read_text()))
+
+
+def test_a_daemon_that_holds_the_output_open_does_not_hold_the_build(tmp_path: Path) -> None:
+    begin = time.monotonic()
+    finished = run(["bash", "-c", "sleep 30 & echo $! > pid; echo done"], cwd=tmp_path)
+    assert finished.tail == ("done",)
+    assert time.monotonic() - begin < 20
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
+def test_an_interrupt_reaches_the_whole_group_and_is_waited_for(tmp_path: Path) -> None:
+    script = "trap 'sleep 0.2; echo > cleaned; exit' INT; sleep 60 & echo $! > pid; wait"
+
+    def interrupt() -> None:
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+            time.sleep(0.01)
+        signal.raise_signal(signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        run(["bash", "-c", script], cwd=tmp_path)
+    thread.join()
+    assert (tmp_path / "cleaned").exists()
+    assert gone(int((tmp_path / "pid").read_text()))
+
+
+def gone(pid: int) -> bool:
+    """Tell whether a process has ended (a zombie has)."""
+    for _ in range(200):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_a_program_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        run(["no-such-program"], cwd=tmp_path)

@@ -1,0 +1,126 @@
+"""Whatever broke, wherever it stopped: the same command again ends well."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from world import EMAIL, SERIAL, replace_script
+
+from azaion_imagebuild import device_conf, images
+from azaion_imagebuild.model import DEVICE_CONF
+from azaion_imagebuild.sandbox import Sandbox
+
+HOLD = """
+[ -e ../hold ] && [[ " $* " = *" {when} "* ]] && {{
+    touch ../held; trap 'touch ../interrupted; exit 1' INT TERM; sleep 30 & wait; }}
+"""
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Sandbox:
+    made = Sandbox(tmp_path / "state/azaion-imagebuild/sandbox")
+    made.create(1.0)
+    return made
+
+
+def start(tmp_path: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "azaion_imagebuild", "image", "--serial", SERIAL],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def until(path: Path, process: subprocess.Popen[str]) -> None:
+    for _ in range(1000):
+        if path.exists():
+            return
+        assert process.poll() is None
+        time.sleep(0.02)
+    raise AssertionError(f"{path} never came")
+
+
+@pytest.mark.parametrize(
+    ("when", "hold_before"),
+    [("--no-flash", True), ("--no-flash", False), ("-r", True), ("-r", False)],
+)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_build_that_is_stopped_anywhere_is_healed_by_the_same_command(
+    sandbox: Sandbox, tmp_path: Path, when: str, hold_before: bool, number: int
+) -> None:
+    hold, real = HOLD.format(when=when), './flash.sh.real "$@" || exit\n'
+    replace_script(sandbox.bsp / "flash.sh", hold + real if hold_before else real + hold + "true\n")
+    (sandbox.dir / "hold").touch()
+    with start(tmp_path) as process:
+        until(sandbox.dir / "held", process)
+        process.send_signal(number)
+        _, err = process.communicate()
+        if number == signal.SIGKILL:
+            assert process.returncode == -signal.SIGKILL
+            subprocess.run(["pkill", "-KILL", "-f", "sleep 30"], check=False)
+        else:
+            assert process.returncode == 130, err
+            assert "interrupted during" in err
+            assert "Traceback" not in err
+            assert (sandbox.dir / "interrupted").exists()  # the script could clean up
+            assert not (sandbox.bsp / "rootfs" / DEVICE_CONF).exists()
+    (sandbox.dir / "hold").unlink()
+    with start(tmp_path) as process:
+        _, err = process.communicate()
+    assert process.returncode == 0, err
+    assert [account.email for account in sandbox.accounts.list()] == [EMAIL]
+    entry = images.read_file(sandbox.device, DEVICE_CONF, device_conf.LONGEST)
+    assert entry is not None
+    password = device_conf.parse(entry.data).password.reveal()
+    assert sandbox.accounts.login(EMAIL, password)
+    assert not (sandbox.bsp / "rootfs" / DEVICE_CONF).exists()
+
+
+def test_a_second_build_waits_for_a_script_whose_tool_was_killed(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    replace_script(
+        sandbox.bsp / "flash.sh",
+        "[ -e ../hold ] && { touch ../held; while [ -e ../hold ]; do sleep 0.05; done; }\n"
+        '[ ! -e ../busy ] || touch ../overlap; touch ../busy; ./flash.sh.real "$@"; code=$?\n'
+        "rm ../busy; exit $code\n",
+    )
+    (sandbox.dir / "hold").touch()
+    with start(tmp_path) as first:
+        until(sandbox.dir / "held", first)
+        first.kill()
+        first.wait()
+        with start(tmp_path) as second:
+            assert second.stderr is not None
+            waiting = second.stderr.readline() + second.stderr.readline()
+            (sandbox.dir / "hold").unlink()
+            _, err = second.communicate()
+        first.communicate()
+    assert "in use by process" in waiting
+    assert "flash.sh" in waiting
+    assert second.returncode == 0, err
+    assert not (sandbox.dir / "overlap").exists()
+
+
+def test_two_builds_at_once_take_turns(sandbox: Sandbox, tmp_path: Path) -> None:
+    with start(tmp_path) as first, start(tmp_path) as second:
+        ended = [process.communicate()[1] for process in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0), ended
+    assert [account.email for account in sandbox.accounts.list()] == [EMAIL]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_rootfs_that_one_may_not_write_says_to_use_sudo(sandbox: Sandbox, tmp_path: Path) -> None:
+    (sandbox.bsp / "rootfs/etc").chmod(0o555)
+    with start(tmp_path) as process:
+        _, err = process.communicate()
+    (sandbox.bsp / "rootfs/etc").chmod(0o755)
+    assert process.returncode == 5, err
+    assert "sudo" in err
