@@ -62,6 +62,7 @@ def main() -> None:
 def timed(command: list[str], python: str) -> float:
     """Run a command that must succeed; return its seconds."""
     environ = os.environ | {"PYTHON": python}
+    environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed tool has its bytecode
     begin = time.perf_counter()
     subprocess.run(command, check=True, env=environ, capture_output=True)
     return time.perf_counter() - begin

@@ -100,5 +100,5 @@ def gone(pid: int) -> bool:
 
 
 def test_a_program_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(OSError, match="no-such-program"):
         run(["no-such-program"], cwd=tmp_path)

@@ -18,7 +18,7 @@ from azaion_imagebuild.sandbox import Sandbox
 
 HOLD = """
 [ -e ../hold ] && [[ " $* " = *" {when} "* ]] && {{
-    touch ../held; trap 'touch ../interrupted; exit 1' INT TERM; sleep 30 & wait; }}
+    trap 'touch ../interrupted; exit 1' INT TERM; touch ../held; sleep 30 & wait; }}
 """
 
 
