@@ -1,25 +1,30 @@
-"""The Linux_for_Tegra tree: where NVIDIA puts things, and how flash.sh is called."""
+"""The Linux_for_Tegra tree: is it ready, and is it able to build and flash this board?"""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import FlashError, ImageBuildError, OperatorError
-from .images import format_of
-from .model import Build, Finding, FlashResult, Image
-from .process import TIMED_OUT, Finished, run
+from .errors import OperatorError
+from .model import Build, Finding
 from .rootfs import Rootfs
+from .usb import recovery_devices
 
 RELEASE_FILE = "etc/nv_tegra_release"
-BUILT = "*** no-flash flag enabled. Exiting now... ***"
-FLASHED = "has been flashed successfully. ***"
-_NO_DEVICE = "probing the target board failed"
+FLASH_SH = "flash.sh"
+INITRD_FLASH_SH = "tools/kernel_flash/l4t_initrd_flash.sh"
+WHOLE_ROOTFS = ("internal", "mmcblk0p1")
+"""Root devices with which plain flash.sh packs the whole rootfs; with others, only /boot."""
+
 _BOARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*", re.ASCII)
-_WHOLE_ROOTFS = ("internal", "mmcblk0p1")
+_TOOLS = ("mke2fs", "debugfs", "e2fsck")
+_SYSTEM_PATH = "/usr/sbin:/sbin"
+_COPIES = {"flash": 2, "initrd": 4}  # of the rootfs, that the scripts leave on disk
+_AT_WORK = re.compile(rb"flash\.sh|l4t_[a-z_]+\.sh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,161 +33,171 @@ class LinuxForTegra:
 
     dir: Path
 
-    @property
-    def flash_sh(self) -> Path:
-        return self.dir / "flash.sh"
-
-    @property
-    def raw_image(self) -> Path:
-        """The APP image as raw ext4."""
-        return self.dir / "bootloader" / "system.img.raw"
-
-    @property
-    def sparse_image(self) -> Path:
-        """The APP image as flash.sh writes it to the device."""
-        return self.dir / "bootloader" / "system.img"
-
     def findings(self, build: Build) -> list[Finding]:
-        """Look, without changing anything, whether this tree can build and flash the board."""
+        """Look, without changing anything, for all that would stop a build of this board."""
         if not self.dir.is_dir():
             return [
-                Finding(
-                    message=f"there is no BSP at {self.dir}",
-                    hint="give the Linux_for_Tegra folder by --bsp (BSP=)",
+                _error(
+                    f"there is no BSP at {self.dir}",
+                    "give the Linux_for_Tegra folder by --bsp (BSP=)",
                 )
             ]
-        if not self.flash_sh.is_file() or not os.access(self.flash_sh, os.X_OK):
-            return [
-                Finding(
-                    message=f"{self.flash_sh} is not an executable script",
-                    hint="give the Linux_for_Tegra folder itself by --bsp (BSP=)",
-                )
-            ]
-        return [*self._board_findings(build), *self._right_findings(build)]
+        script = self.script(build)
+        if not script.is_file() or not os.access(script, os.X_OK):
+            hint = "give the Linux_for_Tegra folder itself by --bsp (BSP=)"
+            return [_error(f"{script} is not an executable script", hint)]
+        return [
+            *self._board_findings(build),
+            *self._rootfs_findings(build),
+            *self._host_findings(build),
+            *self._device_findings(build),
+        ]
 
-    def _board_findings(self, build: Build) -> list[Finding]:
-        found = []
-        board, rootdev = build.settings.bsp.board, build.settings.bsp.rootdev
-        if not _BOARD.fullmatch(board) or not (self.dir / f"{board}.conf").is_file():
+    def script(self, build: Build) -> Path:
+        """Return NVIDIA's script of the configured method."""
+        initrd = build.settings.bsp.method == "initrd"
+        return self.dir / (INITRD_FLASH_SH if initrd else FLASH_SH)
+
+    def release(self, rootfs: Path) -> str | None:
+        """Return the L4T release of a rootfs, e.g. ``R35.3.1``; None: it does not say.
+
+        The first line of etc/nv_tegra_release is ``# R35 (release), REVISION: 3.1, …``.
+        """
+        with Rootfs(rootfs) as opened:
+            entry = opened.read_file(RELEASE_FILE, limit=4096)
+        pattern = rb"# R(\d+) \(release\), REVISION: (\d+(?:\.\d+)*)"
+        match = re.search(pattern, entry.data) if entry else None
+        return f"R{match[1].decode()}.{match[2].decode()}" if match else None
+
+    def _board_findings(self, build: Build) -> Iterator[Finding]:
+        settings = build.settings.bsp
+        if (
+            not _BOARD.fullmatch(settings.board)
+            or not (self.dir / f"{settings.board}.conf").is_file()
+        ):
             known = ", ".join(sorted(conf.stem for conf in self.dir.glob("*.conf"))[:12])
-            found.append(
-                Finding(
-                    message=f"the BSP has no board {board!a}",
-                    hint=f"--board (BOARD=) is one of: {known}",
-                )
+            yield _error(
+                f"the BSP has no board {settings.board!a}",
+                f"--board (BOARD=) is one of: {known or 'none at all'}",
             )
-        if rootdev not in _WHOLE_ROOTFS:
-            found.append(
-                Finding(
-                    message=f"with the root device {rootdev!a} flash.sh packs only /boot into"
-                    " system.img: the identity would not be in it",
-                    hint=f"use --rootdev {_WHOLE_ROOTFS[0]}",
-                )
+        if settings.method == "flash" and settings.rootdev not in WHOLE_ROOTFS:
+            yield _error(
+                f"with the root device {settings.rootdev!a} flash.sh packs only /boot into"
+                " system.img: the identity would not be in it",
+                'set [bsp] method = "initrd" and external_device, or use --rootdev internal',
             )
+        if settings.method == "initrd":
+            yield from self._initrd_findings(build)
+
+    def _initrd_findings(self, build: Build) -> Iterator[Finding]:
+        settings = build.settings.bsp
+        layout = settings.partition_xml
+        if settings.external_device and not layout:
+            yield _error(
+                "an external device needs a partition layout",
+                "set [bsp] partition_xml, e.g. tools/kernel_flash/flash_l4t_external.xml",
+            )
+        if layout and not (self.dir / layout).is_file():
+            yield _error(
+                f"the BSP has no partition layout {layout}",
+                "[bsp] partition_xml is a path inside the Linux_for_Tegra folder",
+            )
+        overlaid = build.settings.image.staging == "overlay"
+        if overlaid or build.rootfs_dir.resolve() != (self.dir / "rootfs").resolve():
+            yield _error(
+                "the initrd flash packs the BSP's own rootfs only",
+                'leave --rootfs-dir out, and [image] staging = "rootfs"',
+            )
+
+    def _rootfs_findings(self, build: Build) -> Iterator[Finding]:
+        try:
+            if self.release(build.rootfs_dir) is None:
+                yield _error(
+                    f"{build.rootfs_dir} does not name its L4T release in {RELEASE_FILE}",
+                    "extract the sample rootfs there, then run sudo ./apply_binaries.sh in the BSP",
+                )
+        except OperatorError:
+            return  # the plug-in device_conf says it in its own words
+
+    def _host_findings(self, build: Build) -> Iterator[Finding]:
+        if not build.sandbox and os.geteuid() != 0:
+            yield _error("NVIDIA's scripts need root", "run the same command with sudo")
+        path = f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM_PATH}"
+        missing = [tool for tool in _TOOLS if shutil.which(tool, path=path) is None]
+        if missing:
+            yield _error(f"{', '.join(missing)} is not installed", "sudo apt-get install e2fsprogs")
+        others = [] if build.sandbox else self.others_at_work()
+        if others:
+            yield _error(
+                f"another NVIDIA script is at work in {self.dir}: {', '.join(others)}",
+                "two scripts in one tree damage each other without a word: wait for it to end",
+            )
+        yield from self._space_findings(build)
+
+    def _space_findings(self, build: Build) -> Iterator[Finding]:
+        if not build.rootfs_dir.is_dir():
+            return
+        needed = _disk_usage(build.rootfs_dir) * _COPIES[build.settings.bsp.method]
+        free = shutil.disk_usage(self.dir).free
+        if free < needed:
+            yield _error(
+                f"{self.dir} has {_megabytes(free)} free, the images need {_megabytes(needed)}",
+                "make room, then run the same command again",
+            )
+
+    def _device_findings(self, build: Build) -> Iterator[Finding]:
+        if build.sandbox or not build.flash:
+            return
+        settings = build.settings.bsp
+        found = recovery_devices(settings.sysfs_usb)
+        listed = ", ".join(f"{each.instance} (0955:{each.product})" for each in found)
+        wanted = settings.usb_instance
+        if wanted is not None and wanted not in [each.instance for each in found]:
+            yield _error(
+                f"no device in recovery mode at the USB instance {wanted!a}",
+                f"in recovery mode are: {listed or 'none'}",
+            )
+        elif not found:
+            yield _error("no device is in recovery mode", RECOVERY_HINT)
+        elif wanted is None and len(found) > 1:
+            yield _error(
+                f"{len(found)} devices are in recovery mode: {listed}",
+                "say which one by --usb-instance, or unplug the others",
+            )
+
+    def others_at_work(self) -> list[str]:
+        """Return the processes that run an NVIDIA script in this tree, not started by this one."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                where = (process / "cwd").readlink()
+                words = (process / "cmdline").read_bytes()
+            except OSError:
+                continue
+            inside = where == self.dir.resolve() or self.dir.resolve() in where.parents
+            if inside and _AT_WORK.search(words):
+                found.append(f"process {process.name}")
         return found
 
-    def _right_findings(self, build: Build) -> list[Finding]:
-        if build.sandbox or os.geteuid() == 0:
-            return []
-        return [Finding(message="flash.sh needs root", hint="run the same command with sudo")]
 
-    def forget_images(self) -> None:
-        """Remove the APP images of an earlier build: a stale one must not pass for a new one."""
-        for path in (self.raw_image, self.sparse_image):
-            path.unlink(missing_ok=True)
-
-    def build_image(self, build: Build) -> Image:
-        """Have flash.sh build the APP image, without a device.
-
-        Raises:
-            ImageBuildError: by its exit code, its own last line, or a missing image.
-        """
-        self.forget_images()
-        finished = self._run(build, ["--no-flash", *self._options(build)], ImageBuildError)
-        self.hide_images()
-        if finished.returncode != 0 or not _said(finished, BUILT):
-            raise ImageBuildError(_failure(finished, BUILT), hint=_advice(finished, build))
-        images = [path for path in (self.raw_image, self.sparse_image) if path.is_file()]
-        if not images:
-            raise ImageBuildError(
-                f"flash.sh reported success, but {self.sparse_image} is not there",
-                hint=f"see its log {_log(build)}",
-            )
-        return Image(path=images[0], format=format_of(images[0]), also=tuple(images[1:]))
-
-    def hide_images(self) -> None:
-        """Take the images out of other users' sight: NVIDIA leaves them world-readable (0755)."""
-        for path in (self.raw_image, self.sparse_image):
-            with contextlib.suppress(FileNotFoundError):
-                path.chmod(0o600)
-
-    def flash(self, build: Build) -> FlashResult:
-        """Have flash.sh write the image that it built before (``-r``) to the device.
-
-        Raises:
-            FlashError: by its exit code or its own last line.
-        """
-        finished = self._run(build, ["-r", *self._options(build)], FlashError)
-        if finished.returncode != 0 or not _said(finished, FLASHED):
-            raise FlashError(_failure(finished, FLASHED), hint=_advice(finished, build))
-        return FlashResult(device=build.settings.bsp.board)
-
-    def _options(self, build: Build) -> list[str]:
-        settings = build.settings.bsp
-        size = ["-S", settings.size] if settings.size else []
-        default = self.dir / "rootfs"
-        other = [] if build.rootfs_dir == default else ["-R", str(build.rootfs_dir)]
-        return [*size, *other, *settings.args, settings.board, settings.rootdev]
-
-    def _run(self, build: Build, options: list[str], error: type[OperatorError]) -> Finished:
-        environ = dict(build.settings.bsp.environment)
-        if os.geteuid() == 0:
-            environ["USER"] = "root"  # flash.sh looks at the variable, not at the uid
-        try:
-            return run(
-                [str(self.flash_sh), *options],
-                cwd=self.dir,
-                environ=environ,
-                log=_log(build),
-                timeout=build.settings.build.script_timeout,
-                keep_open=build.lock_fds,
-            )
-        except OSError as cause:
-            raise error(
-                f"cannot run {self.flash_sh}: {cause.strerror}",
-                hint="check that it is executable and that its first line names a shell",
-            ) from None
+RECOVERY_HINT = "hold FORCE RECOVERY, press RESET, then look for 0955: in lsusb"
 
 
-def release(rootfs: Rootfs) -> str | None:
-    """Return the L4T release that a rootfs says it is, e.g. ``R35.3.1``; None: it does not say.
-
-    The first line of etc/nv_tegra_release is ``# R35 (release), REVISION: 3.1, …``.
-    """
-    entry = rootfs.read_file(RELEASE_FILE, limit=4096)
-    if entry is None:
-        return None
-    match = re.search(rb"# R(\d+) \(release\), REVISION: (\d+(?:\.\d+)*)", entry.data)
-    return f"R{match[1].decode()}.{match[2].decode()}" if match else None
+def _error(message: str, hint: str) -> Finding:
+    return Finding(message=message, hint=hint)
 
 
-def _log(build: Build) -> Path:
-    return build.log_dir / "flash.log"
+def _disk_usage(folder: Path) -> int:
+    """Return the bytes that a tree takes on disk; what may not be read counts nothing."""
+    total = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(where, name)).st_blocks * 512  # noqa: PTH118
+            except OSError:
+                continue
+    return total
 
 
-def _said(finished: Finished, words: str) -> bool:
-    return any(words in line for line in finished.tail)
-
-
-def _failure(finished: Finished, wanted: str) -> str:
-    if finished.returncode == TIMED_OUT:
-        return "flash.sh was stopped at its time limit"
-    if finished.returncode == 0:
-        return f"flash.sh ended with 0, but never said “{wanted}”; last: {finished.last_words()}"
-    return f"flash.sh failed (exit {finished.returncode}): {finished.last_words()}"
-
-
-def _advice(finished: Finished, build: Build) -> str:
-    if any(_NO_DEVICE in line for line in finished.tail):
-        return "hold FORCE RECOVERY, press RESET, then look for 0955: in lsusb"
-    return f"see its log {_log(build)}; to repeat it: {finished.command_line}"
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"

@@ -35,6 +35,9 @@ _FLAGS: dict[str, tuple[str, str]] = {
     "owner": ("device_conf", "owner"),
     "group": ("device_conf", "group"),
     "flash": ("build", "flash"),
+    "method": ("bsp", "method"),
+    "usb_instance": ("bsp", "usb_instance"),
+    "keep_image": ("image", "keep"),
     "disable": ("hooks", "disable"),
     "state_dir": ("build", "state_dir"),
 }
@@ -308,6 +311,16 @@ def _parser() -> argparse.ArgumentParser:
     image.add_argument("--board", help="board, as flash.sh takes it")
     image.add_argument("--rootdev", help="root device, as flash.sh takes it")
     image.add_argument("--size", help="size of the APP partition, e.g. 14GiB")
+    image.add_argument(
+        "--method", choices=["flash", "initrd"], help="NVIDIA's script; default: flash"
+    )
+    image.add_argument("--usb-instance", metavar="BUS-PORT", help="the device to flash, e.g. 1-3")
+    image.add_argument(
+        "--keep-image",
+        action="store_const",
+        const=True,
+        help="keep the image (0600) after flashing it",
+    )
     image.add_argument("--flash", metavar="0|1", help="0: build and prove, but do not flash")
     _owner(image)
 

@@ -27,6 +27,7 @@ class Key(NamedTuple):
     default: Any
     help: str
     env: str
+    choices: tuple[str, ...]
 
     def __str__(self) -> str:
         return f"[{self.section}] {self.name}"
@@ -42,7 +43,13 @@ def keys() -> Iterator[Key]:
             variable = meta["env"] or f"{section.name}_{item.name}".upper()
             default = getattr(values, item.name)
             yield Key(
-                section.name, item.name, meta["kind"], default, meta["help"], ENV_PREFIX + variable
+                section=section.name,
+                name=item.name,
+                kind=meta["kind"],
+                default=default,
+                help=meta["help"],
+                env=ENV_PREFIX + variable,
+                choices=meta["choices"],
             )
 
 
@@ -138,6 +145,10 @@ def _unknown(what: str, name: str, names: set[str]) -> UsageError:
 
 def _convert(key: Key, value: Any, source: str, base: Path) -> Any:
     """Return ``value`` as the kind of ``key``; relative paths start at ``base``."""
+    if key.kind == "choice" and value not in key.choices:
+        raise UsageError(
+            f"{source}: {value!r} is not one of {', '.join(key.choices)}", hint=f"{key}: {key.help}"
+        )
     try:
         return _KINDS[key.kind](value, base)
     except (TypeError, ValueError) as error:
@@ -220,6 +231,7 @@ def _table(value: Any, base: Path) -> dict[str, str]:
 
 _KINDS: dict[str, Callable[[Any, Path], Any]] = {
     "text": _text,
+    "choice": _text,
     "pattern": _pattern,
     "path": _path,
     "number": _number,
@@ -231,6 +243,7 @@ _KINDS: dict[str, Callable[[Any, Path], Any]] = {
 }
 _WORDS = {
     "text": "a text",
+    "choice": "a text",
     "pattern": "a regular expression",
     "path": "a path",
     "number": "a number of seconds",

@@ -96,7 +96,9 @@ def _facts(record: BuildRecord) -> list[tuple[str, str]]:
         facts.append(("image", f"{record.image.path} ({record.image.format})"))
         facts.append(("sha256", str(record.image_sha256)))
         facts.append(("flashed", record.flashed.device if record.flashed else "no (FLASH=0)"))
-    facts += [(name, str(value)) for name, value in record.extra.items()]
+    facts += [
+        (name, str(value)) for name, value in record.extra.items() if not isinstance(value, list)
+    ]
     return facts
 
 

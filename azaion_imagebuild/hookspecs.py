@@ -78,6 +78,7 @@ def post_flash(
     build: Build,
     identity: DeviceIdentity,
     staged: Sequence[StagedFile],
+    image: Image,
     result: FlashResult | None,
 ) -> Mapping[str, Any] | None:
     """Finish: take the secret out of the tree, test the device; return fields for the record.

@@ -18,6 +18,9 @@ DEVICE_CONF = "etc/azaion/device.conf"
 
 DEVICE_CONF_MODE = 0o600
 
+LUKS = "luks"
+"""The format of an encrypted image (ROOTFS_ENC=1): only what was staged can be proven."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Build:
@@ -31,6 +34,8 @@ class Build:
     bsp_dir: Path | None = None
     """The Linux_for_Tegra tree; None when only the root filesystem is provisioned."""
     log_dir: Path
+    began: float = 0.0
+    """When the attempt began, in seconds since the epoch: what is older is not of this build."""
     sandbox: bool = False
     flash: bool = True
     lock_fds: tuple[int, ...] = ()
@@ -85,9 +90,16 @@ class Image:
 
     path: Path
     format: str
-    """The container: ``ext4`` (raw), ``sparse`` or ``tar``."""
+    """The container: ``ext4`` (raw), ``sparse``, ``tar``, or ``luks`` (it cannot be read back)."""
     also: tuple[Path, ...] = ()
-    """Other files that hold the same filesystem and must agree with it."""
+    """Other files that hold the same filesystem and must carry the same identity."""
+    aside: tuple[Path, ...] = ()
+    """Other images of this build, which reach no device: no other identity may be in them."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Return every file of the image, the one that counts first."""
+        return (self.path, *self.also, *self.aside)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +151,7 @@ class BuildRecord:
             "image": str(self.image.path) if self.image else None,
             "image_format": self.image.format if self.image else None,
             "image_sha256": self.image_sha256,
+            "proof": self._proof(),
             "device_conf": self._device_conf(),
             "flashed": self.flashed is not None,
             "device": self.flashed.device if self.flashed else None,
@@ -154,6 +167,11 @@ class BuildRecord:
                 "exit_code": self.exit_code,
             }
         return record
+
+    def _proof(self) -> str | None:
+        if self.image is None or self.image_sha256 is None:
+            return None
+        return "staged" if self.image.format == LUKS else "image"
 
     def _device_conf(self) -> dict[str, Any] | None:
         if self.staged is None:

@@ -21,6 +21,7 @@ from .errors import InterruptedBuild, OperatorError, PreflightError, StagingErro
 from .locks import locked
 from .model import (
     DEVICE_CONF,
+    LUKS,
     Build,
     BuildRecord,
     DeviceIdentity,
@@ -30,6 +31,7 @@ from .model import (
     Ownership,
     StagedFile,
 )
+from .overlay import staged_over
 
 _logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -130,17 +132,27 @@ def _every_step(done: _Attempt) -> None:
     identity, ownership = _steps_to_identity(done)
     _stage(done, identity, ownership)
     image = _build_image(done)
+    before = _fingerprints(image)
     _verify(done, identity, image)
     if done.build.flash:
         with done.step("flash") as notes:
+            if _fingerprints(image) != before:
+                raise VerificationError(
+                    f"{image.path} was changed by another program after its proof",
+                    hint="let nothing else work in this BSP tree, then run the same command again",
+                )
             done.flashed = _answered("flash", done.hook.flash(build=done.build, image=image))
             notes.append(f"wrote {done.flashed.device}")
     with done.step("post_flash") as notes:
         for extra in done.hook.post_flash(
-            build=done.build, identity=identity, staged=done.staged, result=done.flashed
+            build=done.build,
+            identity=identity,
+            staged=done.staged,
+            image=image,
+            result=done.flashed,
         ):
             done.extra |= dict(_mapping("post_flash", extra))
-        notes += [f"{name}: {value}" for name, value in done.extra.items()]
+        notes += [f"{name}: {_short(value)}" for name, value in done.extra.items() if value]
 
 
 def _steps_to_staged(done: _Attempt) -> None:
@@ -190,7 +202,22 @@ def _verify(done: _Attempt, identity: DeviceIdentity, image: Image) -> None:
         )
         _refuse(findings, VerificationError, done.watcher)
         done.image_sha256 = _sha256(image.path)
-        notes.append(f"carries {identity.email}, sha256 {done.image_sha256[:12]}…")
+        proven = "staged, not read back:" if image.format == LUKS else "carries"
+        notes.append(f"{proven} {identity.email}, sha256 {done.image_sha256[:12]}…")
+
+
+def _fingerprints(image: Image) -> list[tuple[int, ...]]:
+    """Return what changes with every write to a file of the image (stat(2))."""
+    found: list[tuple[int, ...]] = []
+    for path in image.files:
+        with contextlib.suppress(OSError):  # the proof says that it is not there
+            at = path.stat()
+            found.append((at.st_dev, at.st_ino, at.st_size, at.st_mtime_ns, at.st_ctime_ns))
+    return found
+
+
+def _short(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _described(staged: StagedFile) -> str:
@@ -249,7 +276,12 @@ def _sha256(path: Path) -> str:
 def _locked(build: Build) -> Iterator[Build]:
     folders = [folder for folder in (build.bsp_dir, build.rootfs_dir) if folder is not None]
     with locked(folders, build.settings.build.lock_wait) as descriptors:
-        yield dataclasses.replace(build, lock_fds=descriptors)
+        held = dataclasses.replace(build, lock_fds=descriptors, began=time.time())
+        if build.settings.image.staging == "overlay" and build.rootfs_dir.is_dir():
+            with staged_over(build.rootfs_dir) as staging_dir:
+                yield dataclasses.replace(held, rootfs_dir=staging_dir)
+        else:
+            yield held
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
@@ -60,6 +60,7 @@ def run(
     log: Path | None = None,
     timeout: float = 600.0,
     keep_open: tuple[int, ...] = (),
+    on_progress: Callable[[], None] = lambda: None,
 ) -> Finished:
     """Run a program to its end; its output is streamed to the log and its tail is kept.
 
@@ -74,6 +75,7 @@ def run(
         log: file (made 0600) to which the output is appended.
         timeout: seconds until it is stopped.
         keep_open: descriptors that it inherits (locks).
+        on_progress: called with every line, and at least every second.
 
     Raises:
         OSError: the program cannot be started.
@@ -95,6 +97,9 @@ def run(
         record.write(f"$ {shlex.join(argv)}\n")
         try:
             for line in _lines(child, child.stdout, deadline):
+                on_progress()
+                if line is None:
+                    continue
                 shown = redact(line)
                 tail.append(shown)
                 record.write(shown + "\n")
@@ -132,8 +137,10 @@ def _appending(log: Path | None) -> Iterator[IO[str]]:
         yield stream
 
 
-def _lines(child: subprocess.Popen[bytes], pipe: IO[bytes], deadline: float) -> Iterator[str]:
-    """Yield the lines of ``pipe`` as they come; TimeoutError at ``deadline``.
+def _lines(
+    child: subprocess.Popen[bytes], pipe: IO[bytes], deadline: float
+) -> Iterator[str | None]:
+    """Yield the lines of ``pipe``, None in a silent second; TimeoutError at ``deadline``.
 
     Ends with the pipe, or soon after the child: a daemon that it started may hold the pipe open.
     """
@@ -147,6 +154,7 @@ def _lines(child: subprocess.Popen[bytes], pipe: IO[bytes], deadline: float) -> 
                 raise TimeoutError
             ready = selector.select(min(1.0, patience))
             if not ready and not ended:
+                yield None
                 continue
             chunk = os.read(pipe.fileno(), 65536) if ready else b""
             *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 
-def option(default: Any, help: str, *, kind: str, env: str | None = None) -> Any:
+def option(
+    default: Any, help: str, *, kind: str, env: str | None = None, choices: tuple[str, ...] = ()
+) -> Any:
     """Declare one setting; ``env`` is its variable's name where that is not SECTION_KEY."""
-    meta = {"kind": kind, "help": help, "env": env}
+    meta = {"kind": kind, "help": help, "env": env, "choices": choices}
     if isinstance(default, dict | list):
         return field(default_factory=lambda: default, metadata=meta)
     return field(default=default, metadata=meta)
@@ -18,6 +20,8 @@ def option(default: Any, help: str, *, kind: str, env: str | None = None) -> Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminApiSettings:
+    """[admin_api]"""
+
     url: str | None = option(None, "base URL of the admin API", kind="text", env="API_URL")
     role: str = option("CompanionPC", "role of a new account", kind="text")
     create_path: str = option("/users", "path that creates an account (POST)", kind="text")
@@ -41,6 +45,8 @@ class AdminApiSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BspSettings:
+    """[bsp]"""
+
     dir: Path | None = option(None, "the Linux_for_Tegra folder", kind="path", env="BSP")
     rootfs_dir: Path | None = option(
         None,
@@ -54,6 +60,27 @@ class BspSettings:
     rootdev: str = option(
         "internal", "root device, as flash.sh takes it", kind="text", env="ROOTDEV"
     )
+    method: str = option(
+        "flash",
+        "flash: flash.sh alone; initrd: l4t_initrd_flash.sh, as Orin Nano with NVMe needs it",
+        kind="choice",
+        choices=("flash", "initrd"),
+    )
+    external_device: str | None = option(
+        None, "initrd only: device that carries the rootfs, e.g. nvme0n1p1", kind="text"
+    )
+    partition_xml: str | None = option(
+        None, "initrd only: partition layout of the external device, from the BSP", kind="text"
+    )
+    network: str = option(
+        "usb0", "initrd only: network that the device is flashed over", kind="text"
+    )
+    usb_instance: str | None = option(
+        None, "USB instance of the device to flash, e.g. 1-3", kind="text", env="USB_INSTANCE"
+    )
+    sysfs_usb: Path = option(
+        Path("/sys/bus/usb/devices"), "where the kernel shows USB devices", kind="path"
+    )
     size: str | None = option(None, "size of the APP partition, e.g. 14GiB", kind="text")
     args: list[str] = option([], "further arguments for flash.sh, before BOARD", kind="list")
     environment: Mapping[str, str] = option(
@@ -63,6 +90,8 @@ class BspSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceConfSettings:
+    """[device_conf]"""
+
     owner: str = option(
         "azaion", "account in the rootfs (or a number) that runs the Loader", kind="text"
     )
@@ -72,17 +101,23 @@ class DeviceConfSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SerialSettings:
+    """[serial]"""
+
     pattern: str | None = option(None, "regular expression of this site's serials", kind="pattern")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HooksSettings:
+    """[hooks]"""
+
     dirs: list[Path] = option([], "folders with a site's own plug-ins", kind="paths")
     disable: list[str] = option([], "names of plug-ins to leave out", kind="list")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildSettings:
+    """[build]"""
+
     flash: bool = option(True, "flash the device after the proof", kind="yesno", env="FLASH")
     lock_wait: float = option(600.0, "seconds to wait for another build of the tree", kind="number")
     script_timeout: float = option(7200.0, "seconds that one NVIDIA script may take", kind="number")
@@ -92,7 +127,24 @@ class BuildSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSettings:
+    """[image]"""
+
+    staging: str = option(
+        "rootfs",
+        "rootfs: stage into the rootfs itself; overlay: into a tmpfs over it (root)",
+        kind="choice",
+        choices=("rootfs", "overlay"),
+    )
+    keep: bool = option(
+        False, "keep the image (0600) after flashing it", kind="yesno", env="KEEP_IMAGE"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SmokeSettings:
+    """[smoke]"""
+
     loader_url: str | None = option(
         None, "Loader of the flashed device; {serial} is filled in; unset: no test", kind="text"
     )
@@ -108,4 +160,5 @@ class Settings:
     serial: SerialSettings = field(default_factory=SerialSettings)
     hooks: HooksSettings = field(default_factory=HooksSettings)
     build: BuildSettings = field(default_factory=BuildSettings)
+    image: ImageSettings = field(default_factory=ImageSettings)
     smoke: SmokeSettings = field(default_factory=SmokeSettings)

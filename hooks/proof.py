@@ -1,14 +1,17 @@
-"""The proof: reads device.conf back out of every file that holds the finished image."""
+"""The proof: reads every file that holds the finished image back: its identity, then the rest."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from azaion_imagebuild import hookimpl
 from azaion_imagebuild.model import (
     DEVICE_CONF,
+    LUKS,
     Build,
     DeviceIdentity,
+    FileEntry,
     Finding,
     Image,
     StagedFile,
@@ -19,18 +22,34 @@ from azaion_imagebuild.model import (
 def verify_image(
     build: Build, identity: DeviceIdentity, staged: Sequence[StagedFile], image: Image
 ) -> list[Finding]:
-    from azaion_imagebuild import device_conf, images  # late: `provision` needs none
+    from azaion_imagebuild import completeness  # late: `provision` needs none
     from azaion_imagebuild.proof import prove
 
     (ownership,) = (each.ownership for each in staged if each.path == DEVICE_CONF)
-    return [
+    differences = [
         finding
-        for path in (image.path, *image.also)
+        for path, entry in _device_confs(build, image)
         for finding in prove(
-            images.read_file(path, DEVICE_CONF, device_conf.LONGEST),
+            entry,
             str(path),
             email=build.email,
             owner=(ownership.uid, ownership.gid),
             password=identity.password,
         )
     ]
+    return differences or completeness.findings(build, image)
+
+
+def _device_confs(build: Build, image: Image) -> Iterator[tuple[Path, FileEntry | None]]:
+    """Yield device.conf out of each file; out of what was staged where the image is encrypted."""
+    from azaion_imagebuild import device_conf, images
+    from azaion_imagebuild.rootfs import Rootfs
+
+    if image.format == LUKS:
+        with Rootfs(build.rootfs_dir) as rootfs:
+            yield build.rootfs_dir, rootfs.read_file(DEVICE_CONF, device_conf.LONGEST)
+        return
+    for path in image.files:
+        entry = images.read_file(path, DEVICE_CONF, device_conf.LONGEST)
+        if entry is not None or path not in image.aside:
+            yield path, entry

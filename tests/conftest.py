@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from pyfakefs.fake_filesystem import FakeFilesystem
-from world import EMAIL, SERIAL, Ran, Request, Run, Script, Tree
+from world import EMAIL, SERIAL, Ran, Request, Run, Script, Tree, add_usb_device
 
 from azaion_imagebuild import cli
 from azaion_imagebuild.model import Build
@@ -64,7 +64,18 @@ def rootfs_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def bsp(tmp_path: Path) -> Path:
+def sysfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A made-up sysfs in which one Orin Nano waits in recovery mode, beside a keyboard."""
+    path = tmp_path / "sysfs"
+    add_usb_device(path, "1-3", "0955", "7523")
+    add_usb_device(path, "1-4", "046d", "c31c")
+    (path / "usb1").mkdir()
+    monkeypatch.setenv("AZAION_IMAGEBUILD_BSP_SYSFS_USB", str(path))
+    return path
+
+
+@pytest.fixture
+def bsp(tmp_path: Path, sysfs: Path) -> Path:
     """A reference Linux_for_Tegra with a virtual device in recovery mode."""
     path = create_bsp(tmp_path / "bsp" / "Linux_for_Tegra")
     (tmp_path / "bsp" / "device.img").touch()

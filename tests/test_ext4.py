@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
@@ -136,7 +137,7 @@ VARIANTS = OTHERS | {
 }
 
 
-@pytest.fixture(scope="module", params=VARIANTS.values(), ids=VARIANTS)
+@pytest.fixture(scope="module", params=VARIANTS.values(), ids=list(VARIANTS))
 def image(
     request: pytest.FixtureRequest, files: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
@@ -184,6 +185,14 @@ def test_links_lead_inside_the_image(image: Path) -> None:
         entry = filesystem.read_file(os.fsdecode(b"latin-\xe9"), LIMIT)
     assert entry is not None
     assert entry.data == b"not UTF-8\n"
+
+
+def test_the_root_and_the_number_of_files_are_those_that_went_in(image: Path, files: Path) -> None:
+    inodes = {path.lstat().st_ino for path in files.rglob("*")}
+    with image.open("rb") as stream:
+        filesystem = Ext4(stream)
+        assert filesystem.top_names() == set(os.listdir(files))
+        assert filesystem.count() == len(inodes)
 
 
 @pytest.mark.parametrize("indexed", [False, True], ids=["linear", "hashed"])
@@ -520,9 +529,6 @@ def test_what_lies_past_the_end_of_a_file_is_not_among_its_extents(small: Small)
     assert entry.data == CONF[:1]
 
 
-LEAF = -1  # stands for the block of the leaf below the root
-
-
 @pytest.mark.parametrize(
     ("offset", "kind", "number", "reason"),
     [
@@ -644,6 +650,109 @@ def endless(small: Small, size: int) -> Counted:
     return Counted(io.BytesIO(data))
 
 
-def test_a_directory_is_searched_up_to_16_mib(small_ext2: Small) -> None:
-    stream = endless(small_ext2, 16 * 1024**2)
-    assert Ext4(stream).read_file("etc/azaion/other", LIMIT) is None or True
+MOST_SEARCHED = 16 * 1024**2
+MOST_READS = 8 * MOST_SEARCHED // 1024
+"""A block of a directory costs up to eight reads: itself, its five nodes, an inode with its
+group's descriptor."""
+
+
+def test_a_directory_without_end_is_searched_up_to_16_mib(small_ext2: Small) -> None:
+    above = 2 * 1024  # the root and etc
+    stream = endless(small_ext2, MOST_SEARCHED - above)
+    assert Ext4(stream).read_file("etc/azaion/other", LIMIT) is None
+    assert MOST_SEARCHED // 1024 < stream.reads < 1.1 * MOST_SEARCHED // 1024
+    stream = endless(small_ext2, MOST_SEARCHED)
+    with pytest.raises(CorruptImage, match="too many or too large directories"):
+        Ext4(stream).read_file("etc/azaion/other", LIMIT)
+    assert stream.reads < 20
+
+
+def test_a_path_without_end_is_followed_through_16_mib(small: Small) -> None:
+    stream = Counted(io.BytesIO(small.data))
+    with pytest.raises(CorruptImage, match="too many or too large directories"):
+        Ext4(stream).read_file("etc/../" * 20_000 + DEVICE_CONF, LIMIT)
+    assert stream.reads < MOST_READS
+
+
+@pytest.fixture(scope="module", params=SMALL.values(), ids=list(SMALL))
+def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Small:
+    return make_small(tmp_path_factory.mktemp("small"), request.param)
+
+
+PROVEN = (DEVICE_CONF, "long-link/device.conf", "short-link/device.conf", "deep", "many/07-x")
+PROVEN_LIMIT = 400_000
+
+
+def prove(stream: Counted) -> None:
+    """Read the files of the small image; whatever it holds, the reader keeps its promises."""
+    for path in PROVEN:
+        reads, size = stream.reads, stream.bytes
+        try:
+            entry = Ext4(stream).read_file(path, PROVEN_LIMIT)
+        except CorruptImage:
+            pass
+        else:
+            assert entry is None or len(entry.data) <= PROVEN_LIMIT
+        with contextlib.suppress(CorruptImage):
+            Ext4(stream).top_names()
+        assert stream.reads - reads < MOST_READS
+        assert stream.bytes - size < 8 * MOST_SEARCHED
+
+
+def places(small: Small) -> list[tuple[int, int]]:
+    """Return what the reader looks at: ranges of bytes where damage can mislead it."""
+    stream = Counted(io.BytesIO(small.data))
+    prove(stream)
+    return sorted(set(stream.ranges))
+
+
+TELLING = [0, 1, 2, 3, 5, 8, 11, 12, 34, 78, 0xFF, 0x100, 0x400, 0x1000, 0x7FFF, 0x8000, 0x8001]
+TELLING += [
+    1012,
+    1016,
+    1020,
+    4084,
+    4088,
+    4092,
+    0xF30A,
+    0xFFFF,
+    0x10000,
+    0x80000,
+    0x7FFFFFFF,
+    0x80000000,
+    0xFFFFFFFF,
+]
+CHANGES = st.lists(
+    st.tuples(
+        st.integers(0, 2**16),
+        st.integers(0, 2**16),
+        st.sampled_from("BHHIII"),
+        st.sampled_from(TELLING) | st.integers(0, 2**32 - 1),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(changes=CHANGES)
+@settings(max_examples=300, deadline=None)
+def test_no_damage_misleads_the_reader(
+    target: Small, changes: list[tuple[int, int, str, int]]
+) -> None:
+    ranges = places(target)
+    data = target.data
+    for place, step, kind, number in changes:
+        start, length = ranges[place % len(ranges)]
+        width = struct.calcsize(kind)
+        offset = start + step % (length // width) * width
+        data = changed(data, (offset, kind, number & (256**width - 1)))
+    prove(Counted(io.BytesIO(data)))
+
+
+@given(seed=st.integers(0, 2**32), kept=st.sampled_from([0, 1024, 2048, 4096, 40_000]))
+@settings(max_examples=50, deadline=None)
+def test_no_noise_behind_a_magic_number_misleads_the_reader(
+    small: Small, seed: int, kept: int
+) -> None:
+    data = small.data[:kept] + noise(seed, 100_000 - kept) + bytes(2**20 - 100_000)
+    prove(Counted(io.BytesIO(changed(data, (1024 + 56, "H", 0xEF53), (1024 + 24, "I", seed % 8)))))

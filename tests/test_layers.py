@@ -12,10 +12,13 @@ ROOT = PACKAGE.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"", "errors", "secret", "resources"}),
-    frozenset({"model", "settings", "identity"}),
+    frozenset({"model", "settings", "identity", "usb"}),
     frozenset({"process", "http_client", "rootfs", "device_conf", "accounts", "images", "locks"}),
-    frozenset({"admin_api", "loader", "proof", "configuration", "hookspecs"}),
-    frozenset({"bsp", "staging"}),
+    frozenset(
+        {"admin_api", "loader", "proof", "configuration", "hookspecs", "leftovers", "residue"}
+    ),
+    frozenset({"bsp", "staging", "completeness", "overlay"}),
+    frozenset({"flashing", "clearing"}),
     frozenset({"plugins", "verification"}),
     frozenset({"pipeline"}),
     frozenset({"sandbox"}),
@@ -23,7 +26,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )
-HOOKS_MAY_IMPORT = 4
+HOOKS_MAY_IMPORT = 5
 
 
 def floor(module: str) -> int:

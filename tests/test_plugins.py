@@ -41,7 +41,7 @@ def test_plug_ins_are_called_in_name_order_the_sites_first(site: Site) -> None:
     settings = site({"zz_last.py": step, "aa_first.py": step, "_hidden.py": "raise OSError"})
     manager = load_plugins(settings)
     names = [name for name, _ in implementers(manager, "preflight")]
-    assert names == ["aa_first", "zz_last", "admin_api", "device_conf", "flash_sh"]
+    assert names == ["aa_first", "zz_last", "admin_api", "bsp", "device_conf"]
 
 
 def test_a_sites_answer_comes_before_the_shipped_one(site: Site) -> None:
@@ -63,7 +63,7 @@ def test_a_plug_in_may_hold_dataclasses_with_postponed_annotations(
 
 def test_plug_ins_can_be_left_out(site: Site) -> None:
     manager = load_plugins(HooksSettings(disable=["smoke"]))
-    assert [name for name, _ in implementers(manager, "post_flash")] == ["device_conf"]
+    assert [name for name, _ in implementers(manager, "post_flash")] == ["device_conf", "residue"]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
         load_plugins(HooksSettings(dirs=[tmp_path / "nothing"]))
 
 
-@pytest.mark.parametrize("name", ["proof", "device_conf", "admin_api", "flash_sh"])
+@pytest.mark.parametrize("name", ["device_conf", "admin_api", "flash"])
 def test_a_build_without_a_plug_in_for_each_step_does_not_start(name: str) -> None:
     with pytest.raises(UsageError, match="no plug-in does the step"):
         load_plugins(HooksSettings(disable=[name]))
@@ -117,7 +117,7 @@ def test_an_entry_point_is_a_plug_in_too(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "site_plugin.py").write_text(HEAD + "@hookimpl\ndef cleanup(build): pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     manager = load_plugins(HooksSettings())
-    assert [name for name, _ in implementers(manager, "cleanup")] == ["from_package"]
+    assert [name for name, _ in implementers(manager, "cleanup")] == ["from_package", "bsp"]
     load_plugins(HooksSettings(disable=["from_package"]))
 
 

@@ -22,7 +22,7 @@ class Tree:
 
     def snapshot(self) -> dict[str, tuple[Any, ...]]:
         """Return all that can be seen of the tree: kind, mode, owner, time, content."""
-        seen = {}
+        seen: dict[str, tuple[Any, ...]] = {}
         for folder, names, files in os.walk(self.path):
             for name in [".", *names, *files]:
                 path = os.path.normpath(os.path.join(folder, name))
@@ -35,7 +35,8 @@ class Tree:
                         content = stream.read()
                 owner = (found.st_uid, found.st_gid)
                 shown = (found.st_mode, owner, found.st_mtime_ns, content)
-                seen[os.path.relpath(path, self.path)] = shown
+                if os.path.relpath(path, self.path) not in CHANGED_BY_NVIDIA:
+                    seen[os.path.relpath(path, self.path)] = shown
         return seen
 
 
@@ -98,3 +99,22 @@ def replace_script(path: Path, text: str) -> None:
     path.rename(path.with_name(path.name + ".real"))
     path.write_text("#!/bin/bash\n" + text)
     path.chmod(0o755)
+
+
+CHANGED_BY_NVIDIA = (
+    "boot/Image",
+    "boot/extlinux/extlinux.conf",
+    "etc/nv_boot_control.conf",
+    "etc/user_release_version",
+)
+"""What NVIDIA's scripts write into the rootfs themselves."""
+
+
+def add_usb_device(sysfs: Path, instance: str, vendor: str, product: str) -> None:
+    """Add a device to a made-up /sys/bus/usb/devices."""
+    folder = sysfs / instance
+    folder.mkdir(parents=True)
+    bus, _, path = instance.partition("-")
+    for name, text in (("idVendor", vendor), ("idProduct", product), ("busnum", bus),
+                       ("devpath", path)):  # fmt: skip
+        (folder / name).write_text(text + "\n")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from ..errors import VerificationError
-from ..model import FileEntry
+from ..model import LUKS, FileEntry
+from . import tar
 from .ext4 import Ext4
 from .sparse import SparseReader, is_sparse
 from .stream import CorruptImage, Readable
@@ -19,26 +20,49 @@ __all__ = [
     "format_of",
     "image_format",
     "open_filesystem",
+    "opened",
     "read_file",
+    "superblock",
 ]
+
+
+_LUKS_MAGIC = b"LUKS\xba\xbe"
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz"}
 
 
 class Filesystem(Protocol):
     """Something that holds a device's files."""
 
     def read_file(self, path: str, limit: int) -> FileEntry | None:
-        """Return the regular file at ``path``, links followed inside; None: it is not there."""
+        """Return the regular file at ``path``; None: it is not there."""
+        ...
+
+    def top_names(self) -> set[str]:
+        """Return the names in the root directory."""
+        ...
+
+    def count(self) -> int:
+        """Return how many files there are: inodes, or members of an archive."""
         ...
 
 
 def image_format(stream: Readable) -> str:
-    """Return the format of the filesystem in ``stream``, by its magic number: sparse or ext4.
+    """Return the format in ``stream``, by its magic number: ``sparse ext4 tar luks``.
 
     Raises:
-        CorruptImage: it is neither.
+        CorruptImage: it is none of these.
     """
     if is_sparse(stream):
         return "sparse"
+    stream.seek(0)
+    head = stream.read(512) or b""
+    if head.startswith(_LUKS_MAGIC):
+        return LUKS
+    for magic, name in _COMPRESSED.items():
+        if head.startswith(magic):
+            raise CorruptImage(f"it is compressed ({name}); unpack it first")
+    if head[tar.MAGIC_OFFSET :].startswith(tar.MAGIC):
+        return "tar"
     Ext4(stream)
     return "ext4"
 
@@ -49,7 +73,32 @@ def open_filesystem(stream: Readable) -> Filesystem:
     Raises:
         CorruptImage: the headers are not those of a supported image.
     """
-    return Ext4(SparseReader(stream) if is_sparse(stream) else stream)
+    found = image_format(stream)
+    if found == LUKS:
+        raise CorruptImage("it is encrypted (LUKS) and cannot be read back")
+    if found == "tar":
+        return tar.Tar(stream)
+    return Ext4(SparseReader(stream) if found == "sparse" else stream)
+
+
+@contextlib.contextmanager
+def opened(image: Path) -> Iterator[Filesystem]:
+    """Open the filesystem in the image at ``image``.
+
+    Raises:
+        VerificationError: the image cannot be opened or its contents are damaged.
+    """
+    with _opened(image) as stream:
+        yield open_filesystem(stream)
+
+
+def superblock(image: Path) -> bytes | None:
+    """Return the ext4 superblock in a raw or sparse image; None: it holds none.
+
+    Two images of one filesystem have the same: its UUID and the time of its last write are in it.
+    """
+    with opened(image) as filesystem:
+        return filesystem.superblock if isinstance(filesystem, Ext4) else None
 
 
 def read_file(image: Path, path: str, limit: int) -> FileEntry | None:
@@ -58,8 +107,8 @@ def read_file(image: Path, path: str, limit: int) -> FileEntry | None:
     Raises:
         VerificationError: the image cannot be opened or its contents are damaged.
     """
-    with _opened(image) as stream:
-        return open_filesystem(stream).read_file(path, limit)
+    with opened(image) as filesystem:
+        return filesystem.read_file(path, limit)
 
 
 def format_of(image: Path) -> str:

@@ -82,8 +82,11 @@ class Ext4:
     def __init__(self, stream: Readable) -> None:
         self._stream = stream
         sb = read_exactly(stream, 1024, 1024, "ext4 superblock")
+        self.superblock = sb
         if struct.unpack_from("<H", sb, 56)[0] != MAGIC:
             raise CorruptImage("no ext4 superblock at byte 1024")
+        blocks: int
+        self._inodes: int
         self._inodes, blocks = struct.unpack_from("<II", sb, 0)
         (self._first_block, log_size) = struct.unpack_from("<II", sb, 20)
         self._blocks_per_group, _, self._inodes_per_group = struct.unpack_from("<III", sb, 32)
@@ -183,6 +186,19 @@ class Ext4:
             to_go.extendleft(reversed(_parts(target)))
         return passed[-1]
 
+    def top_names(self) -> set[str]:
+        """Return the names in the root directory, without those that every filesystem has."""
+        entries = self._entries(self._inode(_ROOT_INODE))
+        names = {name.decode("utf-8", "surrogateescape") for name, _ in entries}
+        return names - {".", "..", "lost+found"}
+
+    def count(self) -> int:
+        """Return how many inodes are in use, without the root and those that are reserved."""
+        free: int = struct.unpack_from("<I", self.superblock, 16)[0]
+        first: int = struct.unpack_from("<I", self.superblock, 84)[0]
+        lost_and_found = 1
+        return self._inodes - free - (first - 1) - lost_and_found
+
     def extents(self, inode: Inode) -> Iterator[Extent]:
         """Yield where the blocks of ``inode`` lie, in order, up to its size; holes are left out.
 
@@ -241,25 +257,25 @@ class Ext4:
 
     def _lookup(self, directory: Inode, wanted: bytes) -> int | None:
         """Return the inode number of a name; the same name twice is damage, not a choice."""
+        numbers = [number for name, number in self._entries(directory) if name == wanted]
+        if len(numbers) > 1:
+            raise CorruptImage(f"the name {wanted!r} stands twice in its directory")
+        return numbers[0] if numbers else None
+
+    def _entries(self, directory: Inode) -> Iterator[tuple[bytes, int]]:
+        """Yield (name, inode number); a hole is damage, for any name may have been there."""
         _refuse_inline_and_encrypted(directory)
-        if directory.size == 0 or directory.size % self.block_size:
+        if directory.size % self.block_size or not 0 < directory.size <= _MOST_SEARCHED:
             raise CorruptImage(f"directory inode {directory.number} has a size it cannot have")
-        found = None
         reached = 0
         for extent in self.extents(directory):
             if extent.logical != reached or not extent.written:
                 break
             reached += extent.length
             for physical in range(extent.physical, extent.physical + extent.length):
-                for name, number in self._names(self._block(physical)):
-                    if name != wanted:
-                        continue
-                    if found is not None:
-                        raise CorruptImage(f"the name {wanted!r} stands twice in its directory")
-                    found = number
+                yield from self._names(self._block(physical))
         if reached * self.block_size != directory.size:
             raise CorruptImage(f"directory inode {directory.number} has a hole")
-        return found
 
     def _names(self, block: bytes) -> Iterator[tuple[bytes, int]]:
         position = 0

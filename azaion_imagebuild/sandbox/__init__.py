@@ -71,5 +71,6 @@ class Sandbox:
                 settings,
                 admin_api=dataclasses.replace(settings.admin_api, url=api.url),
                 bsp=dataclasses.replace(settings.bsp, dir=self.bsp),
+                image=dataclasses.replace(settings.image, keep=True),  # to look at
                 smoke=dataclasses.replace(settings.smoke, loader_url=device.url),
             )

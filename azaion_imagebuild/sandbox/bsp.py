@@ -9,7 +9,7 @@ from pathlib import Path
 
 TREE = Path(__file__).parent / "Linux_for_Tegra"
 _MARK = ".azaion-sandbox"
-_EXECUTABLE = ("flash.sh", "bootloader/mksparse")
+_EXECUTABLE = ("flash.sh", "bootloader/mksparse", "tools/kernel_flash/l4t_initrd_flash.sh")
 
 
 def service_user() -> int:
@@ -75,6 +75,7 @@ def _files(uid: int) -> dict[str, str]:
         "etc/nv_tegra_release": "# R35 (release), REVISION: 3.1, GCID: 0, BOARD: t186ref, EABI:"
         " aarch64, DATE: reference BSP\n",
         "etc/nv_boot_control.conf": "TNSPEC reference\n",
+        "etc/user_release_version": "0\n",
         "boot/extlinux/extlinux.conf": "DEFAULT primary\nLABEL primary\n  LINUX /boot/Image\n",
         "boot/Image": "reference kernel\n",
         "usr/bin/azaion-loader": "#!/bin/sh\necho reference Loader\n",

@@ -7,6 +7,8 @@ set -eu
 
 die() { echo "Error: $*" >&2; exit 1; }
 
+date > rootfs/etc/user_release_version  # NVIDIA's does so even before it looks for root
+
 no_flash=0 reuse=0 rootfs=rootfs size=
 while [ $# -gt 0 ]; do
     case $1 in
@@ -14,6 +16,7 @@ while [ $# -gt 0 ]; do
         -r) reuse=1 ;;
         -R) rootfs=$2; shift ;;
         -S) size=$2; shift ;;
+        --usb-instance) shift ;;
         -*) die "unknown option $1" ;;
         *) break ;;
     esac
@@ -39,6 +42,11 @@ to_bytes() {
 }
 
 build_system_img() {
+    echo "copying kernel and extlinux.conf into $rootfs/boot ..."
+    echo "reference kernel" > "$rootfs/boot/Image"
+    printf 'DEFAULT primary\nLABEL primary\n  LINUX /boot/Image\n  APPEND root=%s\n' "$rootdev" \
+        > "$rootfs/boot/extlinux/extlinux.conf"
+    echo "TNSPEC $board" > "$rootfs/etc/nv_boot_control.conf"
     echo "Making system.img..."
     local bytes raw=bootloader/system.img.raw copy=bootloader/mnt
     bytes=$(to_bytes "${size:-$APP_SIZE}")
@@ -55,7 +63,12 @@ build_system_img() {
         || { rm -rf "$copy"; die "making the filesystem failed. APPSIZE might be too small"; }
     rm -rf "$copy"
     (cd bootloader && ./mksparse --fillpattern=0 system.img.raw system.img)
-    chmod 755 "$raw" bootloader/system.img
+    if [ "${ROOTFS_ENC:-0}" = 1 ]; then  # nobody can read it back
+        { printf 'LUKS\272\276\000\002'; head -c 1048576 /dev/urandom; } > bootloader/system.img
+        rm -f "$raw"
+    fi
+    [ "${ROOTFS_AB:-0}" != 1 ] || cp bootloader/system.img bootloader/system.img_b
+    chmod 755 bootloader/system.img*
     echo "system.img built successfully."
 }
 

@@ -1,0 +1,48 @@
+"""What a killed script leaves attached: mounts inside a tree, loop devices backed by its files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from .process import run
+
+_MOUNTINFO = Path("/proc/self/mountinfo")
+_BLOCK = Path("/sys/block")
+
+
+def mounts_below(folder: Path, mountinfo: Path = _MOUNTINFO) -> list[Path]:
+    """Return the mount points inside ``folder``, the last mounted first (proc_pid_mountinfo(5))."""
+    root = folder.resolve()
+    points = [Path(_unescaped(line.split()[4])) for line in mountinfo.read_text().splitlines()]
+    return [point for point in reversed(points) if root in point.parents]
+
+
+def loops_of(folder: Path, block: Path = _BLOCK) -> list[Path]:
+    """Return the loop devices whose backing file lies in ``folder``."""
+    root = folder.resolve()
+    found = []
+    for backing in sorted(block.glob("loop*/loop/backing_file")):
+        try:
+            file = Path(backing.read_text().rstrip("\n").removesuffix(" (deleted)"))
+        except OSError:
+            continue  # detached meanwhile
+        if root in file.parents:
+            found.append(Path("/dev") / backing.parts[-3])
+    return found
+
+
+def give_back(folder: Path) -> list[str]:
+    """Unmount and detach what is left of ``folder``; return what could not be given back.
+
+    Only for the holder of the tree's lock: nobody else is at work there.
+    """
+    for point in mounts_below(folder):
+        run(["umount", str(point)], cwd=Path("/"), timeout=60)
+    for device in loops_of(folder):
+        run(["losetup", "-d", str(device)], cwd=Path("/"), timeout=60)
+    return [str(each) for each in (*mounts_below(folder), *loops_of(folder))]
+
+
+def _unescaped(field: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)

@@ -1,0 +1,134 @@
+"""Where a password is left in a BSP tree after a build: removing those files, and looking again."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from .secret import Secret
+
+IMAGES = (
+    "bootloader/system.img",
+    "bootloader/system.img.raw",
+    "bootloader/system.img_b",
+    "bootloader/system.img_b.raw",
+    "tools/kernel_flash/images/internal/system.img",
+    "tools/kernel_flash/images/external/system.img",
+    "tools/kernel_flash/images/internal/system.img_b",
+    "tools/kernel_flash/images/external/system.img_b",
+)
+"""Every file of a Linux_for_Tegra in which NVIDIA's scripts put the root filesystem."""
+
+_COPIES = ("mfi_*",)
+_BACKUPS = ("bootloader/system.img*.bak", "bootloader/system.img*.orig", "bootloader/system.img*~")
+_WINDOW = 1 << 20
+_CLOCK = 2.0  # seconds by which a file's time may lag behind the clock
+
+
+def present_images(tree: Path) -> list[Path]:
+    """Return the images that are there."""
+    return [path for name in IMAGES if (path := tree / name).is_file() and not path.is_symlink()]
+
+
+def hide_images(tree: Path) -> None:
+    """Make every image readable by its owner only: NVIDIA leaves them 0755 or 0644."""
+    for path in present_images(tree):
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+
+
+def remove_images(tree: Path) -> None:
+    """Remove the images of whatever earlier build: a stale one must not pass for a new one."""
+    for path in present_images(tree):
+        path.unlink(missing_ok=True)
+
+
+def remove(tree: Path, *, since: float, keep: Iterable[Path] = ()) -> list[str]:
+    """Remove the images, their backups, and massflash's copies; return their names.
+
+    Args:
+        tree: the Linux_for_Tegra folder.
+        keep: files to leave.
+        since: seconds since the epoch; what was last changed before is not of this build and stays.
+    """
+    kept = set(keep)
+    doomed = [*present_images(tree), *_matching(tree, (*_BACKUPS, *_COPIES))]
+    removed = []
+    for path in doomed:
+        if path in kept or path.lstat().st_ctime < since - _CLOCK:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        removed.append(str(path.relative_to(tree)))
+    return removed
+
+
+def _matching(tree: Path, patterns: Iterable[str]) -> list[Path]:
+    return sorted(path for pattern in patterns for path in tree.glob(pattern))
+
+
+def holders(tree: Path, secret: Secret, since: float) -> list[Path]:
+    """Return the files below ``tree`` that hold the secret, among those changed since then.
+
+    What was changed before the secret was made cannot hold it. Holes are skipped; memory is
+    bounded. Links are not followed and only regular files are opened.
+
+    Args:
+        since: seconds since the epoch, compared with each file's ctime.
+    """
+    needle = secret.reveal().encode()
+    return [path for path in _changed(tree, since - _CLOCK) if _holds(path, needle)]
+
+
+def _changed(tree: Path, since: float) -> Iterator[Path]:
+    for folder, _, names in os.walk(tree):
+        for name in names:
+            path = Path(folder, name)
+            try:
+                found = path.lstat()
+            except OSError:
+                continue
+            if stat.S_ISREG(found.st_mode) and found.st_ctime >= since:
+                yield path
+
+
+def _holds(path: Path, needle: bytes) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        tail, position = b"", 0
+        for start, data in _data(descriptor):
+            joined = (tail if start == position else b"") + data
+            if needle in joined:
+                return True
+            tail, position = joined[-len(needle) + 1 :], start + len(data)
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _data(descriptor: int) -> Iterator[tuple[int, bytes]]:
+    """Yield (offset, bytes) of what a file really holds; holes are left out."""
+    position = 0
+    while True:
+        try:
+            position = os.lseek(descriptor, position, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return  # nothing but a hole up to the end
+            raise
+        end = os.lseek(descriptor, position, os.SEEK_HOLE)
+        while position < end:
+            block = os.pread(descriptor, min(_WINDOW, end - position), position)
+            if not block:
+                return
+            yield position, block
+            position += len(block)

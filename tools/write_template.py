@@ -1,0 +1,82 @@
+"""Write templates/imagebuild.toml: every setting, its help, its default or an example.
+
+usage: .venv/bin/python tools/write_template.py > templates/imagebuild.toml
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from azaion_imagebuild.configuration import keys
+
+INTRODUCTION = """\
+# Settings of azaion-imagebuild. Every key is here: a commented one shows its default, or an example
+# where there is none. Flags come before variables, variables before this file. Relative paths start
+# at this file's folder.
+"""
+SECTIONS = {
+    "admin_api": "The admin API, which holds one account per device (runbook).",
+    "bsp": "NVIDIA's Linux_for_Tegra.",
+    "device_conf": "/etc/azaion/device.conf on the device.",
+    "serial": "The serial on the label.",
+    "hooks": "Plug-ins: one file per concern.",
+    "build": "The build itself.",
+    "image": "The image.",
+    "smoke": "The test of the flashed device.",
+}
+EXAMPLES: dict[str, Any] = {
+    "admin_api.url": "https://admin.internal.example.com",
+    "admin_api.token_file": "/etc/azaion-imagebuild/token",
+    "admin_api.token_env": "ADMIN_API_TOKEN",
+    "admin_api.client_cert": "/etc/azaion-imagebuild/client.pem",
+    "admin_api.client_key": "/etc/azaion-imagebuild/client.key",
+    "admin_api.ca_file": "/etc/ssl/certs/site-ca.pem",
+    "admin_api.headers": {"X-Site": "plant-3"},
+    "bsp.dir": "/srv/l4t/Linux_for_Tegra",
+    "bsp.rootfs_dir": "/srv/images/orin-nano/rootfs-staging",
+    "bsp.external_device": "nvme0n1p1",
+    "bsp.partition_xml": "tools/kernel_flash/flash_l4t_external.xml",
+    "bsp.usb_instance": "1-3",
+    "bsp.size": "14GiB",
+    "bsp.environment": {
+        "BOARDID": "3767",
+        "FAB": "300",
+        "BOARDSKU": "0005",
+        "BOARDREV": "A.0",
+        "CHIP_SKU": "00:00:00:D6",
+        "RAMCODE_ID": "0",
+    },
+    "device_conf.group": "azaion",
+    "device_conf.template": "device.conf",
+    "serial.pattern": "AZJN-[0-9]{4}",
+    "hooks.dirs": ["hooks"],
+    "hooks.disable": ["smoke"],
+    "build.state_dir": "/var/lib/azaion-imagebuild",
+    "smoke.loader_url": "http://{serial}.local:8080",
+}
+
+
+def main() -> None:
+    """Print the template."""
+    print(INTRODUCTION, end="")
+    section = None
+    for key in keys():
+        if key.section != section:
+            section = key.section
+            print(f"\n# {SECTIONS[section]}\n[{section}]")
+        variable = "" if key.kind == "table" else f" ({key.env})"
+        example = EXAMPLES.get(f"{key.section}.{key.name}", key.default)
+        print(f"# {key.help}{variable}\n#{key.name} = {toml(example)}")
+
+
+def toml(value: Any) -> str:
+    """Return a value as TOML writes it."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{name} = {toml(each)}" for name, each in value.items()) + " }"
+    return json.dumps(str(value) if isinstance(value, Path) else value)
+
+
+if __name__ == "__main__":
+    main()
