@@ -48,6 +48,7 @@ class LinuxForTegra:
             return [_error(f"{script} is not an executable script", hint)]
         return [
             *self._board_findings(build),
+            *self._firmware_findings(build),
             *self._rootfs_findings(build),
             *self._host_findings(build),
             *self._device_findings(build),
@@ -108,6 +109,15 @@ class LinuxForTegra:
                 "the initrd flash packs the BSP's own rootfs only",
                 'leave --rootfs-dir out, and [image] staging = "rootfs"',
             )
+
+    def _firmware_findings(self, build: Build) -> Iterator[Finding]:
+        for name in build.settings.bsp.required_files:
+            path = self.dir / name
+            if not path.is_file() or not path.stat().st_size:
+                yield _error(
+                    f"the BSP lacks {name}, or it is empty",
+                    "install it: flash.sh drops a firmware file that is missing without a word",
+                )
 
     def _rootfs_findings(self, build: Build) -> Iterator[Finding]:
         try:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import os
-import secrets
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,8 +18,8 @@ from . import __version__
 from .configuration import load
 from .console import Console
 from .errors import ExitCode, OperatorError, UsageError
-from .identity import email_for, parse_serial
-from .model import Build, BuildRecord
+from .identity import parse_serial
+from .model import BuildRecord
 from .process import ENV_PREFIX
 from .settings import Settings
 
@@ -86,38 +84,32 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _image(args: argparse.Namespace, console: Console) -> int:
-    from . import pipeline
-    from .plugins import load_plugins
+    from .builds import build_image
 
-    settings = _settings(args)
-    serial = parse_serial(args.serial or "", settings.serial.pattern)
-    hook = load_plugins(settings.hooks).hook
-    with _sandbox_or_real(settings) as (used, sandbox):
-        if used.bsp.dir is None:
-            raise UsageError("no BSP given", hint="give the Linux_for_Tegra folder by --bsp (BSP=)")
-        rootfs_dir = used.bsp.rootfs_dir or used.bsp.dir / "rootfs"
-        build = _build(serial, used, rootfs_dir, bsp_dir=used.bsp.dir, sandbox=sandbox)
-        console.began(build)
-        return _finish(pipeline.run(build, hook, console), args, console)
+    return _finish(build_image(args.serial or "", _settings(args), console), args, console)
 
 
 def _provision(args: argparse.Namespace, console: Console) -> int:
-    from . import pipeline
-    from .plugins import load_plugins
+    from .builds import provision
 
-    settings = _settings(args)
-    serial = parse_serial(args.serial or "", settings.serial.pattern)
-    rootfs_dir = settings.bsp.rootfs_dir
-    if rootfs_dir is None or settings.admin_api.url is None:
-        raise UsageError(
-            "provision needs an admin API and a rootfs",
-            hint="give --api-url and --rootfs-dir; to try without any: azaion-imagebuild image",
+    return _finish(provision(args.serial or "", _settings(args), console), args, console)
+
+
+def _doctor(args: argparse.Namespace, console: Console) -> int:
+    from .builds import examine
+
+    findings = examine(_settings(args))
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if args.json:
+        _print_json(
+            {
+                "outcome": "failed" if errors else "done",
+                "findings": [dataclasses.asdict(finding) for finding in findings],
+                "exit_code": int(ExitCode.PREFLIGHT if errors else ExitCode.DONE),
+            }
         )
-    required = ("prepare", "provision_identity", "pre_flash")
-    hook = load_plugins(settings.hooks, required=required).hook
-    build = _build(serial, settings, rootfs_dir)
-    console.began(build)
-    return _finish(pipeline.provision(build, hook, console), args, console)
+    console.examined(findings)
+    return int(ExitCode.PREFLIGHT if errors else ExitCode.DONE)
 
 
 def _finish(record: BuildRecord, args: argparse.Namespace, console: Console) -> int:
@@ -160,7 +152,9 @@ def _hooks(args: argparse.Namespace, console: Console) -> int:
 
 
 def _sandbox(args: argparse.Namespace, console: Console) -> int:
-    sandbox = _the_sandbox(_settings(args))
+    from .builds import the_sandbox
+
+    sandbox = the_sandbox(_settings(args))
     if args.action == "reset":
         sandbox.reset()
         console.say(f"removed {sandbox.dir}")
@@ -182,81 +176,6 @@ def _sandbox(args: argparse.Namespace, console: Console) -> int:
         for name, path in {} if args.json else parts.items():
             print(f"{name:8}{path}")
     return 0
-
-
-@contextmanager
-def _sandbox_or_real(settings: Settings) -> Iterator[tuple[Settings, bool]]:
-    """Yield the settings to build with; the sandbox only when neither a BSP nor an API is set.
-
-    Raises:
-        UsageError: one is set without the other: a production build never falls into the sandbox.
-    """
-    given = {
-        "BSP (--bsp)": settings.bsp.dir,
-        "API_URL (--api-url)": settings.admin_api.url,
-        "ROOTFS_DIR (--rootfs-dir)": settings.bsp.rootfs_dir,
-    }
-    if settings.bsp.dir is not None and settings.admin_api.url is not None:
-        yield settings, False
-    elif any(value is not None for value in given.values()):
-        there = " and ".join(name for name, value in given.items() if value is not None)
-        missing = " and ".join(name for name, value in list(given.items())[:2] if value is None)
-        raise UsageError(
-            f"{there} is set, but not {missing}",
-            hint="a real build needs both; with none of them the build runs in the sandbox",
-        )
-    else:
-        with _the_sandbox(settings).running(settings) as used:
-            yield used, True
-
-
-def _the_sandbox(settings: Settings) -> Any:
-    from .sandbox import Sandbox
-
-    return Sandbox(_state_dir(settings) / "sandbox")
-
-
-def _build(
-    serial: str,
-    settings: Settings,
-    rootfs_dir: Path,
-    *,
-    bsp_dir: Path | None = None,
-    sandbox: bool = False,
-) -> Build:
-    attempt = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
-    log_dir = _state_dir(settings) / "logs" / serial / attempt
-    if bsp_dir is not None:  # only a build has a log
-        try:
-            log_dir.mkdir(parents=True, mode=0o700)
-        except OSError as error:
-            raise UsageError(
-                f"cannot make the log folder {log_dir}: {error.strerror}",
-                hint=f"set {ENV_PREFIX}STATE_DIR to a folder of your own",
-            ) from None
-    return Build(
-        serial=serial,
-        email=email_for(serial),
-        attempt=attempt,
-        settings=settings,
-        rootfs_dir=rootfs_dir,
-        bsp_dir=bsp_dir,
-        log_dir=log_dir,
-        sandbox=sandbox,
-        flash=settings.build.flash,
-    )
-
-
-def _state_dir(settings: Settings) -> Path:
-    if settings.build.state_dir is not None:
-        return settings.build.state_dir
-    home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    try:
-        return Path(home).expanduser() / "azaion-imagebuild"
-    except RuntimeError:
-        raise UsageError(
-            "this user has no home folder", hint=f"set {ENV_PREFIX}STATE_DIR"
-        ) from None
 
 
 def _settings(args: argparse.Namespace) -> Settings:
@@ -307,22 +226,13 @@ def _parser() -> argparse.ArgumentParser:
     image = _command(commands, "image", _image, "build, prove and flash one device's image")
     _serial(image)
     _site(image)
-    image.add_argument("--bsp", metavar="DIR", help="the Linux_for_Tegra folder")
-    image.add_argument("--board", help="board, as flash.sh takes it")
-    image.add_argument("--rootdev", help="root device, as flash.sh takes it")
-    image.add_argument("--size", help="size of the APP partition, e.g. 14GiB")
-    image.add_argument(
-        "--method", choices=["flash", "initrd"], help="NVIDIA's script; default: flash"
-    )
-    image.add_argument("--usb-instance", metavar="BUS-PORT", help="the device to flash, e.g. 1-3")
-    image.add_argument(
-        "--keep-image",
-        action="store_const",
-        const=True,
-        help="keep the image (0600) after flashing it",
-    )
-    image.add_argument("--flash", metavar="0|1", help="0: build and prove, but do not flash")
+    _bsp(image)
     _owner(image)
+
+    doctor = _command(commands, "doctor", _doctor, "look whether host, BSP and API are ready")
+    _site(doctor)
+    _bsp(doctor)
+    _owner(doctor)
 
     provision = _command(
         commands,
@@ -371,6 +281,24 @@ def _site(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--api-url", metavar="URL", help="base URL of the admin API")
     parser.add_argument("--rootfs-dir", metavar="DIR", help="root filesystem to stage into")
     _disable(parser)
+
+
+def _bsp(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bsp", metavar="DIR", help="the Linux_for_Tegra folder")
+    parser.add_argument("--board", help="board, as flash.sh takes it")
+    parser.add_argument("--rootdev", help="root device, as flash.sh takes it")
+    parser.add_argument("--size", help="size of the APP partition, e.g. 14GiB")
+    parser.add_argument(
+        "--method", choices=["flash", "initrd"], help="NVIDIA's script; default: flash"
+    )
+    parser.add_argument("--usb-instance", metavar="BUS-PORT", help="the device to flash, e.g. 1-3")
+    parser.add_argument(
+        "--keep-image",
+        action="store_const",
+        const=True,
+        help="keep the image (0600) after flashing it",
+    )
+    parser.add_argument("--flash", metavar="0|1", help="0: build and prove, but do not flash")
 
 
 def _owner(parser: argparse.ArgumentParser) -> None:

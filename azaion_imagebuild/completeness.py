@@ -29,42 +29,40 @@ def findings(build: Build, image: Image) -> list[Finding]:
 
 
 def _missing(build: Build, image: Image) -> Iterator[Finding]:
-    """Find what the rootfs has and the image has not: names at the top, and the count of files.
-
-    flash.sh copies the rootfs by ``tar *``: dotfiles at the top never arrive. What changed since
-    the build began is left out of the count: the scripts write into the rootfs themselves.
-    """
+    """Find what the rootfs has and the image has not, by name."""
+    missing = _paths(build.rootfs_dir, build.began)
     with images.opened(image.path) as filesystem:
-        names, count = filesystem.top_names(), filesystem.count()
-    expected = {entry.name for entry in os.scandir(build.rootfs_dir)} - {"lost+found"}
-    missing = sorted(name for name in expected - names if not name.startswith("."))
+        for path in filesystem.paths():
+            missing.discard(path)
     if missing:
-        shown = ", ".join(missing[:_MOST_NAMES])
-        yield Finding(message=f"{image.path} lacks /{shown} of the rootfs", hint=_LOOK)
-        return
-    files = _count(build.rootfs_dir, build.began, by_name=image.format == "tar")
-    if count < files:
-        message = f"{image.path} holds {count} files, the rootfs {files}: it is not whole"
-        yield Finding(message=message, hint=_LOOK)
+        shown = ", ".join(f"/{path}" for path in sorted(missing)[:_MOST_NAMES])
+        more = f" and {len(missing) - _MOST_NAMES} more" if len(missing) > _MOST_NAMES else ""
+        yield Finding(
+            message=f"{image.path} is not whole: it lacks {shown}{more} of the rootfs", hint=_LOOK
+        )
 
 
-def _count(rootfs: Path, before: float, *, by_name: bool) -> int:
-    """Count the files below ``rootfs`` last changed before then: inodes, or names of an archive."""
-    seen: set[tuple[int, int]] = set()
-    names = 0
-    for folder, folders, files in os.walk(rootfs):
-        if Path(folder) == rootfs:
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            files = [name for name in files if not name.startswith(".")]
+def _paths(rootfs: Path, before: float) -> set[str]:
+    """Return what must be in the image: all that was last changed before the build began.
+
+    flash.sh copies the rootfs by ``tar *``, so dotfiles at the top never arrive; tar leaves
+    sockets. The scripts write into the rootfs themselves: what is newer may be missing.
+    """
+    found = set()
+    top = str(rootfs)
+    for folder, folders, files in os.walk(top):
+        within = folder[len(top) + 1 :]
+        if not within:
+            folders[:] = [name for name in folders if name[0] != "." and name != "lost+found"]
+            files = [name for name in files if name[0] != "."]
         for name in (*folders, *files):
             try:
-                found = os.lstat(os.path.join(folder, name))  # noqa: PTH118 - half the time
+                at = os.lstat(f"{folder}/{name}")
             except OSError:
                 continue
-            if found.st_ctime < before and not stat.S_ISSOCK(found.st_mode):  # tar leaves sockets
-                names += 1
-                seen.add((found.st_dev, found.st_ino))
-    return names if by_name else len(seen)
+            if at.st_ctime < before and not stat.S_ISSOCK(at.st_mode):
+                found.add(f"{within}/{name}" if within else name)
+    return found
 
 
 def _disagreeing(image: Image) -> Iterator[Finding]:

@@ -75,6 +75,14 @@ class Console:
         done = "DONE in the SANDBOX" if record.build.sandbox else "DONE"
         self.say(f"{done}: {record.build.serial} in {record.seconds:.1f} s")
 
+    def examined(self, findings: list[Finding]) -> None:
+        """A host has been looked at."""
+        for finding in findings:
+            self.say(f"{finding.severity}: {finding.message}")
+            self.say(f"hint: {finding.hint}")
+        if not any(finding.severity == "error" for finding in findings):
+            self.say("OK: ready to build")
+
     def verified(self, report: Report) -> None:
         """A verification has ended."""
         for finding in report.findings:

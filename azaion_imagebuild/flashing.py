@@ -10,7 +10,7 @@ from pathlib import Path
 
 from . import residue
 from .bsp import FLASH_SH, INITRD_FLASH_SH, RECOVERY_HINT
-from .errors import FlashError, ImageBuildError, OperatorError
+from .errors import FlashError, ImageBuildError, OperatorError, StagingError
 from .images import format_of
 from .leftovers import give_back
 from .model import LUKS, Build, FlashResult, Image
@@ -165,6 +165,7 @@ def _flashed(build: Build) -> FlashResult:
 
 
 def _run(tree: Path, build: Build, argv: list[str], error: type[OperatorError]) -> Finished:
+    make_log_dir(build)
     environ = dict(build.settings.bsp.environment)
     if os.geteuid() == 0:
         environ["USER"] = "root"  # the scripts look at the variable, not at the uid
@@ -229,6 +230,21 @@ def _format(path: Path, build: Build) -> str:
             hint='set [bsp] environment = { ROOTFS_ENC = "1" } when that is meant',
         )
     return found
+
+
+def make_log_dir(build: Build) -> None:
+    """Make the folder of this attempt's log, for this user only.
+
+    Raises:
+        StagingError: it cannot be made.
+    """
+    try:
+        build.log_dir.mkdir(parents=True, mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise StagingError(
+            f"cannot make the log folder {build.log_dir}: {error.strerror}",
+            hint="set AZAION_IMAGEBUILD_STATE_DIR to a folder of your own",
+        ) from None
 
 
 def _see(build: Build) -> str:

@@ -97,6 +97,9 @@ def cleanup(build: Build) -> None:
     """Give back temporary things, after success and failure alike; every plug-in is tried."""
 
 
+STAGING: tuple[str, ...] = ("prepare", "provision_identity", "pre_flash")
+"""Steps that writing device.conf cannot do without."""
+
 REQUIRED: tuple[str, ...] = (
     "prepare",
     "provision_identity",

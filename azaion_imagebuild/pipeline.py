@@ -40,6 +40,9 @@ T = TypeVar("T")
 class Watcher(Protocol):
     """Who is told how a build goes on."""
 
+    def began(self, build: Build) -> None:
+        """A build begins."""
+
     def started(self, step: str) -> None:
         """A step begins."""
 
@@ -113,6 +116,7 @@ class _Steps(Protocol):
 
 def _attempt(build: Build, hook: pluggy.HookRelay, watcher: Watcher, steps: _Steps) -> BuildRecord:
     done = _Attempt(build=build, hook=hook, watcher=watcher)
+    watcher.began(build)
     try:
         with _locked(build) as held, _always_cleaned_up(done):
             done.build = held

@@ -83,6 +83,11 @@ class BspSettings:
     )
     size: str | None = option(None, "size of the APP partition, e.g. 14GiB", kind="text")
     args: list[str] = option([], "further arguments for flash.sh, before BOARD", kind="list")
+    required_files: list[str] = option(
+        [],
+        "files of the BSP that must not be missing: flash.sh drops absent firmware silently",
+        kind="list",
+    )
     environment: Mapping[str, str] = option(
         {}, "variables for NVIDIA's scripts, e.g. BOARDID, FAB, BOARDSKU", kind="table"
     )

@@ -152,12 +152,9 @@ class Chunk:
     def expanded(self, block: int) -> bytes:
         """Return the bytes of the raw image that it stands for."""
         size = self.blocks * block
-        return {
-            RAW: self.payload,
-            FILL: self.payload * (size // 4),
-            DONT_CARE: bytes(size),
-            CRC32: b"",
-        }[self.kind]
+        if self.kind == FILL:
+            return self.payload * (size // 4)
+        return self.payload if self.kind == RAW else bytes(size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

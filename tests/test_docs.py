@@ -63,14 +63,21 @@ def test_the_readmes_real_command_and_its_makefile_work(bsp: Path, api_url: str)
 def test_the_readmes_plug_in_is_a_plug_in(run: Run) -> None:
     folder = Path("factory-hooks")
     folder.mkdir()
-    (folder / "label.py").write_text(blocks("python")[0])
+    (folder / "label.py").write_text(blocks("python")[1])
     (folder / "today.txt").write_text("AZJN-0042\n")
-    Path("imagebuild.toml").write_text(blocks("toml")[1])
+    Path("imagebuild.toml").write_text(blocks("toml")[2])
     listed = run("image", "--serial", "AZJN-0042", "--json")
     assert listed.code == 0, listed.err
     assert listed.json["shift"] == "early"
     other = run("image", "--serial", "AZJN-0043", "--json")
     assert (other.code, other.json["error"]) == (3, "AZJN-0043 is not on today's list")
+
+
+def test_the_readmes_python_call_builds_an_image() -> None:
+    done = subprocess.run([sys.executable, "-c", blocks("python")[0]], check=False,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).is_file()
 
 
 def test_the_readmes_settings_are_settings(tmp_path: Path) -> None:

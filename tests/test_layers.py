@@ -22,7 +22,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"plugins", "verification"}),
     frozenset({"pipeline"}),
     frozenset({"sandbox"}),
-    frozenset({"console"}),
+    frozenset({"console", "builds"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )

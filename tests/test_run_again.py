@@ -18,7 +18,8 @@ from azaion_imagebuild.sandbox import Sandbox
 
 HOLD = """
 [ -e ../hold ] && [[ " $* " = *" {when} "* ]] && {{
-    trap 'touch ../interrupted; exit 1' INT TERM; touch ../held; sleep 30 & wait; }}
+    trap 'touch ../interrupted; exit 1' INT TERM
+    echo $$ > ../pid; mv ../pid ../held; sleep 30 & wait; }}
 """
 
 
@@ -64,7 +65,7 @@ def test_a_build_that_is_stopped_anywhere_is_healed_by_the_same_command(
         _, err = process.communicate()
         if number == signal.SIGKILL:
             assert process.returncode == -signal.SIGKILL
-            subprocess.run(["pkill", "-KILL", "-f", "sleep 30"], check=False)
+            os.killpg(int((sandbox.dir / "held").read_text()), signal.SIGKILL)
         else:
             assert process.returncode == 130, err
             assert "interrupted during" in err

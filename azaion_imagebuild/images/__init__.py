@@ -37,12 +37,8 @@ class Filesystem(Protocol):
         """Return the regular file at ``path``; None: it is not there."""
         ...
 
-    def top_names(self) -> set[str]:
-        """Return the names in the root directory."""
-        ...
-
-    def count(self) -> int:
-        """Return how many files there are: inodes, or members of an archive."""
+    def paths(self) -> Iterator[str]:
+        """Yield the path of everything in the tree, without a leading slash."""
         ...
 
 

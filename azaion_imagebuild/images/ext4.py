@@ -20,6 +20,7 @@ MAGIC = 0xEF53
 MAGIC_OFFSET = 1024 + 56
 
 _ROOT_INODE = 2
+_DIRECTORY = 2  # a directory entry's kind
 _MOST_LINKS = 40
 _LONGEST_LINK = 4096
 _MOST_SEARCHED = 16 * 1024 * 1024  # bytes of directories that one path leads through
@@ -186,18 +187,33 @@ class Ext4:
             to_go.extendleft(reversed(_parts(target)))
         return passed[-1]
 
-    def top_names(self) -> set[str]:
-        """Return the names in the root directory, without those that every filesystem has."""
-        entries = self._entries(self._inode(_ROOT_INODE))
-        names = {name.decode("utf-8", "surrogateescape") for name, _ in entries}
-        return names - {".", "..", "lost+found"}
+    def paths(self) -> Iterator[str]:
+        """Yield the path of everything in the tree, each folder before what is in it.
 
-    def count(self) -> int:
-        """Return how many inodes are in use, without the root and those that are reserved."""
-        free: int = struct.unpack_from("<I", self.superblock, 16)[0]
-        first: int = struct.unpack_from("<I", self.superblock, 84)[0]
-        lost_and_found = 1
-        return self._inodes - free - (first - 1) - lost_and_found
+        A directory that is entered twice (a damaged image) is listed once.
+        """
+        entered = {_ROOT_INODE}
+        to_list = [("", _ROOT_INODE)]
+        unlisted = self._blocks * self.block_size
+        while to_list:
+            folder, number = to_list.pop()
+            directory = self._inode(number)
+            unlisted -= directory.size
+            if unlisted < 0:
+                raise CorruptImage("its directories are larger than the filesystem")
+            for raw, child, kind in self._entries(directory):
+                if raw in (b".", b".."):
+                    continue
+                path = folder + raw.decode("utf-8", "surrogateescape")
+                yield path
+                if child not in entered and self._is_directory(child, kind):
+                    entered.add(child)
+                    to_list.append((f"{path}/", child))
+
+    def _is_directory(self, number: int, kind: int) -> bool:
+        if self._features & _FILETYPE:
+            return kind == _DIRECTORY
+        return stat.S_ISDIR(self._inode(number).mode)
 
     def extents(self, inode: Inode) -> Iterator[Extent]:
         """Yield where the blocks of ``inode`` lie, in order, up to its size; holes are left out.
@@ -257,13 +273,13 @@ class Ext4:
 
     def _lookup(self, directory: Inode, wanted: bytes) -> int | None:
         """Return the inode number of a name; the same name twice is damage, not a choice."""
-        numbers = [number for name, number in self._entries(directory) if name == wanted]
+        numbers = [number for name, number, _ in self._entries(directory) if name == wanted]
         if len(numbers) > 1:
             raise CorruptImage(f"the name {wanted!r} stands twice in its directory")
         return numbers[0] if numbers else None
 
-    def _entries(self, directory: Inode) -> Iterator[tuple[bytes, int]]:
-        """Yield (name, inode number); a hole is damage, for any name may have been there."""
+    def _entries(self, directory: Inode) -> Iterator[tuple[bytes, int, int]]:
+        """Yield (name, inode number, kind); a hole is damage, for any name may have been there."""
         _refuse_inline_and_encrypted(directory)
         if directory.size % self.block_size or not 0 < directory.size <= _MOST_SEARCHED:
             raise CorruptImage(f"directory inode {directory.number} has a size it cannot have")
@@ -277,7 +293,7 @@ class Ext4:
         if reached * self.block_size != directory.size:
             raise CorruptImage(f"directory inode {directory.number} has a hole")
 
-    def _names(self, block: bytes) -> Iterator[tuple[bytes, int]]:
+    def _names(self, block: bytes) -> Iterator[tuple[bytes, int, int]]:
         position = 0
         while position < len(block):
             if position + _LEAST_RECORD > len(block):
@@ -292,7 +308,7 @@ class Ext4:
             if number:
                 if name_length > length - 8:
                     raise CorruptImage("a directory's name does not fit into its record")
-                yield block[position + 8 : position + 8 + name_length], number
+                yield block[position + 8 : position + 8 + name_length], number, block[position + 7]
             position += length
 
     def _link_target(self, inode: Inode) -> bytes:

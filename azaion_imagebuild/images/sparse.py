@@ -101,16 +101,24 @@ class SparseReader(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
-        self._position = max(0, start + offset)
+        starts = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}
+        if whence not in starts:
+            raise ValueError(f"invalid whence ({whence})")
+        self._position = max(0, starts[whence] + offset)
         return self._position
 
     def readinto(self, buffer: Buffer) -> int:
-        """Fill ``buffer`` from the position on, up to the end of the chunk or hole there."""
+        """Fill ``buffer`` from the position on; less comes only at the end of the image."""
         view = memoryview(buffer).cast("B")
-        size = min(len(view), max(0, self.size - self._position))
+        filled = 0
+        while filled < len(view) and self._position < self.size:
+            filled += self._read_run(view[filled:])
+        return filled
+
+    def _read_run(self, view: memoryview) -> int:
+        """Fill ``view`` up to the end of the chunk or hole at the position."""
         data, available = self._at(self._position)
-        size = min(size, available)
+        size = min(len(view), available)
         if data is None:
             view[:size] = bytes(size)
         elif data & _IS_FILL:

@@ -80,13 +80,11 @@ class Tar:
                 raise CorruptImage(f"/{member.name} is not a directory in the archive")
         return found
 
-    def top_names(self) -> set[str]:
-        """Return the names at the top of the archive."""
-        return {member.name.partition("/")[0] for member in self.members() if member.name}
-
-    def count(self) -> int:
-        """Return how many members there are, the top folder left out."""
-        return sum(1 for member in self.members() if member.name)
+    def paths(self) -> Iterator[str]:
+        """Yield the path of every member."""
+        for member in self.members():
+            if member.name:
+                yield member.name
 
     def members(self) -> Iterator[Member]:
         """Yield the members in their order.

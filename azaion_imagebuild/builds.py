@@ -1,0 +1,127 @@
+"""Making a Build out of settings: on real parts or in the sandbox. The plain Python way in."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from . import pipeline
+from .errors import UsageError
+from .hookspecs import REQUIRED, STAGING
+from .identity import email_for, parse_serial
+from .model import Build, BuildRecord, Finding
+from .pipeline import Watcher
+from .plugins import load_plugins
+from .process import ENV_PREFIX
+from .sandbox import Sandbox
+from .settings import Settings
+
+
+def build_image(serial: str, settings: Settings, watcher: Watcher) -> BuildRecord:
+    """Build, prove and flash one device's image; in the sandbox when no BSP and no API are set.
+
+    Raises:
+        UsageError: the serial or the settings are wrong; nothing has been done.
+    """
+    serial = parse_serial(serial, settings.serial.pattern)
+    hook = load_plugins(settings.hooks, required=REQUIRED).hook
+    with parts(settings) as (used, sandbox):
+        return pipeline.run(_image_build(serial, used, sandbox), hook, watcher)
+
+
+def provision(serial: str, settings: Settings, watcher: Watcher) -> BuildRecord:
+    """Create or update the account and write device.conf, which stays (runbook, step 4).
+
+    Raises:
+        UsageError: the serial or the settings are wrong; nothing has been done.
+    """
+    serial = parse_serial(serial, settings.serial.pattern)
+    rootfs_dir = settings.bsp.rootfs_dir
+    if rootfs_dir is None or settings.admin_api.url is None:
+        raise UsageError(
+            "provision needs an admin API and a rootfs",
+            hint="give --api-url and --rootfs-dir; to try without any: azaion-imagebuild image",
+        )
+    hook = load_plugins(settings.hooks, required=STAGING).hook
+    return pipeline.provision(_build(serial, settings, rootfs_dir), hook, watcher)
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Return what would keep a build from starting; nothing is changed (``doctor``)."""
+    hook = load_plugins(settings.hooks, required=REQUIRED).hook
+    with parts(settings) as (used, sandbox):
+        build = _image_build("DOCTOR-0", used, sandbox)
+        return [finding for found in hook.preflight(build=build) for finding in found or ()]
+
+
+@contextmanager
+def parts(settings: Settings) -> Iterator[tuple[Settings, bool]]:
+    """Yield the settings to build with, and whether they are the sandbox's.
+
+    Raises:
+        UsageError: one part is set without the other: a real build never falls into the sandbox.
+    """
+    needed = {"BSP (--bsp)": settings.bsp.dir, "API_URL (--api-url)": settings.admin_api.url}
+    given = needed | {"ROOTFS_DIR (--rootfs-dir)": settings.bsp.rootfs_dir}
+    if all(value is not None for value in needed.values()):
+        yield settings, False
+    elif any(value is not None for value in given.values()):
+        there = " and ".join(name for name, value in given.items() if value is not None)
+        missing = " and ".join(name for name, value in needed.items() if value is None)
+        raise UsageError(
+            f"{there} is set, but not {missing}",
+            hint="a real build needs both; with none of them the build runs in the sandbox",
+        )
+    else:
+        with the_sandbox(settings).running(settings) as used:
+            yield used, True
+
+
+def the_sandbox(settings: Settings) -> Sandbox:
+    """Return the sandbox of this user's state folder."""
+    return Sandbox(_state_dir(settings) / "sandbox")
+
+
+def _image_build(serial: str, settings: Settings, sandbox: bool) -> Build:
+    bsp_dir = settings.bsp.dir
+    assert bsp_dir is not None  # noqa: S101 - parts() has looked
+    rootfs_dir = settings.bsp.rootfs_dir or bsp_dir / "rootfs"
+    return _build(serial, settings, rootfs_dir, bsp_dir=bsp_dir, sandbox=sandbox)
+
+
+def _build(
+    serial: str,
+    settings: Settings,
+    rootfs_dir: Path,
+    *,
+    bsp_dir: Path | None = None,
+    sandbox: bool = False,
+) -> Build:
+    attempt = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
+    return Build(
+        serial=serial,
+        email=email_for(serial),
+        attempt=attempt,
+        settings=settings,
+        rootfs_dir=rootfs_dir,
+        bsp_dir=bsp_dir,
+        log_dir=_state_dir(settings) / "logs" / serial / attempt,
+        sandbox=sandbox,
+        flash=settings.build.flash,
+    )
+
+
+def _state_dir(settings: Settings) -> Path:
+    if settings.build.state_dir is not None:
+        return settings.build.state_dir
+    home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    try:
+        return Path(home).expanduser() / "azaion-imagebuild"
+    except RuntimeError:
+        raise UsageError(
+            "this user has no home folder", hint=f"set {ENV_PREFIX}STATE_DIR"
+        ) from None

@@ -1,0 +1,474 @@
+"""NVIDIA's trees and scripts, as the reference BSP plays them: every method, every lie."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from world import EMAIL, SERIAL, Ran, Run, Tree, add_usb_device, replace_script
+
+from azaion_imagebuild import device_conf, images, residue
+from azaion_imagebuild.leftovers import give_back, loops_of, mounts_below
+from azaion_imagebuild.model import DEVICE_CONF
+from azaion_imagebuild.sandbox import Accounts
+from azaion_imagebuild.secret import Secret
+from azaion_imagebuild.usb import recovery_devices
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="NVIDIA's scripts need root")
+
+INITRD = (
+    '[bsp]\nmethod = "initrd"\nexternal_device = "nvme0n1p1"\n'
+    'partition_xml = "tools/kernel_flash/flash_l4t_external.xml"\n'
+)
+
+
+@pytest.fixture
+def image(run: Run, bsp: Path, api_url: str) -> Callable[..., Ran]:
+    """Build with the reference BSP as if it were a real one; ``config`` is the TOML."""
+
+    def call(*more: object, config: str = "") -> Ran:
+        Path("imagebuild.toml").write_text(config)
+        args = ("--serial", SERIAL, "--bsp", bsp, "--api-url", api_url, "--json")
+        return run("image", *args, *more)
+
+    return call
+
+
+def conf_of(path: Path) -> device_conf.DeviceConf:
+    entry = images.read_file(path, DEVICE_CONF, device_conf.LONGEST)
+    assert entry is not None
+    return device_conf.parse(entry.data)
+
+
+def grep(tree: Path, text: str) -> list[str]:
+    return subprocess.run(["grep", "-rl", text, str(tree)], capture_output=True, text=True,
+                          check=False).stdout.splitlines()  # fmt: skip
+
+
+@needs_root
+@pytest.mark.parametrize("config", ["", INITRD, INITRD.replace("external_device", "#")])
+def test_both_methods_flash_the_identity_and_leave_no_password_in_the_tree(
+    image: Callable[..., Ran], bsp: Path, accounts: Accounts, config: str
+) -> None:
+    config = config.replace("partition_xml", "#") if "#" in config else config
+    ran = image(config=config)
+    assert ran.code == 0, ran.err
+    assert ran.json["image_format"] == ("tar" if config else "ext4")
+    assert ran.json["proof"] == "image"
+    password = conf_of(bsp.parent / "device.img").password.reveal()
+    assert accounts.login(EMAIL, password)
+    assert grep(bsp, password) == []
+    assert not Path(ran.json["image"]).exists()
+    assert ran.json["removed"]
+
+
+@needs_root
+def test_the_initrd_image_can_be_kept_for_its_owner_only(
+    image: Callable[..., Ran], bsp: Path
+) -> None:
+    ran = image("--keep-image", config=INITRD)
+    kept = bsp / "tools/kernel_flash/images/external/system.img"
+    assert ran.json["image"] == str(kept)
+    assert kept.stat().st_mode & 0o777 == 0o600
+    password = conf_of(kept).password.reveal()
+    assert grep(bsp, password) == [str(kept)]
+    verified = subprocess.run(["tar", "-xOf", str(kept), "./etc/azaion/device.conf"],
+                              capture_output=True, text=True, check=True)  # fmt: skip
+    assert password in verified.stdout
+
+
+@needs_root
+def test_nvidias_writer_on_a_loop_disk_gives_the_right_owner_mode_and_content(
+    image: Callable[..., Ran], tmp_path: Path
+) -> None:
+    packed = image("--keep-image", config=INITRD).json["image"]
+    disk, where = tmp_path / "disk", tmp_path / "mnt"
+    where.mkdir()
+    script = (
+        f"truncate -s 64M {disk} && mkfs.ext4 -q {disk} && mount -o loop {disk} {where} &&"
+        f" tar --xattrs -xpf {packed} --checkpoint=10000 --warning=no-timestamp --numeric-owner"
+        f" -C {where}; code=$?; stat -c '%u %a' {where}/etc/azaion/device.conf; umount {where};"
+        " exit $code"
+    )
+    done = subprocess.run(["unshare", "--mount", "bash", "-c", script], check=False,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "1000 600\n"
+    assert conf_of(disk) == conf_of(Path(packed))
+
+
+DROP = "debugfs -w -R 'rm /etc/azaion/device.conf'"
+LIES: dict[str, tuple[str, str, int, str]] = {
+    # The five ways in which NVIDIA's scripts end with 0 over a bad image.
+    "signing fails": ("", 'echo "Error: failed to sign mb1.bin"; {real}', 6, "failed to sign"),
+    "the reading side of the tar pipe dies": (
+        "", "mkdir gone; mv rootfs/[l-z]* gone; {real}; code=$?; mv gone/* rootfs; exit $code",
+        8, "it lacks /lib",
+    ),
+    "a file is dropped": (
+        "",
+        "{real} && debugfs -w -R 'rm /usr/bin/azaion-loader' bootloader/system.img.raw &&"
+        " (cd bootloader; ./mksparse --fillpattern=0 system.img.raw system.img)",
+        8,
+        "it lacks /usr/bin/azaion-loader",
+    ),
+    "two scripts worked in one tree": (
+        "", "{real} && dd if=/dev/zero of=bootloader/system.img.raw bs=4096 seek=2 count=60"
+        " conv=notrunc status=none && (cd bootloader; ./mksparse --fillpattern=0 system.img.raw"
+        " system.img)", 8, "",
+    ),
+    "the sparse image was made while mounted": (
+        "", "{real} && debugfs -w -R 'feature needs_recovery' bootloader/system.img.raw",
+        8, "copied while mounted",
+    ),
+    # And some of their relatives.
+    "an old sparse image stays": (
+        "", "cp -p bootloader/system.img old; {real} && cp -p ../old.img bootloader/system.img",
+        8, "holds another password",
+    ),
+    "the sparse image is of another filesystem": (
+        "", "{real} && cp bootloader/system.img.raw o && tune2fs -U random o >/dev/null &&"
+        " bootloader/mksparse --fillpattern=0 o bootloader/system.img; rm o",
+        8, "do not agree",
+    ),
+    "the archive lacks the file": (
+        INITRD, "{real} && tar --delete -f tools/kernel_flash/images/external/system.img"
+        " ./etc/azaion/device.conf", 8, "holds no /etc/azaion/device.conf",
+    ),
+    "the archive is cut short": (
+        INITRD, "{real} && truncate -s 20480 tools/kernel_flash/images/external/system.img",
+        8, "cut short",
+    ),
+    "a later member replaces the file": (
+        INITRD, "{real} && mkdir -p x/etc/azaion && echo bad > x/etc/azaion/device.conf && tar -rf"
+        " tools/kernel_flash/images/external/system.img -C x ./etc/azaion/device.conf", 8, "",
+    ),
+    "the packages are not made": (INITRD, "echo Success", 6, "is not there"),
+    "the image is encrypted unasked": (
+        "", "ROOTFS_ENC=1 {real}", 6, "ROOTFS_ENC is not set",
+    ),
+}  # fmt: skip
+
+
+@needs_root
+@pytest.mark.parametrize("lie", LIES)
+def test_a_lie_is_caught_before_anything_is_flashed(
+    image: Callable[..., Ran], bsp: Path, lie: str, api_url: str, run: Run
+) -> None:
+    config, script, code, words = LIES[lie]
+    if "old.img" in script:
+        kept = run("image", "--serial", SERIAL, "--bsp", bsp, "--api-url", api_url, "--json",
+                   "--flash", "0").json["image"]  # fmt: skip
+        subprocess.run([bsp / "bootloader/mksparse", "--fillpattern=0", kept,
+                        bsp.parent / "old.img"], check=True)  # fmt: skip
+    name = "tools/kernel_flash/l4t_initrd_flash.sh" if config else "flash.sh"
+    real = f'./{name}.real "$@"'
+    replace_script(bsp / name, f'[[ "$*" == *--no-flash* ]] || exec {real}\n'
+                   + script.format(real=real) + "\n")  # fmt: skip
+    ran = image(config=config)
+    assert ran.code == code, ran.err
+    assert words in ran.json["error"]
+    assert (bsp.parent / "device.img").stat().st_size == 0
+    assert not (bsp / "rootfs" / DEVICE_CONF).exists()
+    assert residue.present_images(bsp) == []
+
+
+@needs_root
+@pytest.mark.parametrize("config", ["", INITRD])
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("exit 1", "failed (exit 1)"),
+        ("exit 0", "never said"),
+        ("echo 'Flash complete (WITH FAILURES)'; exit 0", "WITH FAILURES"),
+        ("echo 'Timeout'; echo Success; exit 0", "Timeout"),
+        ("kill -9 $$", "failed (exit -9)"),
+    ],
+)
+def test_a_flash_that_is_not_confirmed_is_a_flash_error(
+    image: Callable[..., Ran], bsp: Path, config: str, script: str, words: str
+) -> None:
+    name = "tools/kernel_flash/l4t_initrd_flash.sh" if config else "flash.sh"
+    replace_script(bsp / name, f'[[ "$*" == *--no-flash* ]] && exec ./{name}.real "$@"\n'
+                   + script + "\n")  # fmt: skip
+    ran = image(config=config)
+    assert (ran.code, ran.json["step"]) == (7, "flash"), ran.err
+    assert words in ran.json["error"]
+    assert ran.json["flashed"] is False
+    assert residue.present_images(bsp) == []
+
+
+@needs_root
+def test_a_script_that_hangs_is_stopped_at_its_time_limit(
+    image: Callable[..., Ran], bsp: Path
+) -> None:
+    replace_script(bsp / "flash.sh", "sleep 60\n")
+    ran = image(config="[build]\nscript_timeout = 0.5\n")
+    assert ran.code == 6
+    assert "time limit" in ran.json["error"]
+
+
+@needs_root
+def test_an_image_that_changes_after_its_proof_is_not_flashed(
+    image: Callable[..., Ran], bsp: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins/aa.py").write_text(
+        "import os\nfrom azaion_imagebuild import hookimpl\n@hookimpl(trylast=True)\n"
+        "def verify_image(image):\n    os.utime(image.path)\n    return []\n"
+    )
+    ran = image(config=f'[hooks]\ndirs = ["{tmp_path}/plugins"]\n')
+    assert ran.code == 8
+    assert "changed by another program after its proof" in ran.json["error"]
+
+
+@needs_root
+def test_a_second_rootfs_of_rootfs_ab_is_proven_and_cleaned_too(
+    image: Callable[..., Ran], bsp: Path
+) -> None:
+    config = '[bsp]\nenvironment = { ROOTFS_AB = "1" }\n'
+    ran = image(config=config)
+    assert ran.code == 0, ran.err
+    assert "bootloader/system.img_b" in ran.json["removed"]
+    replace_script(
+        bsp / "flash.sh",
+        './flash.sh.real "$@" && cp bootloader/system.img.raw o &&'
+        f" {DROP} o && bootloader/mksparse --fillpattern=0 o bootloader/system.img_b\n",
+    )
+    ran = image(config=config)
+    assert ran.code == 8
+    assert "system.img_b holds no" in ran.json["error"]
+
+
+@needs_root
+def test_an_encrypted_image_is_said_to_be_proven_as_staged(
+    image: Callable[..., Ran], bsp: Path
+) -> None:
+    replace_script(bsp / "flash.sh", '[[ "$*" == *--no-flash* ]] && exec ./flash.sh.real "$@"\n'
+                   'echo "*** The target x has been flashed successfully. ***"\n')  # fmt: skip
+    config = '[bsp]\nenvironment = { ROOTFS_ENC = "1" }\n'
+    ran = image(config=config)
+    assert ran.code == 0, ran.err
+    assert (ran.json["image_format"], ran.json["proof"]) == ("luks", "staged")
+    assert "staged, not read back" in ran.err
+    real = (bsp / "flash.sh.real").read_text()
+    (bsp / "flash.sh.real").write_text(real + "echo x >> rootfs/etc/azaion/device.conf\n")
+    replaced = (
+        (bsp / "flash.sh")
+        .read_text()
+        .replace(
+            'exec ./flash.sh.real "$@"',
+            '{ ./flash.sh.real "$@"; echo x >> rootfs/etc/azaion/device.conf; exit; }',
+        )
+    )
+    (bsp / "flash.sh").write_text(replaced)
+    ran = image(config=config)
+    assert ran.code == 8
+    assert "malformed" in ran.json["error"]
+
+
+@needs_root
+def test_an_overlay_keeps_the_bsps_rootfs_clean_all_the_time(
+    image: Callable[..., Ran], bsp: Path
+) -> None:
+    before = Tree(bsp / "rootfs", fake=False).snapshot()
+    replace_script(bsp / "flash.sh", "ls rootfs/etc/azaion 2>&1 | tee -a ../seen; ls $3/etc/azaion"
+                   ' | tee -a ../seen; ./flash.sh.real "$@"\n')  # fmt: skip
+    config = '[image]\nstaging = "overlay"\n'
+    ran = image(config=config)
+    assert ran.code == 0, ran.err
+    assert "device.conf" in (bsp.parent / "seen").read_text().splitlines()
+    assert "cannot access 'rootfs/etc/azaion'" in (bsp.parent / "seen").read_text()
+    assert Tree(bsp / "rootfs", fake=False).snapshot() == before
+    assert mounts_below(Path("/run/azaion-imagebuild")) == []
+    assert conf_of(bsp.parent / "device.img").email == EMAIL
+
+
+def test_an_overlay_without_root_says_to_use_sudo(
+    image: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    ran = image(config='[image]\nstaging = "overlay"\n')
+    assert ran.code == 3
+    assert "sudo" in ran.json["hint"]
+
+
+# Preflight and doctor.
+
+
+def findings(run: Run, bsp: Path, url: str, *more: object) -> str:
+    ran = run("doctor", "--bsp", bsp, "--api-url", url, "--json", *more)
+    assert ran.code == ran.json["exit_code"]
+    return "\n".join(f"{f['message']} -> {f['hint']}" for f in ran.json["findings"])
+
+
+@needs_root
+def test_doctor_finds_a_ready_bench_ready(run: Run, bsp: Path, api_url: str) -> None:
+    assert findings(run, bsp, api_url) == ""
+    assert "OK: ready to build" in run("doctor", "--bsp", bsp, "--api-url", api_url).err
+
+
+def test_doctor_changes_nothing(run: Run, bsp: Path, api_url: str, accounts: Accounts) -> None:
+    stale = bsp / "rootfs" / DEVICE_CONF
+    stale.parent.mkdir()
+    stale.write_text("x")
+    before = Tree(bsp, fake=False).snapshot()
+    findings(run, bsp, api_url)
+    assert Tree(bsp, fake=False).snapshot() == before
+    assert accounts.list() == []
+
+
+def test_devices_in_recovery_mode_are_counted(
+    run: Run, bsp: Path, sysfs: Path, api_url: str
+) -> None:
+    add_usb_device(sysfs, "2-1.4", "0955", "7623")
+    add_usb_device(sysfs, "2-2", "0955", "7020")  # a Jetson that has booted
+    found = recovery_devices(sysfs)
+    assert [each.instance for each in found] == ["1-3", "2-1.4"]
+    text = findings(run, bsp, api_url)
+    assert "2 devices are in recovery mode: 1-3 (0955:7523), 2-1.4 (0955:7623)" in text
+    assert "--usb-instance" in text
+    assert "recovery" not in findings(run, bsp, api_url, "--usb-instance", "2-1.4")
+    assert "at the USB instance '9-9'" in findings(run, bsp, api_url, "--usb-instance", "9-9")
+    assert "recovery" not in findings(run, bsp, api_url, "--flash", "0")
+
+
+def test_no_device_says_what_to_press(run: Run, bsp: Path, sysfs: Path, api_url: str) -> None:
+    (sysfs / "1-3/idProduct").write_text("7020\n")
+    assert "hold FORCE RECOVERY" in findings(run, bsp, api_url)
+
+
+def test_a_rootfs_that_is_not_populated_says_which_script(
+    run: Run, bsp: Path, api_url: str
+) -> None:
+    (bsp / "rootfs/etc/nv_tegra_release").unlink()
+    assert "apply_binaries.sh" in findings(run, bsp, api_url)
+
+
+def test_a_disk_that_is_too_small_is_found(
+    run: Run, bsp: Path, api_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("azaion_imagebuild.bsp.shutil.disk_usage",
+                        lambda _: type("Usage", (), {"free": 1000}))  # fmt: skip
+    assert "make room" in findings(run, bsp, api_url)
+
+
+def test_a_script_that_somebody_else_runs_in_the_tree_is_found(
+    run: Run, bsp: Path, api_url: str
+) -> None:
+    replace_script(bsp / "flash.sh", "touch started; sleep 60\n")
+    with subprocess.Popen(["./flash.sh"], cwd=bsp, start_new_session=True) as other:
+        while not (bsp / "started").exists():
+            time.sleep(0.01)
+        text = findings(run, bsp, api_url)
+        os.killpg(other.pid, 9)
+    assert f"process {other.pid}" in text
+
+
+def test_firmware_that_flash_sh_would_drop_without_a_word_is_found(
+    run: Run, bsp: Path, api_url: str
+) -> None:
+    Path("imagebuild.toml").write_text(
+        '[bsp]\nrequired_files = ["bootloader/mksparse", "bootloader/nvdisp-init.bin"]\n'
+    )
+    text = findings(run, bsp, api_url)
+    assert "bootloader/nvdisp-init.bin" in text
+    assert "bootloader/mksparse" not in text
+
+
+def test_an_external_device_needs_the_initrd_method_and_a_layout(
+    run: Run, bsp: Path, api_url: str
+) -> None:
+    text = findings(run, bsp, api_url, "--rootdev", "nvme0n1p1")
+    assert "packs only /boot" in text
+    assert 'method = "initrd"' in text
+    Path("imagebuild.toml").write_text('[bsp]\nmethod = "initrd"\nexternal_device = "nvme0n1p1"\n')
+    assert "needs a partition layout" in findings(run, bsp, api_url)
+
+
+def test_a_folder_that_is_no_bsp_says_so(run: Run, tmp_path: Path, api_url: str) -> None:
+    assert "no BSP at" in findings(run, tmp_path / "nothing", api_url)
+    assert "not an executable script" in findings(run, tmp_path, api_url)
+
+
+# What scripts leave behind.
+
+
+@needs_root
+def test_mounts_and_loop_devices_of_a_killed_script_are_given_back(tmp_path: Path) -> None:
+    tree, other = tmp_path / "tree dir", tmp_path / "other"
+    for folder in (tree, other):
+        folder.mkdir()
+        subprocess.run(["mke2fs", "-q", folder / "raw", "8M"], check=True)
+    (tree / "mnt").mkdir()
+    subprocess.run(["mount", "-o", "loop", tree / "raw", tree / "mnt"], check=True)
+    stray = subprocess.run(["losetup", "-f", "--show", other / "raw"], check=True,
+                           capture_output=True, text=True).stdout.strip()  # fmt: skip
+    try:
+        assert mounts_below(tree) == [tree / "mnt"]
+        assert len(loops_of(tree)) == 1
+        assert give_back(tree) == []
+        assert mounts_below(tree) == []
+        assert loops_of(other) == [Path(stray)]
+    finally:
+        subprocess.run(["losetup", "-d", stray], check=True)
+
+
+@needs_root
+def test_a_mount_that_an_earlier_script_left_does_not_stop_the_next_build(
+    image: Callable[..., Ran], bsp: Path
+) -> None:
+    subprocess.run(["mke2fs", "-q", bsp / "bootloader/system.img.raw", "8M"], check=True)
+    (bsp / "bootloader/mnt").mkdir()
+    subprocess.run(["mount", "-o", "loop", bsp / "bootloader/system.img.raw",
+                    bsp / "bootloader/mnt"], check=True)  # fmt: skip
+    ran = image()
+    assert ran.code == 0, ran.err
+    assert mounts_below(bsp) == []
+    assert loops_of(bsp) == []
+
+
+def test_the_search_finds_a_secret_wherever_it_stands_and_passes_holes_over(
+    tmp_path: Path,
+) -> None:
+    secret = Secret("00112233445566778899aabbccddeeff")
+    value = secret.reveal().encode()
+    (tmp_path / "none").write_bytes(b"x" * 100)
+    (tmp_path / "split").write_bytes(b"y" * ((1 << 20) - 5) + value)
+    with (tmp_path / "sparse").open("wb") as stream:
+        stream.truncate(1 << 34)
+        stream.seek(1 << 33)
+        stream.write(value)
+    (tmp_path / "link").symlink_to("split")
+    os.mkfifo(tmp_path / "fifo")
+    found = residue.holders(tmp_path, secret, since=time.time() - 60)
+    assert sorted(path.name for path in found) == ["sparse", "split"]
+    assert residue.holders(tmp_path, secret, since=time.time() + 60) == []
+
+
+def test_images_of_other_builds_survive_a_build_that_never_came_so_far(
+    image: Callable[..., Ran], bsp: Path
+) -> None:
+    old = bsp / "bootloader/system.img.raw"
+    old.write_bytes(b"somebody's image")
+    os.utime(old, (1, 1))
+    time.sleep(2.1)  # ctime tells, and it cannot be set
+    assert image("--board", "nonsense").code == 3
+    assert old.read_bytes() == b"somebody's image"
+
+
+def test_a_copy_that_a_site_script_makes_is_found_and_fails_loudly(
+    image: Callable[..., Ran], bsp: Path
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("NVIDIA's scripts need root")
+    replace_script(
+        bsp / "flash.sh", 'cp rootfs/etc/azaion/device.conf copied; ./flash.sh.real "$@"'
+    )
+    ran = image()
+    assert ran.code == 8
+    assert "still stands in copied" in ran.json["error"]
