@@ -33,13 +33,13 @@ help:
 image: $(VENV)/.image | e2fsprogs
 	@set --; \
 	[ -z "$${SERIAL+x}" ] || set -- "$$@" --serial="$$SERIAL"; \
-	[ -z "$${BSP-}" ] || set -- "$$@" --bsp="$$BSP"; \
-	[ -z "$${ROOTFS_DIR-}" ] || set -- "$$@" --rootfs-dir="$$ROOTFS_DIR"; \
-	[ -z "$${API_URL-}" ] || set -- "$$@" --api-url="$$API_URL"; \
-	[ -z "$${BOARD-}" ] || set -- "$$@" --board="$$BOARD"; \
-	[ -z "$${ROOTDEV-}" ] || set -- "$$@" --rootdev="$$ROOTDEV"; \
-	[ -z "$${CONFIG-}" ] || set -- "$$@" --config="$$CONFIG"; \
-	[ -z "$${FLASH-}" ] || set -- "$$@" --flash="$$FLASH"; \
+	[ -z "$${BSP+x}" ] || set -- "$$@" --bsp="$$BSP"; \
+	[ -z "$${ROOTFS_DIR+x}" ] || set -- "$$@" --rootfs-dir="$$ROOTFS_DIR"; \
+	[ -z "$${API_URL+x}" ] || set -- "$$@" --api-url="$$API_URL"; \
+	[ -z "$${BOARD+x}" ] || set -- "$$@" --board="$$BOARD"; \
+	[ -z "$${ROOTDEV+x}" ] || set -- "$$@" --rootdev="$$ROOTDEV"; \
+	[ -z "$${CONFIG+x}" ] || set -- "$$@" --config="$$CONFIG"; \
+	[ -z "$${FLASH+x}" ] || set -- "$$@" --flash="$$FLASH"; \
 	case "$${JSON-}" in ''|0) ;; *) set -- "$$@" --json ;; esac; \
 	exec $(RUN)/azaion-imagebuild image "$$@"
 
@@ -63,8 +63,12 @@ e2fsprogs:
 	        echo "hint: sudo apt-get install e2fsprogs" >&2; exit 2; }; \
 	done
 
-$(VENV)/.image: pyproject.toml
+# A checkout that was moved needs its environment anew: it holds the old path.
+MOVED := $(if $(filter $(CURDIR),$(file <$(VENV)/.where)),,moved)
+.PHONY: moved
+
+$(VENV)/.image: pyproject.toml $(MOVED)
 	@bash tools/set-up.sh "$(PYTHON)" "$(VENV)" . image
 
-$(VENV)/.test: pyproject.toml
+$(VENV)/.test: pyproject.toml $(MOVED)
 	@bash tools/set-up.sh "$(PYTHON)" "$(VENV)" '.[dev]' test

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 PASSWD = "etc/passwd"  # noqa: S105 - a path
 GROUP = "etc/group"
+LARGEST_PASSWD = 4 * 1024 * 1024
+"""Bytes; a longer passwd or group is not read."""
+
 _HIGHEST_ID = 2**32 - 2  # (uid_t) -1 means "leave as it is" to chown
 
 

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Literal
 
 from .errors import ProvisioningError, UsageError
-from .http_client import JsonClient, Reply, Transport, Unreachable, checked_url
+from .http_client import JsonClient, Reply, Transport, Unreachable, checked_url, where
 from .model import DeviceIdentity
 from .process import hide_variable
 from .secret import Secret
@@ -16,10 +16,17 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 REACH_HINT = "check DNS, VPN, firewall and the API_URL (one trailing slash is stripped)"
-CREATE_HINT = "see the admin API's logs; confirm the role {role} and its e-mail uniqueness rules"
+CREATE_HINT = (
+    "see the admin API's logs; confirm the role {role} and its e-mail uniqueness rules, and that"
+    " {url} is its address"
+)
 UPDATE_HINT = (
     "implement or enable {method} {path} at the admin API, or set [admin_api] update_path and"
     " update_method to its upsert"
+)
+TLS_HINT = (
+    "trust the API's CA by [admin_api] ca_file, correct API_URL's host name, or use http:// if the"
+    " API speaks no TLS"
 )
 TOKEN_HINT = "check the token ([admin_api] token_file or token_env), mTLS pair and its rights"  # noqa: S105
 _CREATED = (200, 201)
@@ -37,6 +44,11 @@ class AdminApi:
     def __init__(self, settings: AdminApiSettings) -> None:
         if settings.url is None:
             raise UsageError("no admin API given", hint="give --api-url (API_URL=)")
+        for path in (settings.create_path, settings.update_path):
+            if not path.startswith("/"):
+                raise UsageError(
+                    f"[admin_api] path {path!a} does not begin with a slash", hint=f"write /{path}"
+                )
         self._settings = settings
         self._client = JsonClient(checked_url(settings.url, "API_URL"), transport(settings))
 
@@ -68,7 +80,8 @@ class AdminApi:
             _refuse(reply, _UPDATED, f"the account exists (409), but {method} {path}", hint)
             enrolled = "updated"
         else:
-            hint = CREATE_HINT.format(role=settings.role)
+            url = self._client.base_url + settings.create_path
+            hint = CREATE_HINT.format(role=settings.role, url=url)
             _refuse(reply, _CREATED, f"POST {settings.create_path}", hint)
         return DeviceIdentity(serial=serial, email=email, password=password, enrolled=enrolled)
 
@@ -78,30 +91,33 @@ class AdminApi:
         except Unreachable as error:
             raise ProvisioningError(
                 f"cannot reach the admin API at {self._client.base_url}: {error}",
-                hint=tls_hint() if error.kind == "tls" else REACH_HINT,
+                hint=TLS_HINT if error.kind == "tls" else REACH_HINT,
             ) from None
 
 
 def _refuse(reply: Reply, wanted: tuple[int, ...], request: str, hint: str) -> None:
     """Raise unless the status is one of ``wanted``; ``hint`` serves where nothing else is known."""
-    if reply.status in wanted:
+    if reply.status in wanted and not _is_a_web_page(reply):
         return
     if 300 <= reply.status < 400:
         hint = "a request with a password is never redirected; set API_URL to the final address"
+    elif _is_a_web_page(reply):
+        hint = "a web page answered, perhaps a login or a proxy: set API_URL to the API itself"
     elif reply.status in (401, 403):
         hint = TOKEN_HINT
+    elif reply.status == 429:
+        hint = "the admin API is busy: run the same command again later, or raise its limits"
     raise ProvisioningError(f"{request} answered HTTP {reply.status}: {_shown(reply)}", hint=hint)
+
+
+def _is_a_web_page(reply: Reply) -> bool:
+    return reply.body.lstrip()[:1] == b"<"
 
 
 def _shown(reply: Reply) -> str:
     if 300 <= reply.status < 400:
-        return f"a redirect to {ascii(reply.location)[:200]}"
+        return f"a redirect to {where(reply.location or '')}"
     return reply.excerpt()
-
-
-def tls_hint() -> str:
-    """Say what to do about a certificate that is not trusted."""
-    return "trust the API's CA by [admin_api] ca_file = \"…pem\", or correct API_URL's host name"
 
 
 def transport(settings: AdminApiSettings) -> Transport:
@@ -121,6 +137,13 @@ def transport(settings: AdminApiSettings) -> Transport:
                 f"[admin_api] headers: {name!a} is not a header",
                 hint="a header's name is letters, digits and hyphens; its value is on one line",
             )
+    words = (settings.token_header, settings.update_method, settings.token_scheme or "Bearer")
+    for word in words:
+        if not (word.isascii() and word.replace("-", "").isalnum()):
+            raise UsageError(
+                f"[admin_api] {word!a} is no header, method or scheme",
+                hint="token_header, token_scheme and update_method are letters, digits and hyphens",
+            )
     return Transport(
         headers=settings.headers,
         token=_token(settings),
@@ -136,6 +159,8 @@ def transport(settings: AdminApiSettings) -> Transport:
 
 
 def _token(settings: AdminApiSettings) -> Secret | None:
+    if settings.token_env is not None:
+        hide_variable(settings.token_env)
     if settings.token_file is not None:
         source = str(settings.token_file)
         try:
@@ -148,7 +173,6 @@ def _token(settings: AdminApiSettings) -> Secret | None:
             ) from None
     elif settings.token_env is not None:
         source = f"${settings.token_env}"
-        hide_variable(settings.token_env)
         text = os.environ.get(settings.token_env, "").strip()
     else:
         return None

@@ -24,6 +24,16 @@ _BOARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*", re.ASCII)
 _TOOLS = ("mke2fs", "debugfs", "e2fsck")
 _SYSTEM_PATH = "/usr/sbin:/sbin"
 _COPIES = {"flash": 2, "initrd": 4}  # of the rootfs, that the scripts leave on disk
+_OURS = (
+    "-r",
+    "-R",
+    "-S",
+    "--no-flash",
+    "--flash-only",
+    "--usb-instance",
+    "--network",
+    "--massflash",
+)
 _AT_WORK = re.compile(rb"flash\.sh|l4t_[a-z_]+\.sh")
 
 
@@ -87,6 +97,12 @@ class LinuxForTegra:
                 " system.img: the identity would not be in it",
                 'set [bsp] method = "initrd" and external_device, or use --rootdev internal',
             )
+        for word in settings.args:
+            if word in _OURS:
+                yield _error(
+                    f"[bsp] args holds {word}, which this tool sets itself",
+                    "leave it out; see size, rootfs_dir, usb_instance and network",
+                )
         if settings.method == "initrd":
             yield from self._initrd_findings(build)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import logging
@@ -21,6 +22,7 @@ from .errors import ExitCode, OperatorError, UsageError
 from .identity import parse_serial
 from .model import BuildRecord
 from .process import ENV_PREFIX
+from .secret import redacted
 from .settings import Settings
 
 _FLAGS: dict[str, tuple[str, str]] = {
@@ -46,28 +48,28 @@ def run(argv: Sequence[str]) -> int:
     """Do what the command line says and return the exit code."""
     _guard_the_process()
     console = Console(sys.stderr)
-    args = None
     try:
-        args = _parser().parse_args(argv)
+        args = _parser(argv).parse_args(argv)
         console.debug = args.debug
         code: int = args.command(args, console)
     except OperatorError as error:
         console.failed(error)
-        _print_failure(args, error)
+        if "--json" in argv:
+            _print_json({"outcome": "failed", **_failure(error)}, console)
         return int(error.exit_code)
     except KeyboardInterrupt:
         return int(ExitCode.INTERRUPTED)
-    except BrokenPipeError:  # the reader of stdout has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return int(ExitCode.DONE)
-    except SystemExit:
-        raise
     except Exception:
         logging.getLogger(__name__).exception("a bug of azaion-imagebuild")
-        if getattr(args, "json", False):
-            _print_json({"outcome": "failed", "error": "a bug", "exit_code": int(ExitCode.BUG)})
+        if "--json" in argv:
+            bug = {"outcome": "failed", "error": "a bug", "exit_code": int(ExitCode.BUG)}
+            _print_json(bug, console)
         return int(ExitCode.BUG)
     return code
+
+
+def _failure(error: OperatorError) -> dict[str, Any]:
+    return {"error": error.message, "hint": error.hint, "exit_code": int(error.exit_code)}
 
 
 def _guard_the_process() -> None:
@@ -76,7 +78,8 @@ def _guard_the_process() -> None:
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, _interrupt)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -86,13 +89,17 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def _image(args: argparse.Namespace, console: Console) -> int:
     from .builds import build_image
 
-    return _finish(build_image(args.serial or "", _settings(args), console), args, console)
+    with _stdout_is_ours():
+        record = build_image(args.serial or "", _settings(args), console)
+    return _finish(record, args, console)
 
 
 def _provision(args: argparse.Namespace, console: Console) -> int:
     from .builds import provision
 
-    return _finish(provision(args.serial or "", _settings(args), console), args, console)
+    with _stdout_is_ours():
+        record = provision(args.serial or "", _settings(args), console)
+    return _finish(record, args, console)
 
 
 def _doctor(args: argparse.Namespace, console: Console) -> int:
@@ -106,16 +113,22 @@ def _doctor(args: argparse.Namespace, console: Console) -> int:
                 "outcome": "failed" if errors else "done",
                 "findings": [dataclasses.asdict(finding) for finding in findings],
                 "exit_code": int(ExitCode.PREFLIGHT if errors else ExitCode.DONE),
-            }
+            },
+            console,
         )
     console.examined(findings)
     return int(ExitCode.PREFLIGHT if errors else ExitCode.DONE)
 
 
+def _stdout_is_ours() -> contextlib.AbstractContextManager[Any]:
+    """Send what a plug-in prints to stderr: stdout is one line of JSON or nothing."""
+    return contextlib.redirect_stdout(sys.stderr)
+
+
 def _finish(record: BuildRecord, args: argparse.Namespace, console: Console) -> int:
     console.summary(record)
     if args.json:
-        _print_json(record.as_json())
+        _print_json(record.as_json(), console)
     return record.exit_code
 
 
@@ -126,7 +139,7 @@ def _verify(args: argparse.Namespace, console: Console) -> int:
     serial = parse_serial(args.serial or "", settings.serial.pattern)
     report = verify(args.target, serial, settings.device_conf)
     if args.json:
-        _print_json(report.as_json())
+        _print_json(report.as_json(), console)
     console.verified(report)
     return int(ExitCode.VERIFICATION if report.findings else ExitCode.DONE)
 
@@ -142,12 +155,12 @@ def _hooks(args: argparse.Namespace, console: Console) -> int:
         for plugin, file in implementers(manager, step) or [("–", "–")]
     ]
     if args.json:
-        _print_json(rows)
+        _print_json(rows, console)
         return 0
     titles = {"step": "STEP", "plugin": "PLUG-IN", "file": "FILE"}
     widths = [max(len(row[name]) for row in [titles, *rows]) for name in ("step", "plugin")]
     for row in [titles, *rows]:
-        print(f"{row['step']:{widths[0]}}  {row['plugin']:{widths[1]}}  {row['file']}")
+        _print(f"{row['step']:{widths[0]}}  {row['plugin']:{widths[1]}}  {row['file']}", console)
     return 0
 
 
@@ -158,6 +171,8 @@ def _sandbox(args: argparse.Namespace, console: Console) -> int:
     if args.action == "reset":
         sandbox.reset()
         console.say(f"removed {sandbox.dir}")
+        if args.json:
+            _print_json({"removed": str(sandbox.dir)}, console)
         return 0
     sandbox.create(lock_wait=10.0)
     if args.action == "accounts":
@@ -166,15 +181,16 @@ def _sandbox(args: argparse.Namespace, console: Console) -> int:
             for a in sandbox.accounts.list()
         ]
         if args.json:
-            _print_json(accounts)
+            _print_json(accounts, console)
         for account in [] if args.json else accounts:
-            print("{email}  {role}  created {created}  updated {updated}".format(**account))
+            line = "{email}  {role}  created {created}  updated {updated}".format(**account)
+            _print(line, console)
     else:
         parts = {"bsp": sandbox.bsp, "device": sandbox.device}
         if args.json:
-            _print_json({name: str(path) for name, path in parts.items()})
+            _print_json({name: str(path) for name, path in parts.items()}, console)
         for name, path in {} if args.json else parts.items():
-            print(f"{name:8}{path}")
+            _print(f"{name:8}{path}", console)
     return 0
 
 
@@ -188,30 +204,33 @@ def _settings(args: argparse.Namespace) -> Settings:
     return load(flags, os.environ, Path(config) if config else None)
 
 
-def _print_json(value: object) -> None:
-    print(json.dumps(value), flush=True)
+def _print_json(value: object, console: Console) -> None:
+    """Print one line; a reader that has gone away changes nothing of what was done."""
+    _print(json.dumps(redacted(value)), console)
 
 
-def _print_failure(args: argparse.Namespace | None, error: OperatorError) -> None:
-    if getattr(args, "json", False):
-        failure: dict[str, Any] = {
-            "serial": getattr(args, "serial", None),
-            "outcome": "failed",
-            "error": error.message,
-            "hint": error.hint,
-            "exit_code": int(error.exit_code),
-        }
-        _print_json(failure)
+def _print(line: str, console: Console) -> None:
+    try:
+        if sys.stdout is not None:
+            encoding = sys.stdout.encoding or "utf-8"
+            print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the exit flushes again
+        console.say(f"warning: cannot write to stdout: {error.strerror}")
 
 
 class _Parser(argparse.ArgumentParser):
     """argparse, whose errors look like ours and whose exit code is ours."""
 
+    called = ""
+    """The command that was called; the main parser reports what a command's parser left over."""
+
     def error(self, message: str) -> Any:
-        raise UsageError(message, hint=f"{self.prog} --help lists what can be given")
+        prog = f"{self.prog} {self.called}".strip()
+        raise UsageError(message, hint=f"{prog} --help lists what can be given")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="azaion-imagebuild",
         description="Give one Jetson its identity: account, device.conf, image, proof, flash.",
@@ -220,6 +239,7 @@ def _parser() -> argparse.ArgumentParser:
         " 7 flash, 8 verification, 70 a bug, 130 interrupted.",
         allow_abbrev=False,
     )
+    parser.called = next((word for word in argv if not word.startswith("-")), "")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from . import images
+from .accounts import GROUP, LARGEST_PASSWD, PASSWD
 from .model import LUKS, Build, Finding, Image
 from .process import run
+from .rootfs import Rootfs
 
 _SYSTEM_PATH = "/usr/sbin:/sbin"
 _LOOK = "look at flash.sh's log, then run the same command again; do not flash this image"
@@ -23,8 +25,9 @@ def findings(build: Build, image: Image) -> list[Finding]:
         return []
     return [
         *_missing(build, image),
+        *_other_accounts(build, image),
         *_disagreeing(image),
-        *(_damaged(image.path) if image.format == "ext4" else []),
+        *(damaged(image.path) if image.format == "ext4" else []),
     ]
 
 
@@ -40,6 +43,17 @@ def _missing(build: Build, image: Image) -> Iterator[Finding]:
         yield Finding(
             message=f"{image.path} is not whole: it lacks {shown}{more} of the rootfs", hint=_LOOK
         )
+
+
+def _other_accounts(build: Build, image: Image) -> Iterator[Finding]:
+    """The owner of device.conf means something only with the accounts it was looked up in."""
+    with Rootfs(build.rootfs_dir) as rootfs, images.opened(image.path) as filesystem:
+        for path in (PASSWD, GROUP):
+            wanted = rootfs.read_file(path, LARGEST_PASSWD)
+            found = filesystem.read_file(path, LARGEST_PASSWD)
+            if (wanted and wanted.data) != (found and found.data):
+                message = f"/{path} in {image.path} is not that of the rootfs"
+                yield Finding(message=message, hint=_LOOK)
 
 
 def _paths(rootfs: Path, before: float) -> set[str]:
@@ -76,7 +90,8 @@ def _disagreeing(image: Image) -> Iterator[Finding]:
             yield Finding(message=message, hint=_LOOK)
 
 
-def _damaged(raw: Path) -> Iterator[Finding]:
+def damaged(raw: Path) -> Iterator[Finding]:
+    """Have e2fsck look at a raw ext4 image, checksums and all; nothing is written."""
     e2fsck = shutil.which("e2fsck", path=f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM_PATH}")
     if e2fsck is None:
         return  # preflight has asked for it

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from .errors import UsageError
 from .process import ENV_PREFIX
 from .settings import Settings
+from .trust import is_own
 
 CONFIG_FILE = "imagebuild.toml"
 T = TypeVar("T")
@@ -85,8 +86,14 @@ def _from_file(
     config: Path | None, known: Mapping[tuple[str, str], Key]
 ) -> dict[tuple[str, str], Any]:
     path = config or Path(CONFIG_FILE)
-    if config is None and not path.is_file():
-        return {}
+    if config is None:
+        if not path.is_file():
+            return {}
+        if not is_own(path):  # it may name plug-ins, which are run
+            raise UsageError(
+                f"{path.resolve()} belongs to another user, or everybody may write it",
+                hint=f"chown and chmod it, or name it if you trust it: --config {path}",
+            )
     document = _parse_toml(path)
     sections = {section for section, _ in known}
     chosen = {}
@@ -131,8 +138,6 @@ def _from_environment(
             continue
         if variable not in places:
             raise _unknown(f"variable {variable}", variable, {*places, ENV_PREFIX + "CONFIG"})
-        if not text and known[places[variable]].kind != "text":
-            continue  # FLASH= in a script means: not set
         chosen[places[variable]] = _convert(known[places[variable]], text, variable, Path())
     return chosen
 
@@ -160,7 +165,19 @@ def _convert(key: Key, value: Any, source: str, base: Path) -> Any:
 
 
 def _text(value: Any, base: Path) -> str:
+    if not _text_or_empty(value, base):
+        raise ValueError
+    return str(value)
+
+
+def _text_or_empty(value: Any, base: Path) -> str:
     if not isinstance(value, str) or "\0" in value:
+        raise ValueError
+    return value
+
+
+def _size(value: Any, base: Path) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[1-9][0-9]*([KMG]iB)?", value, re.ASCII):
         raise ValueError
     return value
 
@@ -187,6 +204,13 @@ def _number(value: Any, base: Path) -> float:
         raise ValueError
     number = float(value)
     if not 0 <= number < float("inf"):
+        raise ValueError
+    return number
+
+
+def _duration(value: Any, base: Path) -> float:
+    number = _number(value, base)
+    if number == 0:
         raise ValueError
     return number
 
@@ -226,15 +250,18 @@ def _list(item: Callable[[Any, Path], T]) -> Callable[[Any, Path], list[T]]:
 def _table(value: Any, base: Path) -> dict[str, str]:
     if not isinstance(value, dict):
         raise ValueError
-    return {name: _text(one, base) for name, one in value.items()}
+    return {name: _text_or_empty(one, base) for name, one in value.items()}
 
 
 _KINDS: dict[str, Callable[[Any, Path], Any]] = {
     "text": _text,
+    "text or empty": _text_or_empty,
+    "size": _size,
     "choice": _text,
     "pattern": _pattern,
     "path": _path,
     "number": _number,
+    "duration": _duration,
     "whole": _whole,
     "yesno": _yesno,
     "list": _list(_text),
@@ -243,10 +270,13 @@ _KINDS: dict[str, Callable[[Any, Path], Any]] = {
 }
 _WORDS = {
     "text": "a text",
+    "text or empty": "a text",
+    "size": "a size like 14GiB",
     "choice": "a text",
     "pattern": "a regular expression",
     "path": "a path",
     "number": "a number of seconds",
+    "duration": "a number of seconds above 0",
     "whole": "a whole number",
     "yesno": "yes or no (1, 0, true, false)",
     "list": "a list of texts",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Console:
     """Writes lines to one stream; every line is redacted."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
         self._logger = logging.getLogger("azaion_imagebuild")
         self._logger.handlers = [_Handler(self)]
@@ -34,6 +34,8 @@ class Console:
 
     def say(self, line: str) -> None:
         """Write one line; a terminal that has gone away does not stop a build."""
+        if self._stream is None:  # closed by the caller (2>&-)
+            return
         with contextlib.suppress(OSError, ValueError):
             print(redact(line), file=self._stream, flush=True)
 
@@ -70,8 +72,10 @@ class Console:
                 f" (exit {record.exit_code}) after {record.seconds:.1f} s"
             )
             return
-        for name, text in _facts(record):
-            self.say(f"  {name:9}{text}")
+        facts = _facts(record)
+        width = max(len(name) for name, _ in facts)
+        for name, text in facts:
+            self.say(f"  {name:{width}}  {text}")
         done = "DONE in the SANDBOX" if record.build.sandbox else "DONE"
         self.say(f"{done}: {record.build.serial} in {record.seconds:.1f} s")
 

@@ -63,7 +63,7 @@ class UsageError(OperatorError):
 
 
 class PreflightError(OperatorError):
-    """A look before the start found something wrong; nothing has been changed."""
+    """A look before the start found something wrong; no account has been touched."""
 
     exit_code = ExitCode.PREFLIGHT
 
@@ -96,6 +96,12 @@ class VerificationError(OperatorError):
     """What was read back is not what this device must carry."""
 
     exit_code = ExitCode.VERIFICATION
+
+
+class BugError(OperatorError):
+    """An error that this tool or a plug-in did not foresee; its traceback is shown too."""
+
+    exit_code = ExitCode.BUG
 
 
 class InterruptedBuild(OperatorError):

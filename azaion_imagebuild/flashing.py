@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import time
@@ -15,6 +16,7 @@ from .images import format_of
 from .leftovers import give_back
 from .model import LUKS, Build, FlashResult, Image
 from .process import TIMED_OUT, Finished, run
+from .trust import is_own
 
 # What the scripts print (l4t-facts: ran and seen on R35.3.1, or read there).
 _FLASH_SH_BUILT = "*** no-flash flag enabled. Exiting now... ***"
@@ -170,22 +172,22 @@ def _run(tree: Path, build: Build, argv: list[str], error: type[OperatorError]) 
     if os.geteuid() == 0:
         environ["USER"] = "root"  # the scripts look at the variable, not at the uid
     try:
-        return run(
-            argv,
-            cwd=tree,
-            environ=environ,
-            log=_log(build),
-            timeout=build.settings.build.script_timeout,
-            keep_open=build.lock_fds,
-            on_progress=lambda: residue.hide_images(tree),
-        )
+        with residue.out_of_sight(tree):
+            return run(
+                argv,
+                cwd=tree,
+                environ=environ,
+                log=_log(build),
+                timeout=build.settings.build.script_timeout,
+                keep_open=build.lock_fds,
+                on_progress=lambda: residue.hide_images(tree),
+            )
     except OSError as cause:
         raise error(
-            f"cannot run {tree / argv[0]}: {cause.strerror}",
-            hint="check that it is executable and that its first line names a shell",
+            f"cannot run {tree / argv[0]}: {cause.strerror} ({cause.filename})",
+            hint="check that it is executable, that its first line names a shell, and that"
+            f" {build.log_dir} can be written",
         ) from None
-    finally:
-        residue.hide_images(tree)
 
 
 def _judge(
@@ -240,6 +242,8 @@ def make_log_dir(build: Build) -> None:
     """
     try:
         build.log_dir.mkdir(parents=True, mode=0o700, exist_ok=True)
+        if not is_own(build.log_dir.parent):
+            raise PermissionError(errno.EPERM, "it belongs to another user")
     except OSError as error:
         raise StagingError(
             f"cannot make the log folder {build.log_dir}: {error.strerror}",

@@ -5,8 +5,10 @@ The only use of requests, which is imported late: it costs more than the rest of
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import ssl
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +21,13 @@ from .secret import Secret, redact
 if TYPE_CHECKING:
     import requests
     from typing_extensions import Self
+    from urllib3.response import BaseHTTPResponse
+    from urllib3.util.retry import Retry
 
 _LONGEST_BODY = 64 * 1024
 _LONGEST_EXCERPT = 200
 _LONGEST_WAIT = 30  # seconds; a Retry-After of a day must not stop a factory line silently
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_RETRIED = (429, 502, 503, 504)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,32 +96,46 @@ class JsonClient:
             Unreachable: no answer came.
         """
         import requests
+        import urllib3
 
-        session = self._session = self._session or _session(self.base_url, self._transport)
-        timeout = (self._transport.connect_timeout, self._transport.read_timeout)
-        try:
-            with session.request(
-                method,
-                self.base_url + path,
-                json=body,
-                timeout=timeout,
-                allow_redirects=False,
-                stream=True,
-            ) as response:
-                content = response.raw.read(_LONGEST_BODY, decode_content=True)
-                return Reply(
-                    status=response.status_code,
-                    location=response.headers.get("Location"),
-                    body=content,
-                )
-        except (requests.RequestException, OSError) as error:
-            raise _unreachable(error) from None
-        except Exception as error:
-            import urllib3
-
-            if isinstance(error, urllib3.exceptions.HTTPError):  # a body that breaks off
+        self._session = self._session or _session(self.base_url, self._transport)
+        retry = _retry(self._transport.retries)
+        while True:
+            try:
+                reply, response = self._send_once(method, path, body)
+            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
                 raise _unreachable(error) from None
-            raise
+            if reply.status not in _RETRIED or retry.total == 0:
+                return reply
+            retry = retry.increment(method, path, response=response)
+            retry.sleep(response)
+
+    def _send_once(
+        self, method: str, path: str, body: Mapping[str, Any] | None
+    ) -> tuple[Reply, BaseHTTPResponse]:
+        """Send and read one answer, up to 64 KiB and for one read timeout; then hang up."""
+        assert self._session is not None  # noqa: S101 - send() has made it
+        transport = self._transport
+        with self._session.request(
+            method,
+            self.base_url + path,
+            json=body,
+            timeout=(transport.connect_timeout, transport.read_timeout),
+            allow_redirects=False,
+            stream=True,
+        ) as response:
+            deadline = time.monotonic() + transport.read_timeout
+            content = b""
+            while len(content) < _LONGEST_BODY and (part := response.raw.read1(_LONGEST_BODY)):
+                content += part
+                if time.monotonic() > deadline:
+                    raise TimeoutError("timed out")
+            reply = Reply(
+                status=response.status_code,
+                location=response.headers.get("Location"),
+                body=content[:_LONGEST_BODY],
+            )
+            return reply, response.raw
 
 
 def checked_url(url: str, what: str) -> str:
@@ -134,8 +152,9 @@ def checked_url(url: str, what: str) -> str:
         usable = False
     if not usable or any(char.isspace() or not char.isprintable() for char in url):
         raise UsageError(
-            f"{what} {url!a} is not an http or https URL",
-            hint="give it like https://admin.internal.example.com",
+            f"{what} {url.rpartition('@')[2]!a} is not an http or https URL",
+            hint="give it like https://admin.internal.example.com, with a port up to"
+            " 65535, without ? or #",
         )
     if parts.username is not None or parts.password is not None:
         raise UsageError(
@@ -145,9 +164,23 @@ def checked_url(url: str, what: str) -> str:
     return url
 
 
+def where(url: str) -> str:
+    """Return scheme and host of a URL: the rest of what a server sends may hold a secret."""
+    try:
+        parts = urlsplit(url)
+        shown = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}"
+    except ValueError:
+        return "nowhere"
+    return ascii(redact(shown))[1:-1][:_LONGEST_EXCERPT] if parts.hostname else "the same server"
+
+
 def is_loopback(url: str) -> bool:
     """Tell whether ``url`` leads to this very host."""
-    return urlsplit(url).hostname in _LOOPBACK
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def address(url: str) -> tuple[str, int]:
@@ -162,35 +195,19 @@ def uses_proxy(url: str) -> bool:
 
 
 def _proxies(url: str) -> dict[str, str]:
-    from urllib.request import getproxies, proxy_bypass
+    from requests.utils import get_environ_proxies
 
-    host, _ = address(url)
-    found = getproxies()
-    scheme = urlsplit(url).scheme
-    usable = scheme in found or "all" in found
-    return found if usable and not proxy_bypass(host) else {}
+    return dict(get_environ_proxies(url))
 
 
 def _session(base_url: str, transport: Transport) -> requests.Session:
     import requests
     from requests.adapters import HTTPAdapter
-    from urllib3.util.retry import Retry
 
-    retry = Retry(
-        total=transport.retries,
-        allowed_methods=None,  # a lost reply to a POST is healed by the 409 branch
-        status_forcelist=(429, 502, 503, 504),
-        backoff_factor=0.25,
-        backoff_jitter=0.25,
-        backoff_max=_LONGEST_WAIT,
-        retry_after_max=_LONGEST_WAIT,
-        redirect=0,
-        raise_on_status=False,
-        raise_on_redirect=False,
-    )
     session = requests.Session()
-    session.mount("https://", HTTPAdapter(max_retries=retry))
-    session.mount("http://", HTTPAdapter(max_retries=retry))
+    adapter = HTTPAdapter(max_retries=_retry(transport.retries))  # of broken connections
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
     # .netrc would add credentials of its own; proxies and the CA file are chosen here instead.
     session.trust_env = False
     if not is_loopback(base_url):
@@ -205,6 +222,23 @@ def _session(base_url: str, transport: Transport) -> requests.Session:
         words = (transport.token_scheme, transport.token.reveal())
         session.headers[transport.token_header] = " ".join(word for word in words if word)
     return session
+
+
+def _retry(times: int) -> Retry:
+    from urllib3.util.retry import Retry
+
+    return Retry(
+        total=times,
+        allowed_methods=None,  # a lost reply to a POST is healed by the 409 branch
+        backoff_factor=0.25,
+        backoff_jitter=0.25,
+        backoff_max=_LONGEST_WAIT,
+        retry_after_max=_LONGEST_WAIT,
+        respect_retry_after_header=True,
+        redirect=0,
+        raise_on_status=False,
+        raise_on_redirect=False,
+    )
 
 
 def _host_certificates() -> str | bool:

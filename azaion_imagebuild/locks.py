@@ -40,7 +40,11 @@ def locked(folders: Sequence[Path], wait: float) -> Iterator[tuple[int, ...]]:
             if (found.st_dev, found.st_ino) not in descriptors:
                 _lock(descriptor, folder, deadline)
                 descriptors[found.st_dev, found.st_ino] = descriptor
-        yield tuple(descriptors.values())
+        try:
+            yield tuple(descriptors.values())
+        finally:
+            for descriptor in descriptors.values():  # a daemon that a script left has them too
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def _lock(descriptor: int, folder: Path, deadline: float) -> None:

@@ -80,6 +80,8 @@ class StagedFile:
     """Relative to the root of the filesystem."""
     mode: int
     ownership: Ownership
+    sha256: str = ""
+    """Of its content, by which the image is proven to hold exactly this file."""
     new_dirs: tuple[str, ...] = ()
     """Directories that had to be made for it, outermost first."""
 
@@ -116,6 +118,16 @@ class Finding:
     message: str
     hint: str
     severity: Literal["error", "warning"] = "error"
+
+
+RECORD_FIELDS = frozenset(
+    (
+        "serial", "email", "outcome", "sandbox", "attempt", "account", "image", "image_format",
+        "image_sha256", "proof", "device_conf", "flashed", "device", "ledger", "seconds", "step",
+        "error", "hint", "exit_code",
+    )
+)  # fmt: skip
+"""The fields of a record that are the core's; a plug-in adds others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

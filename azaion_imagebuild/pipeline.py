@@ -9,6 +9,7 @@ import logging
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +18,20 @@ from typing import Any, Protocol, TypeVar
 
 import pluggy
 
-from .errors import InterruptedBuild, OperatorError, PreflightError, StagingError, VerificationError
+from .errors import (
+    BugError,
+    FlashError,
+    InterruptedBuild,
+    OperatorError,
+    PreflightError,
+    StagingError,
+    VerificationError,
+)
 from .locks import locked
 from .model import (
     DEVICE_CONF,
     LUKS,
+    RECORD_FIELDS,
     Build,
     BuildRecord,
     DeviceIdentity,
@@ -56,8 +66,8 @@ class Watcher(Protocol):
 def run(build: Build, hook: pluggy.HookRelay, watcher: Watcher) -> BuildRecord:
     """Run every step for one device and return what was done.
 
-    An :class:`OperatorError` and an interrupt end in the record; our own bugs are raised. Whatever
-    happens, every ``cleanup`` is tried, and after a failure every ``build_failed`` before it.
+    Whatever goes wrong ends in the record, an interrupt and a bug (with its traceback in the log)
+    too. Every ``cleanup`` is tried, and after a failure every ``build_failed`` before it.
     """
     return _attempt(build, hook, watcher, _every_step)
 
@@ -82,6 +92,8 @@ class _Attempt:
     image_sha256: str | None = None
     flashed: FlashResult | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    left_behind: list[tuple[str, str]] = field(default_factory=list)
+    """Problems of cleaning up."""
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[list[str]]:
@@ -128,7 +140,15 @@ def _attempt(build: Build, hook: pluggy.HookRelay, watcher: Watcher, steps: _Ste
             f"interrupted during {done.current}",
             hint="run the same command again: it starts over and ends well",
         )
+        interrupted.problems += tuple(done.left_behind)
         return done.record(interrupted)
+    except (Exception, SystemExit) as error:
+        _logger.exception("a bug in the step %s", done.current)
+        bug = BugError(
+            f"a bug in {_culprit(error)}, step {done.current}: {type(error).__name__}: {error}",
+            hint="report it with the traceback above; a plug-in is left out by --disable",
+        )
+        return done.record(bug)
     return done.record()
 
 
@@ -146,6 +166,12 @@ def _every_step(done: _Attempt) -> None:
                     hint="let nothing else work in this BSP tree, then run the same command again",
                 )
             done.flashed = _answered("flash", done.hook.flash(build=done.build, image=image))
+            if _fingerprints(image) != before:
+                raise FlashError(
+                    f"{image.path} was changed while it was flashed: what the device got is not"
+                    " what was proven",
+                    hint="do not ship this device; run the same command again",
+                )
             notes.append(f"wrote {done.flashed.device}")
     with done.step("post_flash") as notes:
         for extra in done.hook.post_flash(
@@ -216,7 +242,7 @@ def _fingerprints(image: Image) -> list[tuple[int, ...]]:
     for path in image.files:
         with contextlib.suppress(OSError):  # the proof says that it is not there
             at = path.stat()
-            found.append((at.st_dev, at.st_ino, at.st_size, at.st_mtime_ns, at.st_ctime_ns))
+            found.append((at.st_dev, at.st_ino, at.st_size, at.st_mtime_ns))
     return found
 
 
@@ -246,7 +272,15 @@ def _flat(answers: Iterable[Sequence[T] | None]) -> Iterator[T]:
 def _mapping(step: str, answer: object) -> Mapping[str, Any]:
     if not isinstance(answer, Mapping):
         raise TypeError(f"a plug-in answered {step} with {type(answer).__name__}, not a mapping")
+    if taken := RECORD_FIELDS & set(answer):
+        raise TypeError(f"a plug-in's answer to {step} would replace {', '.join(sorted(taken))}")
     return answer
+
+
+def _culprit(error: BaseException) -> str:
+    """Return the file and line that raised: a plug-in's or ours."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "azaion-imagebuild"
 
 
 def _refuse(
@@ -298,6 +332,7 @@ def _always_cleaned_up(done: _Attempt) -> Iterator[None]:
                 done.hook.build_failed, build=done.build, staged=done.staged, error=error
             )
             left += _try_all(done.hook.cleanup, build=done.build)
+            done.left_behind += left
         if isinstance(error, OperatorError):
             error.problems += tuple(each for each in left if each not in error.problems)
         raise
@@ -315,7 +350,7 @@ def _try_all(caller: pluggy.HookCaller, **arguments: object) -> list[tuple[str, 
             impl.function(*(arguments[name] for name in impl.argnames))
         except OperatorError as error:
             problems += list(error.problems)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             _logger.exception("%s of the plug-in %s", caller.name, impl.plugin_name)
             message = f"{caller.name} of the plug-in {impl.plugin_name} failed: {error}"
             problems.append((message, "see the traceback above; look for what it left behind"))

@@ -83,12 +83,19 @@ def _load(path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses of the plug-in look their module up
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UsageError(
             f"the plug-in {path} cannot be loaded: {type(error).__name__}: {error}",
             hint=f"mend it, or leave it out by --disable {path.stem}",
         ) from error
+    for step in hookspecs.EVERY_STEP:
+        function = vars(module).get(step)
+        if callable(function) and not hasattr(function, f"{GROUP}_impl"):
+            raise UsageError(
+                f"the plug-in {path} defines {step}, but without @hookimpl it would be ignored",
+                hint="from azaion_imagebuild import hookimpl, and write @hookimpl above it",
+            )
     return module
 
 

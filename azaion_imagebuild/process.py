@@ -23,6 +23,7 @@ ENV_PREFIX = "AZAION_IMAGEBUILD_"
 
 _TAIL_LINES = 200
 _LONGEST_LINE = 8192
+_AFTERWORDS = 1.0  # seconds that are read on after a program has ended
 _GRACE = 20.0  # seconds that a signalled script gets to clean up after itself
 _logger = logging.getLogger(__name__)
 
@@ -78,39 +79,40 @@ def run(
         on_progress: called with every line, and at least every second.
 
     Raises:
-        OSError: the program cannot be started.
+        OSError: the log cannot be opened or the program cannot be started.
     """
-    child = subprocess.Popen(
-        list(argv),
-        cwd=cwd,
-        env=_environment(environ or {}),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        pass_fds=keep_open,
-    )
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     deadline = time.monotonic() + timeout
-    assert child.stdout is not None  # noqa: S101 - stdout=PIPE
-    with _appending(log) as record, child.stdout:
-        record.write(f"$ {shlex.join(argv)}\n")
-        try:
-            for line in _lines(child, child.stdout, deadline):
-                on_progress()
-                if line is None:
-                    continue
-                shown = redact(line)
-                tail.append(shown)
-                record.write(shown + "\n")
-                _logger.debug("%s", shown)
-            returncode = child.wait(max(0.0, deadline - time.monotonic()))
-        except (TimeoutError, subprocess.TimeoutExpired):
-            _stop(child)
-            returncode = TIMED_OUT
-        except BaseException:
-            _stop(child)  # its output pipe is still open: a cleaning-up script may print
-            raise
+    with _appending(log) as note:
+        note(f"$ {shlex.join(argv)}")
+        child = subprocess.Popen(
+            list(argv),
+            cwd=cwd,
+            env=_environment(environ or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=keep_open,
+        )
+        assert child.stdout is not None  # noqa: S101 - stdout=PIPE
+        with child.stdout:
+            try:
+                for line in _lines(child, child.stdout, deadline):
+                    on_progress()
+                    if line is None:
+                        continue
+                    shown = redact(line)
+                    tail.append(shown)
+                    note(shown)
+                    _logger.debug("%s", shown)
+                returncode = child.wait(max(0.0, deadline - time.monotonic()))
+            except (TimeoutError, subprocess.TimeoutExpired):
+                _stop(child)
+                returncode = TIMED_OUT
+            except BaseException:
+                _stop(child)  # its output pipe is still open: a cleaning-up script may print
+                raise
     return Finished(argv=tuple(argv), cwd=cwd, returncode=returncode, tail=tuple(tail))
 
 
@@ -130,11 +132,22 @@ def hide_variable(name: str) -> None:
 
 
 @contextlib.contextmanager
-def _appending(log: Path | None) -> Iterator[IO[str]]:
-    path = log or Path(os.devnull)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "w", buffering=1, encoding="utf-8") as stream:  # noqa: PTH123 - an fd
-        yield stream
+def _appending(log: Path | None) -> Iterator[Callable[[str], None]]:
+    """Open the log (0600; no link is followed); yield what adds a line to it.
+
+    A disk that fills up later does not stop a program: the line is then lost.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(log or os.devnull, flags, 0o600)
+
+    def note(line: str) -> None:
+        with contextlib.suppress(OSError):
+            os.write(descriptor, f"{line}\n".encode("utf-8", "backslashreplace"))
+
+    try:
+        yield note
+    finally:
+        os.close(descriptor)
 
 
 def _lines(
@@ -145,11 +158,16 @@ def _lines(
     Ends with the pipe, or soon after the child: a daemon that it started may hold the pipe open.
     """
     rest = b""
+    ended = 0.0
     with DefaultSelector() as selector:
         selector.register(pipe, EVENT_READ)
         while True:
-            ended = child.poll() is not None
+            if child.poll() is not None:  # what is still in the pipe is read, a daemon's is not
+                ended = ended or time.monotonic()
+                deadline = min(deadline, ended + _AFTERWORDS)
             patience = deadline - time.monotonic()
+            if patience <= 0 and ended:
+                return
             if patience <= 0:
                 raise TimeoutError
             ready = selector.select(min(1.0, patience))
@@ -183,7 +201,7 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
         try:
             child.wait(patience)
             break
-        except subprocess.TimeoutExpired:
-            continue
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            continue  # a second interrupt wants it to end now
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)  # what the script left behind in its group

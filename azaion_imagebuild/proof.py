@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 from . import device_conf
@@ -19,6 +20,8 @@ def prove(
     email: str,
     owner: tuple[int, int] | None,
     password: Secret | None = None,
+    sha256: str | None = None,
+    hint: str = _REBUILD,
 ) -> Iterator[Finding]:
     """Yield every difference between a device.conf and what it must be; none: it is proven.
 
@@ -28,37 +31,43 @@ def prove(
         email: the account of the device.
         owner: (uid, gid) that it must belong to; None: not known.
         password: the one just provisioned; None checks its form only.
+        sha256: of the file that was staged; None: not known.
+        hint: what to do about a difference.
     """
     if entry is None:
-        yield Finding(message=f"{where} holds no /{DEVICE_CONF}", hint=_REBUILD)
+        yield Finding(message=f"{where} holds no /{DEVICE_CONF}", hint=hint)
         return
     if entry.mode != DEVICE_CONF_MODE:
         message = f"/{DEVICE_CONF} in {where} has mode {entry.mode:04o}, not {DEVICE_CONF_MODE:04o}"
-        yield Finding(message=message, hint=_REBUILD)
+        yield Finding(message=message, hint=hint)
     if owner is not None and (entry.uid, entry.gid) != owner:
         message = (
             f"/{DEVICE_CONF} in {where} belongs to {entry.uid}:{entry.gid},"
             f" not to {owner[0]}:{owner[1]}"
         )
-        yield Finding(message=message, hint=_REBUILD)
-    yield from _prove_credentials(entry.data, where, email, password)
+        yield Finding(message=message, hint=hint)
+    differences = list(_prove_credentials(entry.data, where, email, password, hint))
+    yield from differences
+    if not differences and sha256 and hashlib.sha256(entry.data).hexdigest() != sha256:
+        message = f"/{DEVICE_CONF} in {where} is not byte for byte the file that was staged"
+        yield Finding(message=message, hint=hint)
 
 
 def _prove_credentials(
-    data: bytes, where: str, email: str, password: Secret | None
+    data: bytes, where: str, email: str, password: Secret | None, hint: str
 ) -> Iterator[Finding]:
     try:
         found = device_conf.parse(data)
     except device_conf.MalformedDeviceConf as error:
         message = f"/{DEVICE_CONF} in {where} is malformed: {error}"
-        yield Finding(message=message, hint=_REBUILD)
+        yield Finding(message=message, hint=hint)
         return
     if found.email != email:
         message = f"/{DEVICE_CONF} in {where} is of {found.email!a}, not of {email}"
-        yield Finding(message=message, hint=_REBUILD)
+        yield Finding(message=message, hint=hint)
     if password is not None and found.password != password:
         message = f"/{DEVICE_CONF} in {where} holds another password than the one provisioned"
-        yield Finding(message=message, hint=_REBUILD)
+        yield Finding(message=message, hint=hint)
     elif password is None and not PASSWORD_FORMAT.fullmatch(found.password.reveal()):
         message = f"the password in /{DEVICE_CONF} of {where} is not 32 hexadecimal digits"
-        yield Finding(message=message, hint=_REBUILD)
+        yield Finding(message=message, hint=hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -24,6 +25,10 @@ IMAGES = (
 """Every file of a Linux_for_Tegra in which NVIDIA's scripts put the root filesystem."""
 
 _COPIES = ("mfi_*",)
+_UNPACKED = (
+    "bootloader/mnt/etc/azaion/device.conf",
+    "tools/kernel_flash/images/mnt/etc/azaion/device.conf",
+)
 _BACKUPS = ("bootloader/system.img*.bak", "bootloader/system.img*.orig", "bootloader/system.img*~")
 _WINDOW = 1 << 20
 _CLOCK = 2.0  # seconds by which a file's time may lag behind the clock
@@ -41,9 +46,24 @@ def hide_images(tree: Path) -> None:
             path.chmod(0o600)
 
 
+@contextlib.contextmanager
+def out_of_sight(tree: Path) -> Iterator[None]:
+    """Close ``bootloader/`` to other users while a script works in it; give its mode back."""
+    folder = tree / "bootloader"
+    mode = stat.S_IMODE(folder.stat().st_mode) if folder.is_dir() else 0
+    if mode & 0o077:
+        folder.chmod(mode & 0o700)
+    try:
+        yield
+    finally:
+        hide_images(tree)
+        if mode & 0o077:
+            folder.chmod(mode)
+
+
 def remove_images(tree: Path) -> None:
     """Remove the images of whatever earlier build: a stale one must not pass for a new one."""
-    for path in present_images(tree):
+    for path in (*present_images(tree), *_matching(tree, _UNPACKED)):
         path.unlink(missing_ok=True)
 
 
@@ -56,7 +76,7 @@ def remove(tree: Path, *, since: float, keep: Iterable[Path] = ()) -> list[str]:
         since: seconds since the epoch; what was last changed before is not of this build and stays.
     """
     kept = set(keep)
-    doomed = [*present_images(tree), *_matching(tree, (*_BACKUPS, *_COPIES))]
+    doomed = [*present_images(tree), *_matching(tree, (*_UNPACKED, *_BACKUPS, *_COPIES))]
     removed = []
     for path in doomed:
         if path in kept or path.lstat().st_ctime < since - _CLOCK:

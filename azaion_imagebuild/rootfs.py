@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -34,6 +35,13 @@ class Node:
     uid: int
     gid: int
     links: int
+
+    def may_search(self, uid: int, gid: int) -> bool:
+        """Tell whether this user may go through the directory; more groups are not looked at."""
+        if uid == 0:
+            return True
+        shift = 6 if uid == self.uid else 3 if gid == self.gid else 0
+        return bool(self.mode >> shift & 1)
 
     @property
     def kind(self) -> str:
@@ -157,7 +165,13 @@ class Rootfs:
         except BaseException:
             self.remove_dirs(made)
             raise
-        return StagedFile(path=path, mode=mode, ownership=ownership, new_dirs=tuple(made))
+        return StagedFile(
+            path=path,
+            mode=mode,
+            ownership=ownership,
+            sha256=hashlib.sha256(data).hexdigest(),
+            new_dirs=tuple(made),
+        )
 
     def remove_file(self, path: str) -> bool:
         """Remove the file at ``path`` and what a killed write left beside it; tell if any was.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hmac
-from typing import NoReturn
+import re
+from typing import Any, NoReturn
+from urllib.parse import quote
 from weakref import WeakSet
 
 HIDDEN = "***"
@@ -54,9 +56,25 @@ class Secret:
 
 
 def redact(text: str) -> str:
-    """Return ``text`` with the value of every living :class:`Secret` blanked out."""
+    """Return ``text`` with the value of every living :class:`Secret` blanked out.
+
+    In upper or lower case, and as JSON or a URL would escape it.
+    """
     for secret in list(_alive):
         value = secret.reveal()
         if len(value) >= _SHORTEST_REDACTED:
-            text = text.replace(value, HIDDEN)
+            forms = {value, value.replace("/", "\\/"), quote(value), quote(value, safe="")}
+            pattern = "|".join(re.escape(form) for form in forms)
+            text = re.sub(pattern, HIDDEN, text, flags=re.IGNORECASE)
     return text
+
+
+def redacted(value: Any) -> Any:
+    """Return a JSON value with every text in it redacted."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {redacted(key): redacted(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [redacted(each) for each in value]
+    return value

@@ -33,13 +33,15 @@ class AdminApiSettings:
     token_file: Path | None = option(None, "file that holds the API token", kind="path")
     token_env: str | None = option(None, "variable that holds the API token", kind="text")
     token_header: str = option("Authorization", "header that carries the token", kind="text")
-    token_scheme: str = option("Bearer", "word before the token; may be empty", kind="text")
+    token_scheme: str = option(
+        "Bearer", "word before the token; may be empty", kind="text or empty"
+    )
     client_cert: Path | None = option(None, "client certificate for mTLS (PEM)", kind="path")
     client_key: Path | None = option(None, "key of the client certificate (PEM)", kind="path")
     ca_file: Path | None = option(None, "certificates to trust instead of the host's", kind="path")
     headers: Mapping[str, str] = option({}, "further headers; no secrets here", kind="table")
-    connect_timeout: float = option(5.0, "seconds to wait for a connection", kind="number")
-    read_timeout: float = option(30.0, "seconds to wait for an answer", kind="number")
+    connect_timeout: float = option(5.0, "seconds to wait for a connection", kind="duration")
+    read_timeout: float = option(30.0, "seconds to wait for an answer", kind="duration")
     retries: int = option(4, "further tries after a failed one", kind="whole")
 
 
@@ -73,7 +75,7 @@ class BspSettings:
         None, "initrd only: partition layout of the external device, from the BSP", kind="text"
     )
     network: str = option(
-        "usb0", "initrd only: network that the device is flashed over", kind="text"
+        "usb0", "initrd only: network that the device is flashed over", kind="text or empty"
     )
     usb_instance: str | None = option(
         None, "USB instance of the device to flash, e.g. 1-3", kind="text", env="USB_INSTANCE"
@@ -81,7 +83,7 @@ class BspSettings:
     sysfs_usb: Path = option(
         Path("/sys/bus/usb/devices"), "where the kernel shows USB devices", kind="path"
     )
-    size: str | None = option(None, "size of the APP partition, e.g. 14GiB", kind="text")
+    size: str | None = option(None, "size of the APP partition, e.g. 14GiB", kind="size")
     args: list[str] = option([], "further arguments for flash.sh, before BOARD", kind="list")
     required_files: list[str] = option(
         [],
@@ -125,7 +127,9 @@ class BuildSettings:
 
     flash: bool = option(True, "flash the device after the proof", kind="yesno", env="FLASH")
     lock_wait: float = option(600.0, "seconds to wait for another build of the tree", kind="number")
-    script_timeout: float = option(7200.0, "seconds that one NVIDIA script may take", kind="number")
+    script_timeout: float = option(
+        7200.0, "seconds that one NVIDIA script may take", kind="duration"
+    )
     state_dir: Path | None = option(
         None, "folder of logs and of the sandbox", kind="path", env="STATE_DIR"
     )
@@ -152,6 +156,9 @@ class SmokeSettings:
 
     loader_url: str | None = option(
         None, "Loader of the flashed device; {serial} is filled in; unset: no test", kind="text"
+    )
+    wait: float = option(
+        300.0, "seconds to wait for a flashed device to boot and be healthy", kind="number"
     )
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import device_conf
-from .accounts import GROUP, PASSWD, Accounts, UnknownAccount
-from .errors import OperatorError
+from .accounts import GROUP, LARGEST_PASSWD, PASSWD, Accounts, UnknownAccount
+from .errors import OperatorError, StagingError
 from .model import (
     DEVICE_CONF,
     DEVICE_CONF_MODE,
@@ -21,7 +21,6 @@ from .resources import shipped
 from .rootfs import Node, Rootfs
 from .settings import DeviceConfSettings
 
-LARGEST_PASSWD = 4 * 1024 * 1024
 _MOST_NAMES = 40
 
 
@@ -29,6 +28,9 @@ def findings(build: Build) -> list[Finding]:
     """Look, without changing anything, for what would keep device.conf from being staged."""
     try:
         device_conf.load_template(template_path(build.settings.device_conf))
+        if build.rootfs_dir.is_dir() and build.rootfs_dir.samefile("/"):
+            message = f"the rootfs {build.rootfs_dir} is this host's own root directory"
+            return [Finding(message=message, hint="give the folder of the device's rootfs")]
         with Rootfs(build.rootfs_dir) as rootfs:
             existing = rootfs.look(DEVICE_CONF)
             if existing is not None and (wrong := _in_its_place(existing)):
@@ -61,6 +63,8 @@ def _owner_findings(build: Build, rootfs: Rootfs, existing: Node | None) -> list
         if existing is None:
             return [unknown_account(error)]
         uid, gid = existing.uid, existing.gid
+    if closed := _closed_folder(build, rootfs, existing, (uid, gid)):
+        return [closed]
     if existing is not None and (existing.uid, existing.gid) != (uid, gid):
         return [
             Finding(
@@ -71,6 +75,24 @@ def _owner_findings(build: Build, rootfs: Rootfs, existing: Node | None) -> list
             )
         ]
     return []
+
+
+def _closed_folder(
+    build: Build, rootfs: Rootfs, existing: Node | None, configured: tuple[int, int]
+) -> Finding | None:
+    """Find a folder on the way that the owner of the file may not search."""
+    uid, gid = (existing.uid, existing.gid) if existing else configured
+    folders = DEVICE_CONF.split("/")[:-1]
+    for count in range(1, len(folders) + 1):
+        path = "/".join(folders[:count])
+        node = rootfs.look(path)
+        if node is not None and node.kind == "directory" and not node.may_search(uid, gid):
+            return Finding(
+                message=f"/{path} in the rootfs has mode {node.mode & 0o7777:04o}: the owner of"
+                f" device.conf ({uid}:{gid}) could not reach it",
+                hint=f"chmod 755 {build.rootfs_dir}/{path}, or set [device_conf] owner",
+            )
+    return None
 
 
 def unknown_account(error: UnknownAccount) -> Finding:
@@ -132,11 +154,17 @@ def unstage(build: Build, staged: Sequence[StagedFile]) -> None:
         return
     with Rootfs(build.rootfs_dir) as rootfs:
         existing = rootfs.look(DEVICE_CONF)
-        if existing is None or _in_its_place(existing) is None:
+        ours = any(each.path == DEVICE_CONF for each in staged)
+        if ours or existing is None or _in_its_place(existing) is None:
             rootfs.remove_file(DEVICE_CONF)
         for each in staged:
             if each.path == DEVICE_CONF:
                 rootfs.remove_dirs(each.new_dirs)
+    if ours and existing is not None and existing.links > 1:
+        raise StagingError(
+            f"{DEVICE_CONF} was given a second name (a hard link) while the image was built",
+            hint="find what links it and remove that file: it holds the device's password",
+        )
 
 
 def template_path(settings: DeviceConfSettings) -> Path:

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from . import device_conf, images
-from .accounts import GROUP, PASSWD, Accounts, UnknownAccount
-from .errors import UsageError
+from .accounts import GROUP, LARGEST_PASSWD, PASSWD, Accounts, UnknownAccount
+from .completeness import damaged
+from .errors import StagingError, UsageError, VerificationError
 from .identity import email_for
 from .model import DEVICE_CONF, FileEntry, Finding
 from .proof import prove
 from .rootfs import Rootfs
 from .settings import DeviceConfSettings
-from .staging import LARGEST_PASSWD, unknown_account
+from .staging import unknown_account
+
+_WRONG = "do not ship it; build the device's image again, or give the serial that it was built for"
 
 _ReadFile = Callable[[str, int], FileEntry | None]
 
@@ -51,14 +54,19 @@ def verify(target: Path, serial: str, settings: DeviceConfSettings) -> Report:
 
     Raises:
         UsageError: there is no ``target``.
-        VerificationError, StagingError: it cannot be read.
+        VerificationError: it cannot be read.
     """
     if not target.exists():
         raise UsageError(f"there is no {target}", hint="give a rootfs folder or an image file")
+    if not (target.is_dir() or target.is_file() or target.is_block_device()):
+        raise UsageError(f"{target} is no file", hint="give a rootfs folder or an image file")
     email = email_for(serial)
     if target.is_dir():
-        with Rootfs(target) as rootfs:
-            findings = _check(rootfs.read_file, target, email, settings)
+        try:
+            with Rootfs(target) as rootfs:
+                findings = _check(rootfs.read_file, target, email, settings)
+        except StagingError as error:
+            raise VerificationError(error.message, hint=error.hint) from None
         return Report(
             target=target, format="directory", serial=serial, email=email, findings=findings
         )
@@ -66,13 +74,11 @@ def verify(target: Path, serial: str, settings: DeviceConfSettings) -> Report:
     def read_file(path: str, limit: int) -> FileEntry | None:
         return images.read_file(target, path, limit)
 
-    return Report(
-        target=target,
-        format=images.format_of(target),
-        serial=serial,
-        email=email,
-        findings=_check(read_file, target, email, settings),
-    )
+    found = images.format_of(target)
+    findings = _check(read_file, target, email, settings)
+    if found == "ext4" and not findings:
+        findings = tuple(damaged(target))
+    return Report(target=target, format=found, serial=serial, email=email, findings=findings)
 
 
 def _check(
@@ -87,5 +93,5 @@ def _check(
         owner = Accounts.parse(passwd, group).resolve(settings.owner, settings.group)
     except UnknownAccount as error:
         findings.append(unknown_account(error))
-    findings += prove(entry, str(target), email=email, owner=owner)
+    findings += prove(entry, str(target), email=email, owner=owner, hint=_WRONG)
     return tuple(findings)

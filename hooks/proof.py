@@ -25,7 +25,7 @@ def verify_image(
     from azaion_imagebuild import completeness  # late: `provision` needs none
     from azaion_imagebuild.proof import prove
 
-    (ownership,) = (each.ownership for each in staged if each.path == DEVICE_CONF)
+    (conf,) = (each for each in staged if each.path == DEVICE_CONF)
     differences = [
         finding
         for path, entry in _device_confs(build, image)
@@ -33,8 +33,9 @@ def verify_image(
             entry,
             str(path),
             email=build.email,
-            owner=(ownership.uid, ownership.gid),
+            owner=(conf.ownership.uid, conf.ownership.gid),
             password=identity.password,
+            sha256=conf.sha256,
         )
     ]
     return differences or completeness.findings(build, image)

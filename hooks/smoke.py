@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 from azaion_imagebuild import hookimpl
-from azaion_imagebuild.model import Build, DeviceIdentity, FlashResult
+from azaion_imagebuild.errors import UsageError
+from azaion_imagebuild.model import Build, DeviceIdentity, Finding, FlashResult
+
+
+@hookimpl
+def preflight(build: Build) -> list[Finding]:
+    url = _loader_url(build)
+    if url is not None:
+        from azaion_imagebuild.http_client import checked_url
+
+        try:
+            checked_url(url, "[smoke] loader_url")
+        except UsageError as error:
+            return [Finding(message=error.message, hint=error.hint)]
+    return []
 
 
 @hookimpl
 def post_flash(
     build: Build, identity: DeviceIdentity, result: FlashResult | None
 ) -> dict[str, str] | None:
-    url = build.settings.smoke.loader_url
+    url = _loader_url(build)
     if url is None or result is None:
         return None
     from azaion_imagebuild.loader import smoke_test  # late: most builds need none
 
-    smoke_test(url.replace("{serial}", build.serial), identity.email, identity.password)
+    smoke_test(url, identity.email, identity.password, build.settings.smoke.wait)
     return {"smoke": "logged in"}
+
+
+def _loader_url(build: Build) -> str | None:
+    url = build.settings.smoke.loader_url
+    return url.replace("{serial}", build.serial) if url else None

@@ -48,10 +48,13 @@ def test_the_readmes_real_command_and_its_makefile_work(bsp: Path, api_url: str)
         text = text.replace("/srv/l4t/Linux_for_Tegra", str(bsp))
         text = text.replace("https://admin.internal.example.com", api_url)
         if text.startswith("image-%"):
-            Path("Makefile").write_text(f"L4T := {bsp}\nAPI := {api_url}\n{text}")
-            text = text.replace("image SERIAL", f"{ready} image SERIAL")
+            text = text.replace(f"-C {ROOT} image", f"-C {ROOT} {ready} image")
+            assert ready in text
             Path("Makefile").write_text(f"L4T := {bsp}\nAPI := {api_url}\n{text}")
             command, cwd = "make image-AZJN-0042", Path.cwd()
+            hostile = subprocess.run(["make", "image-AZJN-0042;touch trap #"], check=False)
+            assert hostile.returncode == 2
+            assert not Path("trap").exists()
         else:
             command, cwd = text.replace("make image", f"make {ready} image"), ROOT
         done = subprocess.run(["bash", "-c", command], cwd=cwd, check=False,

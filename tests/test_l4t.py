@@ -219,7 +219,7 @@ def test_an_image_that_changes_after_its_proof_is_not_flashed(
     (tmp_path / "plugins").mkdir()
     (tmp_path / "plugins/aa.py").write_text(
         "import os\nfrom azaion_imagebuild import hookimpl\n@hookimpl(trylast=True)\n"
-        "def verify_image(image):\n    os.utime(image.path)\n    return []\n"
+        "def verify_image(image):\n    os.utime(image.path, (5, 5))\n    return []\n"
     )
     ran = image(config=f'[hooks]\ndirs = ["{tmp_path}/plugins"]\n')
     assert ran.code == 8

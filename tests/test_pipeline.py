@@ -206,15 +206,31 @@ def test_a_clean_up_that_fails_after_success_is_a_warning(build: Build, steps: S
     assert (record.outcome, watcher.warnings) == ("done", ["a mount is left"])
 
 
-def test_a_bug_is_raised_after_cleaning_up(build: Build, steps: Steps) -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit])
+def test_a_bug_ends_in_the_record_after_cleaning_up(
+    build: Build, steps: Steps, error: type[BaseException]
+) -> None:
     class Bug:
         @hookimpl
         def build_image(self) -> None:
-            raise ZeroDivisionError
+            raise error
 
-    with pytest.raises(ZeroDivisionError):
-        run(build, steps, Bug())
-    assert steps.called[-2:] == ["build_failed(ZeroDivisionError)", "cleanup"]
+    record, _ = run(build, steps, Bug())
+    assert (record.exit_code, record.step) == (70, "build_image")
+    assert "test_pipeline.py:" in record.error.message
+    assert steps.called[-2:] == [f"build_failed({error.__name__})", "cleanup"]
+
+
+def test_a_plug_in_cannot_replace_a_field_of_the_record(build: Build, steps: Steps) -> None:
+    class Liar:
+        @hookimpl
+        def post_flash(self) -> dict[str, str]:
+            return {"serial": "OTHER-1"}
+
+    record, _ = run(build, steps, Liar())
+    assert record.exit_code == 70
+    assert "would replace serial" in record.error.message
+    assert record.as_json()["serial"] == SERIAL
 
 
 def test_an_interrupt_ends_with_130_and_is_cleaned_up(build: Build, steps: Steps) -> None:

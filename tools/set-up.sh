@@ -13,12 +13,16 @@ command -v "$python" >/dev/null || fail "$python is not installed" "sudo apt-get
 [ -w . ] || fail "cannot write into $PWD" "use a checkout that belongs to you"
 exec 9<pyproject.toml
 flock 9  # two first builds at once: the second waits
+here=$(cat "$venv/.where" 2>/dev/null || true)
+[ "$here" = "$PWD" ] || rm -rf "$venv" || fail "cannot remove $venv" "remove it as the user who made it"
 [ ! "$venv/.$mark" -nt pyproject.toml ] || exit 0
 
 echo "Setting up $venv (once, and again when pyproject.toml changes) ..."
-[ -x "$venv/bin/python" ] && "$venv/bin/python" -c '' 2>/dev/null || rm -rf "$venv"
+[ -x "$venv/bin/python" ] && "$venv/bin/python" -c '' 2>/dev/null \
+    || rm -rf "$venv" || fail "cannot remove $venv" "remove it as the user who made it"
 [ -d "$venv" ] || "$python" -m venv "$venv" \
     || fail "cannot make a virtual environment" "sudo apt-get install python3-venv"
+echo "$PWD" > "$venv/.where" || fail "cannot write into $venv" "remove it as the user who made it"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$package" \
     || fail "cannot install the packages that pyproject.toml names" "check the network and pip's configuration, then run the same command again"
 touch "$venv/.$mark"

@@ -52,7 +52,7 @@ EXAMPLES: dict[str, Any] = {
     "device_conf.group": "azaion",
     "device_conf.template": "device.conf",
     "serial.pattern": "AZJN-[0-9]{4}",
-    "hooks.dirs": ["hooks"],
+    "hooks.dirs": ["factory-hooks"],
     "hooks.disable": ["smoke"],
     "build.state_dir": "/var/lib/azaion-imagebuild",
     "smoke.loader_url": "http://{serial}.local:8080",
@@ -69,7 +69,9 @@ def main() -> None:
             print(f"\n# {SECTIONS[section]}\n[{section}]")
         variable = "" if key.kind == "table" else f" ({key.env})"
         example = EXAMPLES.get(f"{key.section}.{key.name}", key.default)
-        print(f"# {key.help}{variable}\n#{key.name} = {toml(example)}")
+        unset = key.default is None or key.default in ([], {})
+        note = "  # an example; unset by default" if unset else ""
+        print(f"# {key.help}{variable}\n#{key.name} = {toml(example)}{note}")
 
 
 def toml(value: Any) -> str:

@@ -14,7 +14,7 @@ from ..errors import UsageError
 from ..locks import locked
 from ..settings import Settings
 from .admin_api import Accounts, admin_api
-from .bsp import create_bsp
+from .bsp import create_bsp, is_reference_bsp
 from .loader import loader
 
 __all__ = ["Accounts", "Sandbox"]
@@ -59,8 +59,27 @@ class Sandbox:
             ) from None
 
     def reset(self) -> None:
-        """Remove the sandbox with its accounts and its device."""
-        shutil.rmtree(self.dir, ignore_errors=True)
+        """Remove the sandbox with its accounts and its device.
+
+        Raises:
+            UsageError: the folder is no sandbox, or it cannot be removed.
+            PreflightError: a build is at work in it.
+        """
+        if not self.dir.exists():
+            return
+        if not is_reference_bsp(self.bsp):
+            raise UsageError(
+                f"{self.dir} holds no sandbox of this tool",
+                hint="look at what it is; remove it yourself if that is meant",
+            )
+        try:
+            with locked([self.dir, self.bsp], 0.0):
+                shutil.rmtree(self.dir)
+        except OSError as error:
+            raise UsageError(
+                f"cannot remove the sandbox {self.dir}: {error.strerror or error}",
+                hint="remove it as the user who made it",
+            ) from None
 
     @contextlib.contextmanager
     def running(self, settings: Settings) -> Iterator[Settings]:
@@ -72,5 +91,5 @@ class Sandbox:
                 admin_api=dataclasses.replace(settings.admin_api, url=api.url),
                 bsp=dataclasses.replace(settings.bsp, dir=self.bsp),
                 image=dataclasses.replace(settings.image, keep=True),  # to look at
-                smoke=dataclasses.replace(settings.smoke, loader_url=device.url),
+                smoke=dataclasses.replace(settings.smoke, loader_url=device.url, wait=0.0),
             )

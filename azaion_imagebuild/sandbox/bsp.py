@@ -7,6 +7,8 @@ import shutil
 from hashlib import sha256
 from pathlib import Path
 
+from ..errors import UsageError
+
 TREE = Path(__file__).parent / "Linux_for_Tegra"
 _MARK = ".azaion-sandbox"
 _EXECUTABLE = ("flash.sh", "bootloader/mksparse", "tools/kernel_flash/l4t_initrd_flash.sh")
@@ -25,6 +27,11 @@ def create_bsp(bsp: Path) -> Path:
     """Make the reference BSP at ``bsp``, or anew where it is of another version; return it."""
     mark = bsp / _MARK
     version = _version()
+    if bsp.exists() and not mark.is_file():
+        raise UsageError(
+            f"{bsp} is in the sandbox's place, but this tool did not make it",
+            hint="move it away, or set AZAION_IMAGEBUILD_STATE_DIR to another folder",
+        )
     if not mark.is_file() or mark.read_text() != version:
         new = bsp.with_name(bsp.name + ".new")
         for old in (new, bsp):
@@ -36,6 +43,11 @@ def create_bsp(bsp: Path) -> Path:
         (new / _MARK).write_text(version)
         new.rename(bsp)
     return bsp
+
+
+def is_reference_bsp(bsp: Path) -> bool:
+    """Tell whether a folder is a reference BSP that this tool made."""
+    return (bsp / _MARK).is_file()
 
 
 def create_rootfs(rootfs: Path, uid: int) -> None:
