@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, TypeGuard
 
 from .errors import OperatorError
 from .model import Build, BuildRecord, Finding
+from .progress import Live, Quiet
 from .secret import redact
 
 if TYPE_CHECKING:
@@ -19,18 +20,13 @@ class Console:
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
-        self._logger = logging.getLogger("azaion_imagebuild")
-        self._logger.handlers = [_Handler(self)]
-        self._logger.propagate = False
-
-    @property
-    def debug(self) -> bool:
-        """Tell whether the output of scripts is shown too."""
-        return self._logger.level == logging.DEBUG
-
-    @debug.setter
-    def debug(self, on: bool) -> None:
-        self._logger.setLevel(logging.DEBUG if on else logging.INFO)
+        self.debug = False
+        """Show the output of scripts whole."""
+        self._progress = Live(stream) if _is_terminal(stream) else Quiet(self.say)
+        logger = logging.getLogger("azaion_imagebuild")
+        logger.handlers = [_Handler(self)]
+        logger.propagate = False
+        logger.setLevel(logging.DEBUG)
 
     def say(self, line: str) -> None:
         """Write one line; a terminal that has gone away does not stop a build."""
@@ -46,10 +42,18 @@ class Console:
 
     def started(self, step: str) -> None:
         """A step begins; it is shown when it has ended."""
-        self._logger.debug("step %s", step)
+        self._progress.started(step)
+
+    def printed(self, line: str) -> None:
+        """A script has printed a line."""
+        if self.debug:
+            self.say(f"    | {line}")
+        else:
+            self._progress.line(line)
 
     def ended(self, step: str, seconds: float, note: str) -> None:
         """A step has ended well."""
+        self._progress.ended()
         self.say(f"  {step:20} {seconds:7.2f} s  {note}".rstrip())
 
     def warned(self, finding: Finding) -> None:
@@ -59,6 +63,7 @@ class Console:
 
     def failed(self, error: OperatorError) -> None:
         """Something that the operator can mend: an error line and a hint line for each problem."""
+        self._progress.ended()
         for message, hint in error.problems:
             self.say(f"error: {message}")
             self.say(f"hint: {hint}")
@@ -96,6 +101,10 @@ class Console:
             self.say(f"OK: {report.target} ({report.format}) carries {report.email}")
 
 
+def _is_terminal(stream: TextIO | None) -> TypeGuard[TextIO]:
+    return stream is not None and not stream.closed and stream.isatty()
+
+
 def _facts(record: BuildRecord) -> list[tuple[str, str]]:
     facts = [("account", f"{record.build.email} ({record.enrolled})")]
     if record.staged is not None:
@@ -121,7 +130,8 @@ class _Handler(logging.Handler):
         self.setFormatter(logging.Formatter("%(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        prefix = "warning: " if record.levelno == logging.WARNING else ""
         if record.levelno == logging.DEBUG:
-            prefix = "    | "
+            self._console.printed(record.getMessage())
+            return
+        prefix = "warning: " if record.levelno == logging.WARNING else ""
         self._console.say(prefix + self.format(record))

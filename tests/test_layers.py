@@ -22,6 +22,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"plugins", "verification"}),
     frozenset({"pipeline"}),
     frozenset({"sandbox"}),
+    frozenset({"progress"}),
     frozenset({"console", "builds"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
