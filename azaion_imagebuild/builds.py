@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import pipeline
 from .errors import UsageError
@@ -17,8 +18,10 @@ from .model import Build, BuildRecord, Finding
 from .pipeline import Watcher
 from .plugins import load_plugins
 from .process import ENV_PREFIX
-from .sandbox import Sandbox
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from .sandbox import Sandbox
 
 
 def build_image(serial: str, settings: Settings, watcher: Watcher) -> BuildRecord:
@@ -83,6 +86,8 @@ def parts(settings: Settings) -> Iterator[tuple[Settings, bool]]:
 
 def the_sandbox(settings: Settings) -> Sandbox:
     """Return the sandbox of this user's state folder."""
+    from .sandbox import Sandbox  # late: a real build needs none
+
     return Sandbox(_state_dir(settings) / "sandbox")
 
 

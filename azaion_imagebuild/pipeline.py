@@ -41,7 +41,6 @@ from .model import (
     Ownership,
     StagedFile,
 )
-from .overlay import staged_over
 
 _logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -316,6 +315,8 @@ def _locked(build: Build) -> Iterator[Build]:
     with locked(folders, build.settings.build.lock_wait) as descriptors:
         held = dataclasses.replace(build, lock_fds=descriptors, began=time.time())
         if build.settings.image.staging == "overlay" and build.rootfs_dir.is_dir():
+            from .overlay import staged_over  # late: it is rarely wanted
+
             with staged_over(build.rootfs_dir) as staging_dir:
                 yield dataclasses.replace(held, rootfs_dir=staging_dir)
         else:

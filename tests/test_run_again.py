@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from world import EMAIL, SERIAL, replace_script
 
-from azaion_imagebuild import device_conf, images
+from azaion_imagebuild import device_conf, images, residue
+from azaion_imagebuild.leftovers import loops_of, mounts_below
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox import Sandbox
 
@@ -82,6 +83,51 @@ def test_a_build_that_is_stopped_anywhere_is_healed_by_the_same_command(
     password = device_conf.parse(entry.data).password.reveal()
     assert sandbox.accounts.login(EMAIL, password)
     assert not (sandbox.bsp / "rootfs" / DEVICE_CONF).exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="an overlay is mounted by root")
+@pytest.mark.parametrize("killed", ["tool", "script", "both"])
+@pytest.mark.parametrize("when", ["--no-flash", "-r"])
+@pytest.mark.parametrize("way", ["overlay", "initrd"])
+def test_kill_9_of_tool_or_script_leaves_nothing_that_stops_or_outlives_the_next_build(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    killed: str, when: str, way: str,
+) -> None:  # fmt: skip
+    script = "flash.sh" if way == "overlay" else "tools/kernel_flash/l4t_initrd_flash.sh"
+    if way == "overlay":
+        monkeypatch.setenv("AZAION_IMAGEBUILD_IMAGE_STAGING", "overlay")
+    else:
+        monkeypatch.setenv("AZAION_IMAGEBUILD_BSP_METHOD", "initrd")
+        when = when.replace("-r", "--flash-only")
+    real = f'./{script}.real "$@" || exit\n'
+    replace_script(sandbox.bsp / script, real + HOLD.format(when=when) + "true\n")
+    (sandbox.dir / "hold").touch()
+    with start(tmp_path) as process:
+        until(sandbox.dir / "held", process)
+        group = int((sandbox.dir / "held").read_text())
+        if killed != "script":
+            process.kill()
+        if killed != "tool":
+            os.killpg(group, signal.SIGKILL)
+        process.wait()
+        (sandbox.dir / "hold").unlink()
+        if killed == "tool":
+            os.killpg(group, signal.SIGTERM)
+        process.communicate()
+    with start(tmp_path) as process:
+        _, err = process.communicate()
+    assert process.returncode == 0, err
+    assert [account.email for account in sandbox.accounts.list()] == [EMAIL]
+    entry = images.read_file(sandbox.device, DEVICE_CONF, device_conf.LONGEST)
+    assert entry is not None
+    password = device_conf.parse(entry.data).password.reveal()
+    assert sandbox.accounts.login(EMAIL, password)
+    kept = residue.present_images(sandbox.bsp)
+    held = subprocess.run(["grep", "-rl", password, str(sandbox.bsp)], check=False,
+                          capture_output=True, text=True).stdout.split()  # fmt: skip
+    assert held == [str(path) for path in kept]
+    assert mounts_below(sandbox.bsp) == mounts_below(Path("/run/azaion-imagebuild")) == []
+    assert loops_of(sandbox.bsp) == []
 
 
 def test_a_second_build_waits_for_a_script_whose_tool_was_killed(
