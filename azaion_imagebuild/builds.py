@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import secrets
 import time
@@ -34,6 +35,25 @@ def build_image(serial: str, settings: Settings, watcher: Watcher) -> BuildRecor
     hook = load_plugins(settings.hooks, required=REQUIRED).hook
     with parts(settings) as (used, sandbox):
         return pipeline.run(_image_build(serial, used, sandbox), hook, watcher)
+
+
+def build_base(settings: Settings, watcher: Watcher, out: Path | None) -> BuildRecord:
+    """Build an image with a placeholder in place of an identity; copy it to ``out`` if given.
+
+    Raises:
+        UsageError: the settings are wrong; nothing has been done.
+        ImageBuildError: the image was built, but cannot be copied.
+    """
+    hook = load_plugins(settings.hooks, required=REQUIRED).hook
+    settings = dataclasses.replace(settings, build=dataclasses.replace(settings.build, flash=False))
+    with parts(settings) as (used, sandbox):
+        record = pipeline.base(_image_build("BASE-0", used, sandbox), hook, watcher)
+    if out is None or record.image is None or record.error is not None:
+        return record
+    from .stamping import copy_image
+
+    copy_image(record.image.path, out)
+    return dataclasses.replace(record, image=dataclasses.replace(record.image, path=out, also=()))
 
 
 def provision(serial: str, settings: Settings, watcher: Watcher) -> BuildRecord:
@@ -82,6 +102,21 @@ def parts(settings: Settings) -> Iterator[tuple[Settings, bool]]:
     else:
         with the_sandbox(settings).running(settings) as used:
             yield used, True
+
+
+@contextmanager
+def parts_of_api(settings: Settings) -> Iterator[Settings]:
+    """Yield the settings with an admin API: the configured one, or the sandbox's."""
+    if settings.admin_api.url is not None:
+        yield settings
+    else:
+        with the_sandbox(settings).running(settings) as used:
+            yield used
+
+
+def stamping_build(serial: str, settings: Settings) -> Build:
+    """Return the build of a device whose image is stamped: no rootfs takes part in it."""
+    return _build(serial, settings, Path(os.devnull))
 
 
 def the_sandbox(settings: Settings) -> Sandbox:

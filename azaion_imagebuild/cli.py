@@ -102,6 +102,33 @@ def _provision(args: argparse.Namespace, console: Console) -> int:
     return _finish(record, args, console)
 
 
+def _base(args: argparse.Namespace, console: Console) -> int:
+    from .builds import build_base
+
+    with _stdout_is_ours():
+        record = build_base(_settings(args), console, args.out)
+    return _finish(record, args, console)
+
+
+def _stamp(args: argparse.Namespace, console: Console) -> int:
+    from . import stamps
+
+    settings = _settings(args)
+    if args.clear and (args.serial or args.out or args.device_conf):
+        raise UsageError("--clear takes the image only", hint="leave the other flags out")
+    with _stdout_is_ours():
+        if args.clear:
+            record = stamps.clear(args.image, settings)
+        else:
+            record = stamps.stamp(
+                args.image, args.serial or "", settings, credentials=args.device_conf, out=args.out
+            )
+    console.stamped(record)
+    if args.json:
+        _print_json(record.as_json(), console)
+    return int(ExitCode.DONE)
+
+
 def _doctor(args: argparse.Namespace, console: Console) -> int:
     from .builds import examine
 
@@ -248,6 +275,27 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     _site(image)
     _bsp(image)
     _owner(image)
+
+    base = _command(commands, "base", _base, "build an image with a placeholder, to be stamped")
+    base.add_argument("--out", metavar="FILE", type=Path, help="copy the image to this new file")
+    _site(base)
+    _bsp(base)
+    _owner(base)
+
+    stamp = _command(commands, "stamp", _stamp, "put a device's identity into a finished image")
+    stamp.add_argument("image", metavar="IMAGE", type=Path, help="raw ext4, Android sparse or tar")
+    _serial(stamp)
+    stamp.add_argument(
+        "--device-conf",
+        metavar="FILE",
+        type=Path,
+        help="stamp these credentials instead of provisioning new ones",
+    )
+    stamp.add_argument("--out", metavar="FILE", type=Path, help="stamp a copy; the image stays")
+    stamp.add_argument("--clear", action="store_true", help="put the placeholder back")
+    stamp.add_argument("--api-url", metavar="URL", help="base URL of the admin API")
+    _owner(stamp)
+    _disable(stamp)
 
     doctor = _command(commands, "doctor", _doctor, "look whether host, BSP and API are ready")
     _site(doctor)

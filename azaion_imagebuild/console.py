@@ -12,6 +12,7 @@ from .progress import Live, Quiet
 from .secret import redact
 
 if TYPE_CHECKING:
+    from .stamps import StampRecord
     from .verification import Report
 
 
@@ -92,6 +93,13 @@ class Console:
         if not any(finding.severity == "error" for finding in findings):
             self.say("OK: ready to build")
 
+    def stamped(self, record: StampRecord) -> None:
+        """An image has been stamped or cleared."""
+        what = f"carries {record.email}" if record.serial else "holds a placeholder again"
+        where = " in the SANDBOX" if record.sandbox else ""
+        for path in record.images:
+            self.say(f"DONE{where}: {path} {what} ({record.seconds * 1000:.0f} ms)")
+
     def verified(self, report: Report) -> None:
         """A verification has ended."""
         for finding in report.findings:
@@ -106,7 +114,9 @@ def _is_terminal(stream: TextIO | None) -> TypeGuard[TextIO]:
 
 
 def _facts(record: BuildRecord) -> list[tuple[str, str]]:
-    facts = [("account", f"{record.build.email} ({record.enrolled})")]
+    facts = []
+    if record.enrolled is not None:
+        facts.append(("account", f"{record.build.email} ({record.enrolled})"))
     if record.staged is not None:
         owner = f"{record.staged.ownership.uid}:{record.staged.ownership.gid}"
         path = f"/{record.staged.path}"
@@ -116,7 +126,9 @@ def _facts(record: BuildRecord) -> list[tuple[str, str]]:
     if record.image is not None:
         facts.append(("image", f"{record.image.path} ({record.image.format})"))
         facts.append(("sha256", str(record.image_sha256)))
-        facts.append(("flashed", record.flashed.device if record.flashed else "no (FLASH=0)"))
+        if record.enrolled is not None:  # a base is never flashed
+            device = record.flashed.device if record.flashed else "no (FLASH=0)"
+            facts.append(("flashed", device))
     facts += [
         (name, str(value)) for name, value in record.extra.items() if not isinstance(value, list)
     ]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .errors import UsageError
 from .model import DeviceIdentity
+from .placeholder import is_placeholder
 from .secret import Secret
 
 EMAIL_KEY = "AZAION_DEVICE_EMAIL"
@@ -90,6 +91,8 @@ def parse(data: bytes) -> DeviceConf:
     Raises:
         MalformedDeviceConf: another form, a missing, empty or repeated credential.
     """
+    if is_placeholder(data):
+        raise MalformedDeviceConf("it is an unstamped placeholder: no identity is in this image")
     try:
         lines = data.decode("utf-8").split("\n")
     except UnicodeDecodeError:

@@ -47,6 +47,20 @@ def locked(folders: Sequence[Path], wait: float) -> Iterator[tuple[int, ...]]:
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
+@contextlib.contextmanager
+def locked_file(descriptor: int, path: Path, wait: float) -> Iterator[None]:
+    """Hold an exclusive lock (flock) on an open file.
+
+    Raises:
+        PreflightError: another process holds it for longer than ``wait`` seconds.
+    """
+    _lock(descriptor, path, time.monotonic() + wait)
+    try:
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
 def _lock(descriptor: int, folder: Path, deadline: float) -> None:
     told = False
     while True:

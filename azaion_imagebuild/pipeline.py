@@ -76,6 +76,11 @@ def provision(build: Build, hook: pluggy.HookRelay, watcher: Watcher) -> BuildRe
     return _attempt(build, hook, watcher, _steps_to_staged)
 
 
+def base(build: Build, hook: pluggy.HookRelay, watcher: Watcher) -> BuildRecord:
+    """Build an image that holds a placeholder, to be stamped: no account is touched."""
+    return _attempt(build, hook, watcher, _steps_to_base)
+
+
 @dataclass(slots=True)
 class _Attempt:
     """How far one build has come."""
@@ -184,17 +189,54 @@ def _every_step(done: _Attempt) -> None:
         notes += [f"{name}: {_short(value)}" for name, value in done.extra.items() if value]
 
 
+def _steps_to_base(done: _Attempt) -> None:
+    ownership = _steps_to_prepared(done)
+    from .staging import stage_placeholder, unstage  # late, as all that `provision` needs not
+
+    with done.step("placeholder") as notes:
+        done.staged = (stage_placeholder(done.build, ownership),)
+        notes += [_described(staged) for staged in done.staged]
+    image = _build_image(done)
+    with done.step("verify_image") as notes:
+        _refuse(
+            [_base_findings(done.build, image, done.staged[0])], VerificationError, done.watcher
+        )
+        done.image_sha256 = _sha256(image.path)
+        notes.append("holds a placeholder")
+    with done.step("unstage"):
+        unstage(done.build, done.staged)
+
+
+def _base_findings(build: Build, image: Image, staged: StagedFile) -> list[Finding]:
+    from . import completeness, device_conf, images
+
+    findings = []
+    for path in (image.path, *image.also):
+        entry = images.read_file(path, DEVICE_CONF, device_conf.LONGEST)
+        owner = (staged.ownership.uid, staged.ownership.gid)
+        right = entry is not None and (entry.uid, entry.gid, entry.mode) == (*owner, staged.mode)
+        if entry is None or not right or hashlib.sha256(entry.data).hexdigest() != staged.sha256:
+            message = f"{path} does not hold the placeholder as it was staged"
+            findings.append(Finding(message=message, hint="look at the log, then build it again"))
+    return findings or completeness.findings(build, image)
+
+
 def _steps_to_staged(done: _Attempt) -> None:
     identity, ownership = _steps_to_identity(done)
     _stage(done, identity, ownership)
 
 
-def _steps_to_identity(done: _Attempt) -> tuple[DeviceIdentity, Ownership]:
+def _steps_to_prepared(done: _Attempt) -> Ownership:
     with done.step("preflight"):
         findings = done.hook.preflight(build=done.build)
         _refuse(findings, PreflightError, done.watcher)
     with done.step("prepare"):
-        ownership = _answered("prepare", done.hook.prepare(build=done.build))
+        ownership: Ownership = _answered("prepare", done.hook.prepare(build=done.build))
+    return ownership
+
+
+def _steps_to_identity(done: _Attempt) -> tuple[DeviceIdentity, Ownership]:
+    ownership = _steps_to_prepared(done)
     with done.step("provision_identity") as notes:
         identity: DeviceIdentity = _answered(
             "provision_identity", done.hook.provision_identity(build=done.build)

@@ -17,6 +17,7 @@ from .model import (
     Ownership,
     StagedFile,
 )
+from .placeholder import placeholder
 from .resources import shipped
 from .rootfs import Node, Rootfs
 from .settings import DeviceConfSettings
@@ -142,6 +143,14 @@ def stage(build: Build, identity: DeviceIdentity, ownership: Ownership) -> Stage
             device_conf.render(template, identity),
             mode=DEVICE_CONF_MODE,
             ownership=ownership,
+        )
+
+
+def stage_placeholder(build: Build, ownership: Ownership) -> StagedFile:
+    """Put the placeholder into the rootfs, with the owner and mode that device.conf will have."""
+    with Rootfs(build.rootfs_dir) as rootfs:
+        return rootfs.write_file(
+            DEVICE_CONF, placeholder(), mode=DEVICE_CONF_MODE, ownership=ownership
         )
 
 

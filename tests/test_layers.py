@@ -12,10 +12,19 @@ ROOT = PACKAGE.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"", "errors", "secret", "resources", "trust"}),
-    frozenset({"model", "settings", "identity", "usb"}),
+    frozenset({"model", "settings", "identity", "usb", "placeholder"}),
     frozenset({"process", "http_client", "rootfs", "device_conf", "accounts", "images", "locks"}),
     frozenset(
-        {"admin_api", "loader", "proof", "configuration", "hookspecs", "leftovers", "residue"}
+        {
+            "admin_api",
+            "loader",
+            "proof",
+            "configuration",
+            "hookspecs",
+            "leftovers",
+            "residue",
+            "stamping",
+        }
     ),
     frozenset({"bsp", "staging", "completeness", "overlay"}),
     frozenset({"flashing", "clearing"}),
@@ -23,7 +32,9 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"pipeline"}),
     frozenset({"sandbox"}),
     frozenset({"progress"}),
-    frozenset({"console", "builds"}),
+    frozenset({"builds"}),
+    frozenset({"stamps"}),
+    frozenset({"console"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )

@@ -10,6 +10,7 @@ import io
 import struct
 from array import array
 from bisect import bisect_right
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from .stream import CorruptImage, Readable, read_exactly
@@ -129,6 +130,21 @@ class SparseReader(io.RawIOBase):
             view[:size] = read_exactly(self._stream, data, size, "chunk data")
         self._position += size
         return size
+
+    def stored_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """Yield (offset in the sparse file, bytes) of where bytes of the raw image are stored.
+
+        Raises:
+            CorruptImage: some are not stored: they lie in a FILL chunk or in none.
+        """
+        while length:
+            data, available = self._at(offset)
+            if data is None or data & _IS_FILL or not available:
+                raise CorruptImage(f"byte {offset} of the raw image is in no RAW chunk")
+            size = min(length, available)
+            yield data, size
+            offset += size
+            length -= size
 
     def _at(self, position: int) -> tuple[int | None, int]:
         """Return (offset in the file or None for zeros, bytes up to the end of that run)."""

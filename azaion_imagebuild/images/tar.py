@@ -1,14 +1,16 @@
 """Reading a file, its mode and owner out of a tar archive in a stream.
 
 NVIDIA's initrd flash packs the root filesystem as a tar (``images/{internal,external}/system.img``)
-and the device unpacks it with ``tar -xpf``: the last member of a name counts. Formats: POSIX ustar
-and pax (IEEE 1003.1), GNU long names. Headers are read one by one; memory does not grow with them.
+and the device unpacks it with GNU ``tar -xpf``: the last member of a name counts. Formats: POSIX
+ustar and pax (IEEE 1003.1), GNU long names, sparse members. What GNU tar would unpack in another
+way than is read here is refused. Headers are read one by one; of the links a hash is kept.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..model import FileEntry
 from .stream import CorruptImage, Readable, read_exactly
@@ -18,8 +20,14 @@ MAGIC_OFFSET = 257
 
 _BLOCK = 512
 _LONGEST_EXTRA = 1024 * 1024  # a pax header or a long name; NVIDIA's have some hundred bytes
-_REGULAR, _LINK, _SYMLINK, _DIRECTORY = b"0", b"1", b"2", b"5"
-_PAX, _PAX_GLOBAL, _GNU_NAME, _GNU_LINK = b"x", b"g", b"L", b"K"
+_MOST_LINKS = 1_000_000  # a desktop rootfs has some ten thousand
+_REGULAR, _LINK, _SYMLINK, _DIRECTORY, _SPARSE = b"0", b"1", b"2", b"5", b"S"
+_ALSO_REGULAR = (_REGULAR, b"\0", b"7")
+_WITHOUT_DATA = (_LINK, _SYMLINK, b"3", b"4", _DIRECTORY, b"6")  # whatever size they say
+_PAX, _PAX_SOLARIS, _PAX_GLOBAL, _GNU_NAME, _GNU_LINK = b"x", b"X", b"g", b"L", b"K"
+_EXTENDED = (_PAX, _PAX_SOLARIS, _PAX_GLOBAL, _GNU_NAME, _GNU_LINK)
+_PAX_USED = (b"path", b"size", b"uid", b"gid", b"GNU.sparse.name")
+_OCTAL = re.compile(rb"\0+| *[0-7]+[ \0]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +40,9 @@ class Member:
     mode: int
     uid: int
     gid: int
+    uname: str
+    """The owner's name, which GNU tar believes before the number; ``--numeric-owner``: empty."""
+    gname: str
     size: int
     offset: int
     """Where its data begins in the archive, in bytes."""
@@ -51,7 +62,7 @@ class Tar:
 
         Raises:
             CorruptImage: it is no regular file, or a link stands in the way to it; it is longer
-                than ``limit``; a header is damaged.
+                than ``limit``; its owner is not clear; a header is damaged.
         """
         member = self.find(path)
         if member is None:
@@ -60,6 +71,9 @@ class Tar:
             raise CorruptImage(f"/{path} is not a regular file in the archive")
         if member.size > limit:
             raise CorruptImage(f"/{path} is {member.size} bytes long, more than {limit}")
+        for name, number in ((member.uname, member.uid), (member.gname, member.gid)):
+            if name == "root" and number:
+                raise CorruptImage(f"/{path} is of {name} by name and of {number} by number")
         return FileEntry(
             data=read_exactly(self._stream, member.offset, member.size, "member"),
             mode=member.mode,
@@ -68,16 +82,27 @@ class Tar:
         )
 
     def find(self, path: str) -> Member | None:
-        """Return the last member of a name; the folders on the way to it must be folders."""
+        """Return the last member of a name.
+
+        Raises:
+            CorruptImage: a folder on the way to it is no folder, or it is one itself without being
+                a member; a member may lead there through a link; a header is damaged.
+        """
         parts = [part for part in path.split("/") if part not in ("", ".")]
-        folders = {"/".join(parts[:count]) for count in range(1, len(parts))}
         wanted = "/".join(parts)
-        found = None
+        folders = set(_folders(parts))
+        links = _Links(parts)
+        found, has_members = None, False
         for member in self.members():
+            links.refuse_a_way_through(member)
             if member.name == wanted:
                 found = member
             elif member.name in folders and member.kind != _DIRECTORY:
                 raise CorruptImage(f"/{member.name} is not a directory in the archive")
+            elif member.name.startswith(f"{wanted}/"):
+                has_members = True
+        if has_members and (found is None or found.kind != _DIRECTORY):
+            raise CorruptImage(f"/{wanted} has members of its own in the archive")
         return found
 
     def paths(self) -> Iterator[str]:
@@ -100,23 +125,29 @@ class Tar:
                 return
             _check_sum(header, offset)
             kind, size = header[156:157], _number(header[124:136], "size")
-            data = offset + _BLOCK
-            if kind in (_PAX, _PAX_GLOBAL, _GNU_NAME, _GNU_LINK):
-                offset = self._after(data, size)
-                extra.read(kind, self._extra(data, size))
+            offset += _BLOCK
+            if kind in _EXTENDED:
+                extra.read(kind, self._extra(offset, size))
+                offset = self._after(offset, size)
                 continue
-            if extra.number("size") is not None:
-                size = extra.number("size") or 0
-            if kind in (_LINK, _SYMLINK, _DIRECTORY):
-                size = 0
-            offset = self._after(data, size)
-            yield _member(header, kind, size, data, extra)
-            extra = extra.following()
+            if kind == _SPARSE:
+                offset = self._after_sparse_map(header, offset)
+            member = _member(header, kind, size, offset, extra)
+            offset = self._after(offset, member.size)
+            yield member
+            extra = _Extra()
 
     def _extra(self, offset: int, size: int) -> bytes:
         if size > _LONGEST_EXTRA:
             raise CorruptImage(f"an extended tar header of {size} bytes")
         return read_exactly(self._stream, offset, size, "extended tar header")
+
+    def _after_sparse_map(self, header: bytes, offset: int) -> int:
+        goes_on = header[482]
+        while goes_on:
+            goes_on = read_exactly(self._stream, offset, _BLOCK, "sparse map")[504]
+            offset += _BLOCK
+        return offset
 
     def _after(self, data: int, size: int) -> int:
         end = data + -(-size // _BLOCK) * _BLOCK
@@ -125,30 +156,67 @@ class Tar:
         return end
 
 
-@dataclass(slots=True)
+class _Links:
+    """The links of an archive, in as far as members could lead through them to a wanted path."""
+
+    def __init__(self, wanted: list[str]) -> None:
+        self._wanted = set(wanted)
+        self._hashes: set[int] = set()  # an archive may have many, with long names
+
+    def refuse_a_way_through(self, member: Member) -> None:
+        """Take note of a link; refuse a member below one: ``x -> etc`` and then ``x/passwd``.
+
+        Raises:
+            CorruptImage: tar would follow the link, maybe to the wanted path.
+        """
+        parts = member.name.split("/")
+        if self._hashes and not self._wanted.isdisjoint(parts):
+            for folder in _folders(parts):
+                if hash(folder) in self._hashes:
+                    raise CorruptImage(f"{member.name!a:.80} leads through a link in the archive")
+        if member.kind in (_LINK, _SYMLINK):
+            self._hashes.add(hash(member.name))
+            if len(self._hashes) > _MOST_LINKS:
+                raise CorruptImage(f"more than {_MOST_LINKS} links")
+
+
+def _folders(parts: list[str]) -> Iterator[str]:
+    for count in range(1, len(parts)):
+        yield "/".join(parts[:count])
+
+
 class _Extra:
     """What extended headers say of the next member, over what its own header says."""
 
-    once: dict[str, str] = field(default_factory=dict)
-    always: dict[str, str] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._long_name: str | None = None
+        self._records: dict[str, str] = {}
+        self._has_records = False
 
     def read(self, kind: bytes, data: bytes) -> None:
-        if kind in (_GNU_NAME, _GNU_LINK):
-            key = "path" if kind == _GNU_NAME else "linkpath"
-            self.once[key] = _text(data.rstrip(b"\0"))
-        else:
-            (self.once if kind == _PAX else self.always).update(_pax_records(data))
+        if kind == _GNU_NAME:
+            self._long_name = _text(data.partition(b"\0")[0])
+        elif kind == _PAX_GLOBAL:
+            # Nobody writes them into an image, and readers differ in how long they hold.
+            if _pax_records(data):
+                raise CorruptImage("a global tar header says something of every member")
+        elif kind in (_PAX, _PAX_SOLARIS):
+            if self._has_records:
+                raise CorruptImage("a member with two extended tar headers")
+            self._records, self._has_records = _pax_records(data), True
 
-    def following(self) -> _Extra:
-        return _Extra(always=self.always)
+    @property
+    def name(self) -> str | None:
+        return self._records.get("GNU.sparse.name", self._records.get("path", self._long_name))
 
-    def text(self, key: str) -> str | None:
-        return self.once.get(key, self.always.get(key))
+    @property
+    def sparse(self) -> bool:
+        return "GNU.sparse" in self._records
 
-    def number(self, key: str) -> int | None:
-        text = self.text(key)
+    def number(self, key: str, otherwise: int) -> int:
+        text = self._records.get(key)
         if text is None:
-            return None
+            return otherwise
         if not (text.isascii() and text.isdigit() and len(text) < 20):
             raise CorruptImage(f"an extended tar header says {key}={ascii(text)[:40]}")
         return int(text)
@@ -167,53 +235,54 @@ def _pax_records(data: bytes) -> dict[str, str]:
         key, equals, value = record.partition(b"=")
         if end > len(data) or not equals or not value.endswith(b"\n"):
             raise CorruptImage("an extended tar header is damaged")
-        if key.startswith((b"GNU.sparse", b"SCHILY.xattr", b"LIBARCHIVE")):
-            key = b"" if not key.startswith(b"GNU.sparse") else b"sparse"
-        records[_text(key)] = _text(value[:-1])
+        if key in _PAX_USED:
+            records[_text(key)] = _text(value[:-1])
+        if key.startswith(b"GNU.sparse."):
+            records["GNU.sparse"] = ""
         position = end
-    records.pop("", None)
     return records
 
 
-def _member(header: bytes, kind: bytes, size: int, data: int, extra: _Extra) -> Member:
-    name = extra.text("path")
-    if name is None:
-        name = _text(header[:100].partition(b"\0")[0])
-        prefix = header[345:500].partition(b"\0")[0]
-        if prefix and header[257:263] == b"ustar\0":  # GNU's old format keeps times there
-            name = f"{_text(prefix)}/{name}"
-    if kind in (b"\0", b"7"):
-        kind = _REGULAR
-    if extra.text("sparse") is not None:
-        kind = b"S"
+def _member(header: bytes, kind: bytes, size: int, offset: int, extra: _Extra) -> Member:
+    name = _own_name(header) if extra.name is None else extra.name
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise CorruptImage(f"the member {ascii(name)[:80]} leads out of the archive")
-    uid, gid = extra.number("uid"), extra.number("gid")
+    if not name or "\0" in name:
+        raise CorruptImage(f"a member cannot have the name {ascii(name)[:80]}")
+    if kind in _ALSO_REGULAR:  # BSD's old tar wrote a folder as a file with a slash behind
+        kind = _DIRECTORY if name.endswith(("/", "/.")) or not parts else _REGULAR
+    size = 0 if kind in _WITHOUT_DATA else extra.number("size", size)
     return Member(
         name="/".join(parts),
-        kind=kind,
+        kind=_SPARSE if extra.sparse else kind,
         mode=_number(header[100:108], "mode") & 0o7777,
-        uid=_number(header[108:116], "uid") if uid is None else uid,
-        gid=_number(header[116:124], "gid") if gid is None else gid,
+        uid=extra.number("uid", _number(header[108:116], "uid")),
+        gid=extra.number("gid", _number(header[116:124], "gid")),
+        uname=_text(header[265:297].partition(b"\0")[0]),
+        gname=_text(header[297:329].partition(b"\0")[0]),
         size=size,
-        offset=data,
+        offset=offset,
     )
 
 
-def _number(field_: bytes, what: str) -> int:
+def _own_name(header: bytes) -> str:
+    name = _text(header[:100].partition(b"\0")[0])
+    prefix = header[345:500].partition(b"\0")[0]
+    if prefix and header[257:263] == b"ustar\0":  # GNU's old format keeps times there
+        return f"{_text(prefix)}/{name}"
+    return name
+
+
+def _number(field: bytes, what: str) -> int:
     """Read an octal number, or GNU's base-256 for those that do not fit."""
-    if field_[0] & 0x80:
-        number = int.from_bytes(field_, "big") & ~(0x80 << 8 * (len(field_) - 1))
-        if field_[0] & 0x40:
-            raise CorruptImage(f"a tar header has a negative {what}")
-        return number
-    digits = field_.partition(b"\0")[0].strip()
-    if not digits:
-        return 0
-    if not all(digit in b"01234567" for digit in digits):
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    if field[0] == 0xFF:
+        raise CorruptImage(f"a tar header has a negative {what}")
+    if not _OCTAL.fullmatch(field):
         raise CorruptImage(f"a tar header has a {what} that is no number")
-    return int(digits, 8)
+    return int(field.strip(b" \0") or b"0", 8)
 
 
 def _check_sum(header: bytes, offset: int) -> None:

@@ -1,0 +1,108 @@
+"""Where the data of one file lies in an image, whatever the container: byte ranges to overwrite."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from . import image_format
+from .ext4 import Ext4, Inode
+from .sparse import SparseReader
+from .stream import CorruptImage, Readable
+from .tar import Tar
+
+_REGULAR = b"0"  # POSIX ustar; tar.Member has no other kind for a regular file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """Some bytes of the image file."""
+
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Location:
+    """A file in an image: its length, mode and owner, and where its bytes are, in order."""
+
+    format: str
+    size: int
+    mode: int
+    uid: int
+    gid: int
+    ranges: tuple[Range, ...]
+
+
+def locate(stream: Readable, path: str) -> Location | None:
+    """Find the data of the regular file at ``path``; None: it is not there.
+
+    Costs a few reads in a raw or sparse image, whatever its size; a tar is searched to its end.
+
+    Raises:
+        CorruptImage: it is no regular file, its data is not stored whole (a hole, a FILL chunk,
+            inline data), or the image is damaged.
+    """
+    found = image_format(stream)
+    if found == "tar":
+        return _in_tar(Tar(stream), path)
+    sparse = SparseReader(stream) if found == "sparse" else None
+    filesystem = Ext4(sparse or stream)
+    inode = filesystem.find(path)
+    if inode is None:
+        return None
+    if not stat.S_ISREG(inode.mode):
+        raise CorruptImage(f"/{path} is not a regular file")
+    raw = _merged(_in_ext4(filesystem, inode, path))
+    if sparse is not None:
+        stored = (each for part in raw for each in sparse.stored_ranges(part.offset, part.length))
+        raw = _merged(Range(offset=offset, length=length) for offset, length in stored)
+    return Location(
+        format=found,
+        size=inode.size,
+        mode=stat.S_IMODE(inode.mode),
+        uid=inode.uid,
+        gid=inode.gid,
+        ranges=tuple(raw),
+    )
+
+
+def _in_ext4(filesystem: Ext4, inode: Inode, path: str) -> Iterator[Range]:
+    block, size = filesystem.block_size, inode.size
+    reached = 0
+    for extent in filesystem.extents(inode):
+        if extent.logical * block != reached or not extent.written:
+            break
+        length = min(extent.length * block, size - reached)
+        yield Range(offset=extent.physical * block, length=length)
+        reached += length
+    if reached != size:
+        raise CorruptImage(f"/{path} has a hole: not all of its bytes are in the image")
+
+
+def _in_tar(archive: Tar, path: str) -> Location | None:
+    member = archive.find(path)
+    if member is None:
+        return None
+    if member.kind != _REGULAR:
+        raise CorruptImage(f"/{path} is not a regular file in the archive")
+    return Location(
+        format="tar",
+        size=member.size,
+        mode=member.mode,
+        uid=member.uid,
+        gid=member.gid,
+        ranges=(Range(offset=member.offset, length=member.size),),
+    )
+
+
+def _merged(ranges: Iterator[Range]) -> list[Range]:
+    """Join ranges that touch."""
+    joined: list[Range] = []
+    for each in ranges:
+        if joined and joined[-1].offset + joined[-1].length == each.offset:
+            length = joined.pop().length + each.length
+            each = Range(offset=each.offset + each.length - length, length=length)
+        joined.append(each)
+    return joined

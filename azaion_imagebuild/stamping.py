@@ -1,0 +1,183 @@
+"""Stamping: an identity into a finished image, by overwriting the data of one file in place.
+
+No inode, size or checksum of the filesystem changes (ext4 has none over file data), so the time
+does not depend on the image; nothing is mounted. The order of the writes makes a crash harmless:
+
+1. the first byte becomes ``#``, and is synced: the file's first credential is now a comment, so the
+   file is no identity at all (from a placeholder, which begins with ``#``, this step is nothing);
+2. all other bytes are written and synced;
+3. the first byte is written and synced: only now there is an identity, and it is complete.
+
+Cut at any byte, the file is the old one, none, or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import ImageBuildError, UsageError, VerificationError
+from .images import CorruptImage
+from .images.locate import Location, Range, locate
+from .locks import locked_file
+from .model import DEVICE_CONF
+from .placeholder import INVALID
+
+_FICLONE = 0x40049409  # ioctl_ficlone(2): share the blocks of another file
+_NOT_SHARED = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL)
+_COPIED_AT_ONCE = 1 << 30
+_NO_PLACE = "build the base anew: azaion-imagebuild base"
+
+
+class OpenImage:
+    """An image that is open and locked for stamping; use :func:`opened_for_stamping`."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self._fd = descriptor
+        self.location = self._locate()
+
+    def _locate(self) -> Location:
+        try:
+            with io.FileIO(self._fd, "r", closefd=False) as stream:
+                found = locate(stream, DEVICE_CONF)
+        except CorruptImage as error:
+            raise VerificationError(
+                f"{self.path} cannot be stamped: {error}", hint=_NO_PLACE
+            ) from None
+        if found is None or not found.size:
+            raise VerificationError(f"{self.path} holds no /{DEVICE_CONF} to stamp", hint=_NO_PLACE)
+        return found
+
+    def read(self) -> bytes:
+        """Return the file's data as it is now."""
+        return b"".join(
+            os.pread(self._fd, part.length, part.offset) for part in self.location.ranges
+        )
+
+    def write(self, data: bytes) -> None:
+        """Overwrite the file's data, in the order that this module describes.
+
+        Raises:
+            ValueError: ``data`` has not the file's length.
+            OSError: the image cannot be written.
+        """
+        if len(data) != self.location.size:
+            raise ValueError(f"{len(data)} bytes for a file of {self.location.size}")
+        first = self.location.ranges[0].offset
+        if os.pread(self._fd, 1, first) != INVALID:
+            self._put(INVALID, first)
+            os.fdatasync(self._fd)
+        position = 1
+        for part in _without_first_byte(self.location.ranges):
+            self._put(data[position : position + part.length], part.offset)
+            position += part.length
+        os.fdatasync(self._fd)
+        if data[:1] != INVALID:
+            self._put(data[:1], first)
+            os.fdatasync(self._fd)
+
+    def _put(self, data: bytes, offset: int) -> None:
+        while data:
+            written = os.pwrite(self._fd, data, offset)
+            data, offset = data[written:], offset + written
+
+
+def _without_first_byte(ranges: tuple[Range, ...]) -> Iterator[Range]:
+    first, *others = ranges
+    if first.length > 1:
+        yield Range(offset=first.offset + 1, length=first.length - 1)
+    yield from others
+
+
+@contextlib.contextmanager
+def opened_for_stamping(path: Path, wait: float) -> Iterator[OpenImage]:
+    """Open and lock an image, and find where its device.conf lies.
+
+    Raises:
+        UsageError: it is no file that may be written.
+        PreflightError: another process stamps it for longer than ``wait`` seconds.
+        VerificationError: it holds no device.conf that can be overwritten in place.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise UsageError(
+            f"cannot open {path} for writing: {error.strerror}",
+            hint="check the path and your rights",
+        ) from None
+    try:
+        with locked_file(descriptor, path, wait):
+            yield OpenImage(path, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def copy_image(source: Path, target: Path) -> None:
+    """Copy an image to a new file (0600): shared blocks where the filesystem can, holes kept.
+
+    Raises:
+        ImageBuildError: it cannot be copied; no part of it is left.
+    """
+    try:
+        with (
+            source.open("rb") as old,
+            os.fdopen(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "wb") as new,
+        ):
+            try:
+                fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
+            except OSError as error:
+                if error.errno not in _NOT_SHARED:
+                    raise
+                _copy_data(old.fileno(), new.fileno())
+    except OSError as error:
+        if error.errno != errno.EEXIST:
+            target.unlink(missing_ok=True)
+        raise ImageBuildError(
+            f"cannot copy {source} to {target}: {error.strerror}",
+            hint="name a file that is not there yet, on a filesystem with room",
+        ) from None
+
+
+def _copy_data(source: int, target: int) -> None:
+    end = os.fstat(source).st_size
+    os.ftruncate(target, end)
+    position = 0
+    while position < end:
+        try:
+            position = os.lseek(source, position, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return  # a hole up to the end
+            raise
+        hole = os.lseek(source, position, os.SEEK_HOLE)
+        while position < hole:
+            size = min(hole - position, _COPIED_AT_ONCE)
+            copied = os.copy_file_range(source, target, size, position, position)
+            if not copied:
+                raise OSError(errno.EIO, "the image became shorter while it was copied")
+            position += copied
+
+
+def renew_sha1(image: Path) -> bool:
+    """Make ``IMAGE.sha1sum`` true again where there is one; tell if there was.
+
+    NVIDIA's initrd flash writes it beside the tar; some releases may compare it. Reads the whole
+    image: a SHA-1 has no shortcut.
+    """
+    beside = image.with_name(image.name + ".sha1sum")
+    if not beside.is_file():
+        return False
+    digest = hashlib.sha1(usedforsecurity=False)
+    with image.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    rest = beside.read_text().partition(" ")[2]
+    beside.write_text(f"{digest.hexdigest()}{f' {rest}' if rest else chr(10)}")
+    return True

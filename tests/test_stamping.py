@@ -1,0 +1,349 @@
+"""Stamping an identity into finished images, in place, whatever the container."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from world import EMAIL, SERIAL, Run, Script
+
+from azaion_imagebuild import device_conf, images, stamping
+from azaion_imagebuild.errors import UsageError, VerificationError
+from azaion_imagebuild.images.locate import locate
+from azaion_imagebuild.model import DEVICE_CONF
+from azaion_imagebuild.placeholder import SIZE, is_placeholder, padded, placeholder
+from azaion_imagebuild.sandbox import Sandbox
+from azaion_imagebuild.sandbox.bsp import TREE, create_rootfs, service_user
+
+CONF = b"AZAION_DEVICE_EMAIL=azaion-jetson-%04d@azaion.com\nAZAION_DEVICE_PASSWORD=%032x\n"
+FORMATS = ["ext4", "sparse", "tar"]
+Make = Callable[..., Path]
+
+
+def conf(number: int) -> bytes:
+    return padded(CONF % (number, number * 7919 + 1), SIZE)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Make an image with a placeholder: raw ext4, its sparse twin, or a tar."""
+
+    def build(kind: str, *options: str, content: bytes | None = None) -> Path:
+        rootfs = tmp_path / "root"
+        if not rootfs.exists():
+            create_rootfs(rootfs, service_user())
+            (rootfs / DEVICE_CONF).parent.mkdir()
+        if content != b"":
+            (rootfs / DEVICE_CONF).write_bytes(content or placeholder())
+            (rootfs / DEVICE_CONF).chmod(0o600)
+            os.chown(rootfs / DEVICE_CONF, service_user(), -1)
+        folder = tmp_path / f"made-{kind}"
+        folder.mkdir(exist_ok=True)
+        if kind == "tar":
+            path = folder / "system.img"
+            subprocess.run(["tar", "--xattrs", "--numeric-owner", "-cpf", path, "-C", rootfs, "."],
+                           check=True)  # fmt: skip
+            (folder / "system.img.sha1sum").write_text("0" * 40 + "\n")
+            return path
+        raw = folder / "system.img.raw"
+        raw.unlink(missing_ok=True)
+        subprocess.run(["mke2fs", "-q", "-t", "ext4", "-b", "4096", *options, "-d", rootfs, raw,
+                        "32M"], check=True, capture_output=True)  # fmt: skip
+        if kind == "ext4":
+            return raw
+        path = folder / "system.img"
+        subprocess.run([TREE / "bootloader/mksparse", "--fillpattern=0", raw, path], check=True)
+        raw.unlink()
+        return path
+
+    return build
+
+
+@pytest.fixture
+def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many stamps, and no power to lose: what fdatasync is for is not what is tested."""
+    monkeypatch.setattr("azaion_imagebuild.stamping.os.fdatasync", lambda _: None)
+
+
+def data_of(path: Path) -> bytes:
+    entry = images.read_file(path, DEVICE_CONF, device_conf.LONGEST)
+    assert entry is not None
+    return entry.data
+
+
+def write(path: Path, data: bytes) -> None:
+    with stamping.opened_for_stamping(path, 0) as opened:
+        opened.write(data)
+
+
+@pytest.mark.usefixtures("unsynced")
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_stamp_changes_the_files_data_and_not_one_byte_else(make: Make, kind: str) -> None:
+    path = make(kind)
+    before = path.read_bytes()
+    with path.open("rb") as stream:
+        location = locate(stream, DEVICE_CONF)
+    assert location is not None
+    assert (location.format, location.size, location.mode) == (kind, SIZE, 0o600)
+    for number in range(1000):
+        write(path, conf(number))
+        assert number % 50 or data_of(path) == conf(number)
+    after = path.read_bytes()
+    for part in location.ranges:
+        blank = bytes(part.length)
+        before = before[: part.offset] + blank + before[part.offset + part.length :]
+        after = after[: part.offset] + blank + after[part.offset + part.length :]
+    assert after == before
+
+
+@pytest.mark.usefixtures("unsynced")
+@pytest.mark.parametrize("kind", FORMATS)
+def test_no_earlier_password_is_left_anywhere_in_the_image(make: Make, kind: str) -> None:
+    path = make(kind)
+    for number in range(20):
+        write(path, conf(number))
+    image = path.read_bytes()
+    held = [number for number in range(20) if b"%032x" % (number * 7919 + 1) in image]
+    assert held == [19]
+
+
+@pytest.mark.usefixtures("unsynced")
+def test_the_filesystem_is_clean_after_a_thousand_stamps(make: Make) -> None:
+    path = make("ext4")
+    for number in range(1000):
+        write(path, conf(number))
+    subprocess.run(["e2fsck", "-fn", path], check=True, capture_output=True)
+    seen = subprocess.run(["debugfs", "-R", f"cat /{DEVICE_CONF}", path], check=True,
+                          capture_output=True).stdout  # fmt: skip
+    assert seen == conf(999)
+
+
+def test_a_stamped_sparse_image_unpacks_to_the_stamped_raw_one(make: Make, tmp_path: Path) -> None:
+    raw = make("ext4")
+    sparse = tmp_path / "sparse"
+    subprocess.run([TREE / "bootloader/mksparse", "--fillpattern=0", raw, sparse], check=True)
+    write(raw, conf(7))
+    write(sparse, conf(7))
+    unpacked = tmp_path / "unpacked"
+    unpacked.touch()
+    subprocess.run([TREE / "bootloader/mksparse", "--expand", sparse, unpacked], check=True)
+    assert unpacked.read_bytes() == raw.read_bytes()
+
+
+def test_a_stamped_tar_unpacks_with_its_owner_and_mode(make: Make, tmp_path: Path) -> None:
+    path = make("tar")
+    write(path, conf(7))
+    assert stamping.renew_sha1(path)
+    said = (path.parent / "system.img.sha1sum").read_text().strip()
+    assert said == hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest()
+    out = tmp_path / "out"
+    out.mkdir()
+    subprocess.run(["tar", "-xpf", path, "-C", out, "--numeric-owner"], check=True)
+    found = (out / DEVICE_CONF).stat()
+    assert (out / DEVICE_CONF).read_bytes() == conf(7)
+    assert (found.st_uid, found.st_mode & 0o777) == (service_user(), 0o600)
+
+
+class Cut(Exception):
+    """The power went."""
+
+
+@pytest.mark.usefixtures("unsynced")
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("before", ["placeholder", "identity"])
+def test_a_write_that_is_cut_at_any_byte_leaves_the_old_identity_none_or_the_new_one(
+    make: Make, kind: str, before: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make(kind)
+    old = conf(1) if before == "identity" else placeholder()
+    new = conf(2)
+    real = os.pwrite
+    left = 0
+
+    def cut(descriptor: int, data: bytes, offset: int) -> int:
+        nonlocal left
+        part = data[:left]
+        left -= len(part)
+        real(descriptor, part, offset)
+        if len(part) < len(data):
+            raise Cut
+        return len(part)
+
+    with stamping.opened_for_stamping(path, 0) as opened:
+        seen = set()
+        for size in range(SIZE + 3):
+            monkeypatch.setattr("azaion_imagebuild.stamping.os.pwrite", real)
+            opened.write(old)
+            monkeypatch.setattr("azaion_imagebuild.stamping.os.pwrite", cut)
+            left = size
+            with contextlib.suppress(Cut):
+                opened.write(new)
+            data = opened.read()
+            try:
+                device_conf.parse(data)
+            except device_conf.MalformedDeviceConf:
+                seen.add("none")
+            else:
+                assert data in (old, new)
+                seen.add("old" if data == old else "new")
+    assert seen == {"none", "new"} | ({"old"} if before == "identity" else set())
+
+
+def test_a_file_split_over_extents_and_chunks_is_stamped_whole(make: Make, tmp_path: Path) -> None:
+    raw = make("ext4", "-b", "1024")
+    size = 5000
+    (tmp_path / "big").write_bytes(placeholder(size))
+    script = [f"rm /{DEVICE_CONF}", f"write {tmp_path / 'big'} /{DEVICE_CONF}"]
+    for line in script:
+        subprocess.run(["debugfs", "-w", "-R", line, raw], check=True, capture_output=True)
+    data = padded(CONF % (3, 3), size)
+    write(raw, data)
+    assert data_of(raw) == data
+    subprocess.run(["e2fsck", "-fn", raw], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\0" * 512], ids=["no file", "only zeros, so in no chunk"]
+)
+def test_what_cannot_be_overwritten_in_place_is_refused(make: Make, content: bytes) -> None:
+    path = make("sparse", content=content)
+    with (
+        pytest.raises(VerificationError) as caught,
+        stamping.opened_for_stamping(path, 0),
+    ):
+        pass
+    assert "azaion-imagebuild base" in caught.value.hint
+
+
+def test_a_template_that_is_too_long_or_begins_otherwise_is_refused() -> None:
+    with pytest.raises(UsageError, match="512"):
+        padded(b"AZAION_DEVICE_EMAIL=" + b"x" * 600, SIZE)
+    with pytest.raises(UsageError, match="begin"):
+        padded(b"# comment\nAZAION_DEVICE_EMAIL=x\n", SIZE)
+
+
+def test_a_copy_keeps_holes_and_is_for_its_owner_only(make: Make, tmp_path: Path) -> None:
+    path = make("ext4")
+    stamping.copy_image(path, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == path.read_bytes()
+    found = (tmp_path / "copy").stat()
+    assert found.st_mode & 0o777 == 0o600
+    assert found.st_blocks <= path.stat().st_blocks + 64
+
+
+# The commands.
+
+
+@pytest.fixture
+def base(run: Run, tmp_path: Path) -> Path:
+    """A base of the sandbox."""
+    out = tmp_path / "base.img"
+    ran = run("base", "--out", out, "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["image"] == str(out)
+    assert is_placeholder(data_of(out))
+    return out
+
+
+def test_base_stamp_verify_clear(run: Run, base: Path, tmp_path: Path) -> None:
+    clean = base.read_bytes()
+    ran = run("stamp", base, "--serial", SERIAL, "--json")
+    assert ran.code == 0, ran.err
+    record: dict[str, Any] = ran.json
+    assert (record["email"], record["account"], record["sandbox"]) == (EMAIL, "created", True)
+    assert run("verify", base, "--serial", SERIAL).code == 0
+    password = device_conf.parse(data_of(base)).password.reveal()
+    sandbox = Sandbox(tmp_path / "state/azaion-imagebuild/sandbox")
+    assert sandbox.accounts.login(EMAIL, password)
+    assert password not in ran.err + ran.out
+    assert run("stamp", base, "--clear").code == 0
+    assert base.read_bytes() == clean
+    assert run("verify", base, "--serial", SERIAL).code == 8
+
+
+def test_a_stamped_copy_leaves_the_base_as_it_is(run: Run, base: Path, tmp_path: Path) -> None:
+    clean = base.read_bytes()
+    out = tmp_path / "0042.img"
+    assert run("stamp", base, "--serial", SERIAL, "--out", out).code == 0
+    assert run("verify", out, "--serial", SERIAL).code == 0
+    assert base.read_bytes() == clean
+    again = run("stamp", base, "--serial", SERIAL, "--out", out)
+    assert again.code == 2
+    assert "is there already" in again.err
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+def test_raw_and_sparse_of_a_bsp_are_stamped_together(run: Run, base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "state/azaion-imagebuild/sandbox/Linux_for_Tegra/bootloader"
+    ran = run("stamp", folder / "system.img", "--serial", SERIAL, "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["also"] == [str(folder / "system.img.raw")]
+    assert data_of(folder / "system.img") == data_of(folder / "system.img.raw")
+
+
+def test_given_credentials_are_stamped_without_an_api(run: Run, base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "given.conf"
+    path.write_bytes(CONF % (42, 42))
+    assert run("stamp", base, "--serial", SERIAL, "--device-conf", path).code == 0
+    assert device_conf.parse(data_of(base)).password.reveal() == "%032x" % 42  # noqa: UP031
+    other = run("stamp", base, "--serial", "AZJN-0043", "--device-conf", path)
+    assert other.code == 2
+    assert "not of azaion-jetson-0043" in other.err
+
+
+def test_an_image_that_cannot_be_stamped_is_found_before_an_account_is_touched(
+    run: Run, base: Path, scripted: Script, tmp_path: Path
+) -> None:
+    scripted.answer(201)
+    (tmp_path / "text").write_text("no image")
+    ran = run("stamp", tmp_path / "text", "--serial", SERIAL, "--api-url", scripted.url)
+    assert ran.code == 8
+    subprocess.run(["debugfs", "-w", "-R", f"rm /{DEVICE_CONF}", base], check=True,
+                   capture_output=True)  # fmt: skip
+    ran = run("stamp", base, "--serial", SERIAL, "--api-url", scripted.url)
+    assert ran.code == 8
+    assert "holds no /etc/azaion/device.conf to stamp" in ran.err
+    assert scripted.requests == []
+
+
+def test_a_failed_provisioning_leaves_the_image_as_it_was(
+    run: Run, base: Path, scripted: Script
+) -> None:
+    clean = base.read_bytes()
+    scripted.answer(500)
+    assert run("stamp", base, "--serial", SERIAL, "--api-url", scripted.url).code == 4
+    assert base.read_bytes() == clean
+
+
+def test_a_real_image_is_never_stamped_with_an_account_of_the_sandbox(
+    run: Run, base: Path, tmp_path: Path
+) -> None:
+    real = tmp_path / "release"
+    real.write_text("# R35 (release), REVISION: 3.1, GCID: 1\n")
+    for line in ("rm /etc/nv_tegra_release", f"write {real} /etc/nv_tegra_release"):
+        subprocess.run(["debugfs", "-w", "-R", line, base], check=True, capture_output=True)
+    ran = run("stamp", base, "--serial", SERIAL)
+    assert ran.code == 2
+    assert "no admin API is set" in ran.err
+    assert is_placeholder(data_of(base))
+
+
+def test_an_unstamped_image_is_never_flashed_and_its_loader_says_why(
+    run: Run, base: Path, tmp_path: Path
+) -> None:
+    from azaion_imagebuild.http_client import JsonClient, Transport
+    from azaion_imagebuild.sandbox.loader import loader
+
+    with (
+        loader(base, "http://127.0.0.1:1") as server,
+        JsonClient(server.url, Transport()) as client,
+    ):
+        answer = client.send("GET", "/health")
+    assert answer.status == 503
+    assert b"unstamped placeholder" in answer.body
