@@ -24,7 +24,8 @@ def clear_after(build: Build, identity: DeviceIdentity, image: Image, tree: Path
         VerificationError: the password stands in a file of the tree that was not asked for.
     """
     kept = [image.path] if build.settings.image.keep or not build.flash else []
-    removed = residue.remove(tree, since=build.began, keep=kept)
+    stamped = build.settings.image.inject == "stamp"  # the plug-in base has cleared them
+    removed = [] if stamped else residue.remove(tree, since=build.began, keep=kept)
     found = [
         str(path.relative_to(tree))
         for path in residue.holders(tree, identity.password, build.began)

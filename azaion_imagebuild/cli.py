@@ -38,6 +38,8 @@ _FLAGS: dict[str, tuple[str, str]] = {
     "method": ("bsp", "method"),
     "usb_instance": ("bsp", "usb_instance"),
     "keep_image": ("image", "keep"),
+    "inject": ("image", "inject"),
+    "rebuild": ("image", "rebuild"),
     "disable": ("hooks", "disable"),
     "state_dir": ("build", "state_dir"),
 }
@@ -365,6 +367,13 @@ def _bsp(parser: argparse.ArgumentParser) -> None:
         action="store_const",
         const=True,
         help="keep the image (0600) after flashing it",
+    )
+    parser.add_argument("--inject", choices=["rootfs", "stamp"], help="default: rootfs")
+    parser.add_argument(
+        "--rebuild",
+        action="store_const",
+        const=True,
+        help="with --inject stamp: build the base anew",
     )
     parser.add_argument("--flash", metavar="0|1", help="0: build and prove, but do not flash")
 

@@ -51,8 +51,10 @@ def pre_flash(
 
 
 @hookspec(firstresult=True)
-def build_image(build: Build) -> Image | None:
-    """Build the APP image from the rootfs; the first plug-in that answers has built it."""
+def build_image(
+    build: Build, identity: DeviceIdentity, staged: Sequence[StagedFile]
+) -> Image | None:
+    """Build the APP image with this identity; the first plug-in that answers has built it."""
 
 
 @hookspec

@@ -159,7 +159,7 @@ def _attempt(build: Build, hook: pluggy.HookRelay, watcher: Watcher, steps: _Ste
 def _every_step(done: _Attempt) -> None:
     identity, ownership = _steps_to_identity(done)
     _stage(done, identity, ownership)
-    image = _build_image(done)
+    image = _build_image(done, identity)
     before = _fingerprints(image)
     _verify(done, identity, image)
     if done.build.flash:
@@ -190,35 +190,13 @@ def _every_step(done: _Attempt) -> None:
 
 
 def _steps_to_base(done: _Attempt) -> None:
+    from .bases import build_base  # late, as all that `provision` needs not
+
     ownership = _steps_to_prepared(done)
-    from .staging import stage_placeholder, unstage  # late, as all that `provision` needs not
-
-    with done.step("placeholder") as notes:
-        done.staged = (stage_placeholder(done.build, ownership),)
-        notes += [_described(staged) for staged in done.staged]
-    image = _build_image(done)
-    with done.step("verify_image") as notes:
-        _refuse(
-            [_base_findings(done.build, image, done.staged[0])], VerificationError, done.watcher
-        )
-        done.image_sha256 = _sha256(image.path)
-        notes.append("holds a placeholder")
-    with done.step("unstage"):
-        unstage(done.build, done.staged)
-
-
-def _base_findings(build: Build, image: Image, staged: StagedFile) -> list[Finding]:
-    from . import completeness, device_conf, images
-
-    findings = []
-    for path in (image.path, *image.also):
-        entry = images.read_file(path, DEVICE_CONF, device_conf.LONGEST)
-        owner = (staged.ownership.uid, staged.ownership.gid)
-        right = entry is not None and (entry.uid, entry.gid, entry.mode) == (*owner, staged.mode)
-        if entry is None or not right or hashlib.sha256(entry.data).hexdigest() != staged.sha256:
-            message = f"{path} does not hold the placeholder as it was staged"
-            findings.append(Finding(message=message, hint="look at the log, then build it again"))
-    return findings or completeness.findings(build, image)
+    with done.step("build_image") as notes:
+        done.image = build_base(done.build, ownership)
+        done.image_sha256 = _sha256(done.image.path)
+        notes.append(f"{done.image.path} ({done.image.format}) holds a placeholder")
 
 
 def _steps_to_staged(done: _Attempt) -> None:
@@ -258,9 +236,12 @@ def _stage(done: _Attempt, identity: DeviceIdentity, ownership: Ownership) -> No
         notes += [_described(staged) for staged in done.staged]
 
 
-def _build_image(done: _Attempt) -> Image:
+def _build_image(done: _Attempt, identity: DeviceIdentity) -> Image:
     with done.step("build_image") as notes:
-        image: Image = _answered("build_image", done.hook.build_image(build=done.build))
+        image: Image = _answered(
+            "build_image",
+            done.hook.build_image(build=done.build, identity=identity, staged=done.staged),
+        )
         done.image = image
         notes.append(f"{image.path} ({image.format})")
     return image

@@ -139,6 +139,16 @@ class BuildSettings:
 class ImageSettings:
     """[image]"""
 
+    inject: str = option(
+        "rootfs",
+        "rootfs: build each device's image; stamp: build a base once, stamp each device into it",
+        kind="choice",
+        choices=("rootfs", "stamp"),
+        env="INJECT",
+    )
+    rebuild: bool = option(
+        False, "stamp only: build the base anew although nothing has changed", kind="yesno"
+    )
     staging: str = option(
         "rootfs",
         "rootfs: stage into the rootfs itself; overlay: into a tmpfs over it (root)",

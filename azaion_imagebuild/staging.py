@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from .model import (
     Ownership,
     StagedFile,
 )
-from .placeholder import placeholder
+from .placeholder import SIZE, padded, placeholder
 from .resources import shipped
 from .rootfs import Node, Rootfs
 from .settings import DeviceConfSettings
@@ -152,6 +153,19 @@ def stage_placeholder(build: Build, ownership: Ownership) -> StagedFile:
         return rootfs.write_file(
             DEVICE_CONF, placeholder(), mode=DEVICE_CONF_MODE, ownership=ownership
         )
+
+
+def to_be_stamped(build: Build, identity: DeviceIdentity, ownership: Ownership) -> StagedFile:
+    """Return what device.conf will be in an image into which it is stamped; nothing is written."""
+    content = stamped_content(build, identity)
+    digest = hashlib.sha256(content).hexdigest()
+    return StagedFile(path=DEVICE_CONF, mode=DEVICE_CONF_MODE, ownership=ownership, sha256=digest)
+
+
+def stamped_content(build: Build, identity: DeviceIdentity) -> bytes:
+    """Return device.conf as it is stamped: rendered, and padded to the placeholder's size."""
+    template = device_conf.load_template(template_path(build.settings.device_conf))
+    return padded(device_conf.render(template, identity), SIZE)
 
 
 def unstage(build: Build, staged: Sequence[StagedFile]) -> None:

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from azaion_imagebuild import hookimpl
 from azaion_imagebuild.model import Build, FlashResult, Image
-
-if TYPE_CHECKING:
-    from azaion_imagebuild.flashing import FlashSh, InitrdFlash
 
 
 @hookimpl
 def build_image(build: Build) -> Image | None:
-    method = _method(build)
-    return method.build_image(build) if method else None
+    if build.bsp_dir is None or build.settings.image.inject == "stamp":
+        return None
+    from azaion_imagebuild.bases import flash_method  # late: `provision` needs none
+
+    return flash_method(build, build.bsp_dir).build_image(build)
 
 
 @hookimpl
 def flash(build: Build) -> FlashResult | None:
-    method = _method(build)
-    return method.flash(build) if method else None
-
-
-def _method(build: Build) -> FlashSh | InitrdFlash | None:
-    if build.bsp_dir is None:  # only the rootfs is provisioned
+    if build.bsp_dir is None:
         return None
-    from azaion_imagebuild.flashing import FlashSh, InitrdFlash  # late: `provision` needs none
+    from azaion_imagebuild.bases import flash_method
 
-    method = InitrdFlash if build.settings.bsp.method == "initrd" else FlashSh
-    return method(build.bsp_dir)
+    return flash_method(build, build.bsp_dir).flash(build)

@@ -20,6 +20,8 @@ def post_flash(build: Build, identity: DeviceIdentity, image: Image) -> dict[str
 @hookimpl
 def build_failed(build: Build) -> None:
     if build.bsp_dir is not None and build.bsp_dir.is_dir():
-        from azaion_imagebuild import residue
+        from azaion_imagebuild import bases, residue
 
+        if build.settings.image.inject == "stamp" and bases.has_base(build.bsp_dir):
+            return  # the plug-in base has put the placeholder back
         residue.remove(build.bsp_dir, since=build.began)

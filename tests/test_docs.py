@@ -63,6 +63,15 @@ def test_the_readmes_real_command_and_its_makefile_work(bsp: Path, api_url: str)
         assert "DONE: AZJN-0042" in done.stderr
 
 
+def test_the_readmes_stamping_commands_work_in_turn() -> None:
+    (text,) = (block for block in blocks("sh") if "azaion-imagebuild base" in block)
+    for command in text.splitlines():
+        words = command.replace("azaion-imagebuild", f"{sys.executable} -m azaion_imagebuild", 1)
+        done = subprocess.run(words.split(), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (command, done.stderr)
+    assert "OK: AZJN-0042.img" in done.stderr
+
+
 def test_the_readmes_plug_in_is_a_plug_in(run: Run) -> None:
     folder = Path("factory-hooks")
     folder.mkdir()

@@ -28,6 +28,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"bsp", "staging", "completeness", "overlay"}),
     frozenset({"flashing", "clearing"}),
+    frozenset({"bases"}),
     frozenset({"plugins", "verification"}),
     frozenset({"pipeline"}),
     frozenset({"sandbox"}),
@@ -38,7 +39,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )
-HOOKS_MAY_IMPORT = 5
+HOOKS_MAY_IMPORT = 6
 
 
 def floor(module: str) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from world import EMAIL, SERIAL, Run, Script
+from world import EMAIL, SERIAL, Run, Script, replace_script
 
 from azaion_imagebuild import device_conf, images, stamping
 from azaion_imagebuild.errors import UsageError, VerificationError
@@ -347,3 +347,59 @@ def test_an_unstamped_image_is_never_flashed_and_its_loader_says_why(
         answer = client.send("GET", "/health")
     assert answer.status == 503
     assert b"unstamped placeholder" in answer.body
+
+
+# In the pipeline: [image] inject = "stamp".
+
+
+def test_the_second_device_is_stamped_into_the_first_ones_base(run: Run, tmp_path: Path) -> None:
+    sandbox = Sandbox(tmp_path / "state/azaion-imagebuild/sandbox")
+    count = tmp_path / "built"
+    sandbox.create(1.0)
+    replace_script(
+        sandbox.bsp / "flash.sh",
+        f'[[ "$*" == *--no-flash* ]] && echo x >> {count}; exec ./flash.sh.real "$@"\n',
+    )
+    for serial in ("AZJN-0001", "AZJN-0002", "AZJN-0003"):
+        ran = run("image", "--serial", serial, "--inject", "stamp", "--json")
+        assert ran.code == 0, ran.err
+        assert ran.json["smoke"] == "logged in"
+        assert ran.json["residue"] == []
+        email = device_conf.parse(data_of(sandbox.device)).email
+        assert email == f"azaion-jetson-{serial[-4:]}@azaion.com"
+        assert not (sandbox.bsp / "rootfs" / DEVICE_CONF).exists()
+        assert is_placeholder(data_of(sandbox.bsp / "bootloader/system.img"))
+    assert count.read_text() == "x\n"
+    (sandbox.bsp / "rootfs/usr/bin/more").write_text("new")
+    assert run("image", "--serial", "AZJN-0004", "--inject", "stamp").code == 0
+    assert count.read_text() == "x\nx\n"
+    assert images.read_file(sandbox.device, "usr/bin/more", 10) is not None
+    assert run("image", "--serial", "AZJN-0004", "--inject", "stamp", "--rebuild").code == 0
+    assert count.read_text() == "x\nx\nx\n"
+
+
+def test_a_stamped_build_that_fails_leaves_a_placeholder(run: Run, tmp_path: Path) -> None:
+    sandbox = Sandbox(tmp_path / "state/azaion-imagebuild/sandbox")
+    assert run("image", "--serial", SERIAL, "--inject", "stamp").code == 0
+    sandbox.device.unlink()
+    replace_script(sandbox.bsp / "flash.sh", "echo Error: probing the target board failed.; exit 1")
+    ran = run("image", "--serial", SERIAL, "--inject", "stamp", "--json")
+    assert ran.code == 7
+    for name in ("system.img", "system.img.raw"):
+        assert is_placeholder(data_of(sandbox.bsp / "bootloader" / name))
+
+
+def test_an_unstamped_base_is_never_flashed(run: Run, tmp_path: Path) -> None:
+    plugins = tmp_path / "plugins"
+    plugins.mkdir()
+    (plugins / "forget.py").write_text(
+        "from azaion_imagebuild import bases, hookimpl\n@hookimpl\n"
+        "def build_image(build, staged):\n"
+        "    return bases.current_base(build, staged[0].ownership)\n"
+    )
+    Path("imagebuild.toml").write_text(
+        '[hooks]\ndirs = ["../plugins"]\n[image]\ninject = "stamp"\n'
+    )
+    ran = run("image", "--serial", SERIAL, "--json")
+    assert (ran.code, ran.json["flashed"]) == (8, False)
+    assert "unstamped placeholder" in ran.json["error"]

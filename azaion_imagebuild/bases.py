@@ -1,0 +1,179 @@
+"""The base: an image with a placeholder, built once; each device's identity is stamped into it.
+
+Beside it stands ``azaion-base.json``: what it was built from. It is built anew when the rootfs, the
+settings or the release are others than noted there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from . import completeness, device_conf, images, residue
+from .errors import OperatorError, VerificationError
+from .flashing import FlashSh, InitrdFlash
+from .model import DEVICE_CONF, Build, Finding, Image, Ownership, StagedFile
+from .placeholder import placeholder
+from .staging import stage_placeholder, unstage
+from .stamping import opened_for_stamping, renew_sha1
+
+_NOTE = "bootloader/azaion-base.json"
+_CHANGED_BY_EVERY_RUN = ("etc/user_release_version",)
+_CHANGED_IN_PLACE = ("boot/", "etc/nv_boot_control.conf")  # written anew with the same content
+
+
+def flash_method(build: Build, tree: Path) -> FlashSh | InitrdFlash:
+    """Return NVIDIA's way to build and write an image that the settings choose."""
+    return InitrdFlash(tree) if build.settings.bsp.method == "initrd" else FlashSh(tree)
+
+
+def build_base(build: Build, ownership: Ownership) -> Image:
+    """Have NVIDIA's script build an image with a placeholder, prove it, and note what it is of.
+
+    Raises:
+        OperatorError: it was not built, or does not hold the placeholder as it was staged.
+    """
+    tree = _tree(build)
+    (tree / _NOTE).unlink(missing_ok=True)
+    staged = stage_placeholder(build, ownership)
+    try:
+        image = flash_method(build, tree).build_image(build)
+        if findings := _findings(build, image, staged):
+            raise VerificationError.of_problems((each.message, each.hint) for each in findings)
+    finally:
+        unstage(build, (staged,))
+    note = {"of": _origin(build, ownership), "image": _names(tree, image)}
+    (tree / _NOTE).write_text(json.dumps(note))
+    return image
+
+
+def current_base(build: Build, ownership: Ownership) -> Image:
+    """Return the base, built anew where it is missing or out of date (or ``[image] rebuild``)."""
+    tree = _tree(build)
+    note = {} if build.settings.image.rebuild else _read_note(tree)
+    if note.get("of") != _origin(build, ownership):
+        return build_base(build, ownership)
+    paths = [tree / name for name in note["image"]]
+    if not all(path.is_file() for path in paths):
+        return build_base(build, ownership)
+    return Image(path=paths[0], format=images.format_of(paths[0]), also=tuple(paths[1:]))
+
+
+def stamp_base(build: Build, image: Image, data: bytes) -> None:
+    """Write a device's device.conf (or a placeholder) into every file of the base.
+
+    Raises:
+        OperatorError: it cannot be written.
+    """
+    for path in (image.path, *image.also):
+        with opened_for_stamping(path, build.settings.build.lock_wait) as opened:
+            try:
+                opened.write(data)
+            except (OSError, ValueError) as error:
+                raise VerificationError(
+                    f"cannot stamp {path}: {error}", hint="build the base anew: --rebuild"
+                ) from None
+        renew_sha1(path)
+
+
+def clear_base(build: Build, keep: Path | None = None) -> list[str]:
+    """Put the placeholder back into the base's files, but for ``keep``; return their names.
+
+    A file that cannot be cleared is removed: better no base than one with an identity in it.
+    """
+    tree = _tree(build)
+    cleared = []
+    for name in _read_note(tree).get("image", []):
+        path = tree / name
+        if path == keep or not path.is_file():
+            continue
+        try:
+            with opened_for_stamping(path, build.settings.build.lock_wait) as opened:
+                opened.write(placeholder(opened.location.size))
+            renew_sha1(path)
+        except (OperatorError, OSError):
+            (tree / _NOTE).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+        cleared.append(name)
+    return cleared
+
+
+def has_base(tree: Path) -> bool:
+    """Tell whether a base stands in the tree."""
+    return (tree / _NOTE).is_file()
+
+
+def _tree(build: Build) -> Path:
+    assert build.bsp_dir is not None  # noqa: S101 - only builds with a BSP have a base
+    return build.bsp_dir
+
+
+def _read_note(tree: Path) -> dict[str, Any]:
+    try:
+        note = json.loads((tree / _NOTE).read_text())
+    except (OSError, ValueError):
+        return {}
+    usable = isinstance(note, dict) and isinstance(note.get("image"), list)
+    if not usable or not note["image"] or not set(note["image"]) <= set(residue.IMAGES):
+        return {}
+    return dict(note)
+
+
+def _names(tree: Path, image: Image) -> list[str]:
+    return [str(path.relative_to(tree)) for path in (image.path, *image.also)]
+
+
+def _findings(build: Build, image: Image, staged: StagedFile) -> list[Finding]:
+    findings = []
+    for path in (image.path, *image.also):
+        entry = images.read_file(path, DEVICE_CONF, device_conf.LONGEST)
+        owner = (staged.ownership.uid, staged.ownership.gid)
+        right = entry is not None and (entry.uid, entry.gid, entry.mode) == (*owner, staged.mode)
+        if entry is None or not right or hashlib.sha256(entry.data).hexdigest() != staged.sha256:
+            message = f"{path} does not hold the placeholder as it was staged"
+            findings.append(Finding(message=message, hint="look at the log, then build it again"))
+    return findings or completeness.findings(build, image)
+
+
+def _origin(build: Build, ownership: Ownership) -> str:
+    """Return a digest of all that the base is built from: settings, owner, and the rootfs."""
+    digest = hashlib.sha256()
+    bsp = dataclasses.asdict(build.settings.bsp) | {"usb_instance": None, "sysfs_usb": None}
+    owner = (ownership.uid, ownership.gid)
+    digest.update(json.dumps([bsp, owner, str(build.rootfs_dir)], default=str).encode())
+    for line in sorted(_described(build.rootfs_dir)):
+        digest.update(line.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _described(rootfs: Path) -> Iterator[str]:
+    """Yield a line for everything in the rootfs; it changes when the thing does."""
+    top = str(rootfs)
+    for folder, folders, files in os.walk(top):
+        for name in (*folders, *files):
+            path = f"{folder}/{name}"
+            within = path[len(top) + 1 :]
+            if within == DEVICE_CONF or within in _CHANGED_BY_EVERY_RUN:
+                continue
+            with contextlib.suppress(OSError):
+                at = os.lstat(path)
+                line = f"{within} {at.st_mode:o} {at.st_uid} {at.st_gid}"
+                if stat.S_ISREG(at.st_mode):
+                    line += f" {at.st_size} {_version(path, within, at)}"
+                elif stat.S_ISLNK(at.st_mode):
+                    line += f" {os.readlink(path)}"  # noqa: PTH115 - one of very many
+                yield f"{line}\n"
+
+
+def _version(path: str, within: str, at: os.stat_result) -> str:
+    if within.startswith(_CHANGED_IN_PLACE):
+        with open(path, "rb") as stream:  # noqa: PTH123 - one of very many
+            return hashlib.sha256(stream.read()).hexdigest()
+    return str(at.st_mtime_ns)

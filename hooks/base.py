@@ -1,0 +1,63 @@
+"""[image] inject = "stamp": a base built once, each device's identity stamped into it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from azaion_imagebuild import hookimpl
+from azaion_imagebuild.model import (
+    DEVICE_CONF,
+    Build,
+    DeviceIdentity,
+    Image,
+    Ownership,
+    StagedFile,
+)
+
+
+@hookimpl
+def pre_flash(
+    build: Build, identity: DeviceIdentity, ownership: Ownership
+) -> list[StagedFile] | None:
+    if not _stamps(build):
+        return None
+    from azaion_imagebuild import staging  # late: only a build that stamps needs it
+
+    return [staging.to_be_stamped(build, identity, ownership)]
+
+
+@hookimpl
+def build_image(
+    build: Build, identity: DeviceIdentity, staged: Sequence[StagedFile]
+) -> Image | None:
+    if not _stamps(build):
+        return None
+    from azaion_imagebuild import bases, staging
+
+    (conf,) = (each for each in staged if each.path == DEVICE_CONF)
+    image = bases.current_base(build, conf.ownership)
+    bases.stamp_base(build, image, staging.stamped_content(build, identity))
+    return image
+
+
+@hookimpl
+def post_flash(build: Build, image: Image) -> dict[str, Any] | None:
+    if not _stamps(build):
+        return None
+    from azaion_imagebuild import bases
+
+    kept = build.settings.image.keep or not build.flash
+    return {"cleared": bases.clear_base(build, keep=image.path if kept else None)}
+
+
+@hookimpl
+def build_failed(build: Build) -> None:
+    if _stamps(build):
+        from azaion_imagebuild import bases
+
+        bases.clear_base(build)
+
+
+def _stamps(build: Build) -> bool:
+    return build.bsp_dir is not None and build.settings.image.inject == "stamp"
