@@ -19,7 +19,7 @@ import fcntl
 import hashlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .errors import ImageBuildError, UsageError, VerificationError
@@ -97,8 +97,15 @@ def _without_first_byte(ranges: tuple[Range, ...]) -> Iterator[Range]:
 
 
 @contextlib.contextmanager
-def opened_for_stamping(path: Path, wait: float) -> Iterator[OpenImage]:
+def opened_for_stamping(
+    path: Path, wait: float, make_place: Callable[[Path, int], None] = lambda path, fd: None
+) -> Iterator[OpenImage]:
     """Open and lock an image, and find where its device.conf lies.
+
+    Args:
+        path: the image.
+        wait: seconds to wait for another process that stamps it.
+        make_place: called with the path and the open descriptor before the file is looked for.
 
     Raises:
         UsageError: it is no file that may be written.
@@ -114,6 +121,7 @@ def opened_for_stamping(path: Path, wait: float) -> Iterator[OpenImage]:
         ) from None
     try:
         with locked_file(descriptor, path, wait):
+            make_place(path, descriptor)
             yield OpenImage(path, descriptor)
     finally:
         os.close(descriptor)

@@ -16,8 +16,9 @@ from .bsp import RELEASE_FILE
 from .builds import parts_of_api, stamping_build
 from .errors import ImageBuildError, UsageError, VerificationError
 from .identity import email_for, parse_serial
-from .model import DEVICE_CONF, DeviceIdentity
+from .model import DEVICE_CONF, DEVICE_CONF_MODE, DeviceIdentity
 from .placeholder import padded, placeholder
+from .placing import ensure_place
 from .plugins import load_plugins
 from .proof import prove
 from .settings import Settings
@@ -85,17 +86,16 @@ def stamp(
     began = time.monotonic()
     serial = parse_serial(serial, settings.serial.pattern)
     template = device_conf.load_template(template_path(settings.device_conf))
-    account, sandbox = None, False
-    with _targets(image, out) as targets, _opened(targets, settings) as opened:
-        owner = _owner(targets[0], settings)
-        size = opened[0].location.size
-        if credentials is not None:
-            identity = _given(credentials, serial)
-        else:
-            padded(device_conf.render(template, _longest(serial)), size)  # fails before the API
-            sandbox = _wants_sandbox(image, settings)
-            identity = _provisioned(serial, settings)
-            account = identity.enrolled
+    sandbox = credentials is None and _wants_sandbox(image, settings)
+    given = _given(credentials, serial) if credentials else None
+    owner = _owner(image, settings)
+    with _targets(image, out) as targets, _opened(targets, settings, owner) as opened:
+        size = min(each.location.size for each in opened)
+        padded(device_conf.render(template, _longest(serial)), size)  # fails before the API
+        for each in opened:
+            _check_owner(each, owner)
+        identity = given or _provisioned(serial, settings)
+        account = None if given else identity.enrolled
         for each in opened:
             data = padded(device_conf.render(template, identity), each.location.size)
             _write(each, data)
@@ -160,10 +160,32 @@ def _targets(image: Path, out: Path | None) -> Iterator[list[Path]]:
 
 
 @contextmanager
-def _opened(targets: list[Path], settings: Settings) -> Iterator[list[OpenImage]]:
+def _opened(
+    targets: list[Path], settings: Settings, owner: tuple[int, int] | None = None
+) -> Iterator[list[OpenImage]]:
+    """Open every target; with ``owner`` a place to stamp is made where there is none."""
+
+    def make_place(path: Path, descriptor: int) -> None:
+        if owner is not None:
+            ensure_place(path, descriptor, owner)
+
+    wait = settings.build.lock_wait
     with ExitStack() as opened:
-        wait = settings.build.lock_wait
-        yield [opened.enter_context(opened_for_stamping(path, wait)) for path in sorted(targets)]
+        yield [
+            opened.enter_context(opened_for_stamping(path, wait, make_place))
+            for path in sorted(targets)
+        ]
+
+
+def _check_owner(opened: OpenImage, owner: tuple[int, int]) -> None:
+    """Stamping changes no inode: owner and mode must be right before an account is touched."""
+    found = opened.location
+    if (found.uid, found.gid) != owner or found.mode != DEVICE_CONF_MODE:
+        raise VerificationError(
+            f"/{DEVICE_CONF} in {opened.path} has mode {found.mode:04o} and belongs to"
+            f" {found.uid}:{found.gid}, not 0600 and {owner[0]}:{owner[1]}",
+            hint="set [device_conf] owner and group, or build the base anew: azaion-imagebuild base",
+        )
 
 
 def _write(opened: OpenImage, data: bytes) -> None:

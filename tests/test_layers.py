@@ -27,7 +27,7 @@ FLOORS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"bsp", "staging", "completeness", "overlay"}),
-    frozenset({"flashing", "clearing"}),
+    frozenset({"flashing", "clearing", "placing"}),
     frozenset({"bases"}),
     frozenset({"plugins", "verification"}),
     frozenset({"pipeline"}),

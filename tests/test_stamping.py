@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from world import EMAIL, SERIAL, Run, Script, replace_script
 
-from azaion_imagebuild import device_conf, images, stamping
+from azaion_imagebuild import device_conf, images, placing, stamping
 from azaion_imagebuild.errors import UsageError, VerificationError
 from azaion_imagebuild.images.locate import locate
 from azaion_imagebuild.model import DEVICE_CONF
@@ -42,7 +42,8 @@ def make(tmp_path: Path) -> Make:
         if content != b"":
             (rootfs / DEVICE_CONF).write_bytes(content or placeholder())
             (rootfs / DEVICE_CONF).chmod(0o600)
-            os.chown(rootfs / DEVICE_CONF, service_user(), -1)
+            gid = service_user() if os.geteuid() == 0 else -1
+            os.chown(rootfs / DEVICE_CONF, service_user(), gid)
         folder = tmp_path / f"made-{kind}"
         folder.mkdir(exist_ok=True)
         if kind == "tar":
@@ -298,18 +299,66 @@ def test_given_credentials_are_stamped_without_an_api(run: Run, base: Path, tmp_
 
 
 def test_an_image_that_cannot_be_stamped_is_found_before_an_account_is_touched(
-    run: Run, base: Path, scripted: Script, tmp_path: Path
+    run: Run, make: Make, scripted: Script, tmp_path: Path
 ) -> None:
     scripted.answer(201)
     (tmp_path / "text").write_text("no image")
-    ran = run("stamp", tmp_path / "text", "--serial", SERIAL, "--api-url", scripted.url)
-    assert ran.code == 8
-    subprocess.run(["debugfs", "-w", "-R", f"rm /{DEVICE_CONF}", base], check=True,
-                   capture_output=True)  # fmt: skip
-    ran = run("stamp", base, "--serial", SERIAL, "--api-url", scripted.url)
-    assert ran.code == 8
-    assert "holds no /etc/azaion/device.conf to stamp" in ran.err
+    for image, code in (
+        (tmp_path / "text", 8),
+        (make("sparse", content=b""), 8),
+        (make("sparse", content=CONF % (1, 1)), 8),
+        (tmp_path / "nothing", 2),
+    ):
+        ran = run("stamp", image, "--serial", SERIAL, "--api-url", scripted.url)
+        assert ran.code in (code, 8), ran.err
+        assert (len(ran.errors), len(ran.hints)) == (1, 1)
     assert scripted.requests == []
+
+
+@pytest.mark.parametrize("kind", ["ext4", "tar"])
+@pytest.mark.parametrize(
+    "before", [b"", CONF % (1, 0xABC), b"x" * 3000], ids=["none", "own", "long"]
+)
+def test_an_image_without_a_placeholder_is_given_one_and_no_old_password_is_left(
+    run: Run, make: Make, api_url: str, kind: str, before: bytes, tmp_path: Path
+) -> None:
+    path = make(kind, content=before)
+    for _ in range(2):
+        ran = run("stamp", path, "--serial", SERIAL, "--api-url", api_url)
+        assert ran.code == 0, ran.err
+    assert run("verify", path, "--serial", SERIAL).code == 0
+    assert (b"%032x" % 0xABC) not in path.read_bytes()
+    assert path.read_bytes().count(b"AZAION_DEVICE_PASSWORD=") == 1
+    if kind == "ext4":
+        subprocess.run(["e2fsck", "-fn", path], check=True, capture_output=True)
+        return
+    out = tmp_path / "out"
+    out.mkdir()
+    subprocess.run(["tar", "-xpf", path, "-C", out, "--numeric-owner"], check=True)
+    assert device_conf.parse((out / DEVICE_CONF).read_bytes()).email == EMAIL
+    assert (out / DEVICE_CONF).stat().st_mode & 0o777 == 0o600
+    assert (out / "etc/azaion").stat().st_mode & 0o777 == 0o755
+
+
+def test_a_file_of_another_owner_is_found_before_an_account_is_touched(
+    run: Run, make: Make, scripted: Script
+) -> None:
+    scripted.answer(201)
+    ran = run("stamp", make("ext4"), "--serial", SERIAL, "--api-url", scripted.url,
+              "--owner", "root")  # fmt: skip
+    assert ran.code == 8
+    assert "not 0600 and 0:0" in ran.err
+    assert scripted.requests == []
+
+
+def test_a_new_place_belongs_to_an_owner_whose_number_is_large(make: Make) -> None:
+    for kind in ("ext4", "tar"):
+        path = make(kind, content=b"")
+        with stamping.opened_for_stamping(
+            path, 0, lambda image, fd: placing.ensure_place(image, fd, (3_000_000, 70_000))
+        ) as opened:
+            assert (opened.location.uid, opened.location.gid) == (3_000_000, 70_000)
+            assert opened.location.size == SIZE
 
 
 def test_a_failed_provisioning_leaves_the_image_as_it_was(

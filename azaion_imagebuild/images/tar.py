@@ -22,8 +22,9 @@ _BLOCK = 512
 _LONGEST_EXTRA = 1024 * 1024  # a pax header or a long name; NVIDIA's have some hundred bytes
 _MOST_LINKS = 1_000_000  # a desktop rootfs has some ten thousand
 _REGULAR, _LINK, _SYMLINK, _DIRECTORY, _SPARSE = b"0", b"1", b"2", b"5", b"S"
+_LINKS = (_LINK, _SYMLINK)
 _ALSO_REGULAR = (_REGULAR, b"\0", b"7")
-_WITHOUT_DATA = (_LINK, _SYMLINK, b"3", b"4", _DIRECTORY, b"6")  # whatever size they say
+_WITHOUT_DATA = (*_LINKS, b"3", b"4", _DIRECTORY, b"6")  # whatever size they say
 _PAX, _PAX_SOLARIS, _PAX_GLOBAL, _GNU_NAME, _GNU_LINK = b"x", b"X", b"g", b"L", b"K"
 _EXTENDED = (_PAX, _PAX_SOLARIS, _PAX_GLOBAL, _GNU_NAME, _GNU_LINK)
 _PAX_USED = (b"path", b"size", b"uid", b"gid", b"GNU.sparse.name")
@@ -85,8 +86,9 @@ class Tar:
         """Return the last member of a name.
 
         Raises:
-            CorruptImage: a folder on the way to it is no folder, or it is one itself without being
-                a member; a member may lead there through a link; a header is damaged.
+            CorruptImage: it is a link, or was one; a folder on the way to it is no folder, or it is
+                one itself without saying so; a member may lead there through a link; a header is
+                damaged.
         """
         parts = [part for part in path.split("/") if part not in ("", ".")]
         wanted = "/".join(parts)
@@ -96,6 +98,9 @@ class Tar:
         for member in self.members():
             links.refuse_a_way_through(member)
             if member.name == wanted:
+                if member.kind in _LINKS:
+                    # GNU tar makes some at the end, over a later file that got the same inode.
+                    raise CorruptImage(f"/{wanted} is not a regular file in the archive but a link")
                 found = member
             elif member.name in folders and member.kind != _DIRECTORY:
                 raise CorruptImage(f"/{member.name} is not a directory in the archive")
@@ -174,7 +179,7 @@ class _Links:
             for folder in _folders(parts):
                 if hash(folder) in self._hashes:
                     raise CorruptImage(f"{member.name!a:.80} leads through a link in the archive")
-        if member.kind in (_LINK, _SYMLINK):
+        if member.kind in _LINKS:
             self._hashes.add(hash(member.name))
             if len(self._hashes) > _MOST_LINKS:
                 raise CorruptImage(f"more than {_MOST_LINKS} links")

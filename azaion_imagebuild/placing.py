@@ -1,0 +1,165 @@
+"""A place to stamp in an image that has none: a placeholder put there without mounting it.
+
+Raw ext4: by debugfs (e2fsprogs), read back by our own reader and checked by e2fsck, since the exit
+code of debugfs says nothing. Tar: by appending a member, for the last one of a name counts. Before
+that the data of the old file, or of every earlier member, is overwritten with zeros: removing a file
+leaves its password in free blocks. No secret goes through debugfs; the identity is stamped later.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+
+from .completeness import damaged
+from .errors import VerificationError
+from .images import CorruptImage, image_format, open_filesystem
+from .images.locate import Location, Range, locate
+from .images.tar import Tar
+from .model import DEVICE_CONF, DEVICE_CONF_MODE
+from .placeholder import SIZE, placeholder
+from .process import run
+
+_BLOCK = 512
+_BASE = "build one with a placeholder: azaion-imagebuild base"
+
+
+def ensure_place(path: Path, descriptor: int, owner: tuple[int, int]) -> None:
+    """Make sure that the image holds a device.conf that is long enough to be stamped.
+
+    Args:
+        path: the image, open for writing as ``descriptor`` and locked.
+        owner: (uid, gid) that a new device.conf belongs to.
+
+    Raises:
+        VerificationError: it cannot be made; ``descriptor``'s image is then as it was, but for an
+            old device.conf whose data is zeros.
+    """
+    try:
+        with io.FileIO(descriptor, "r", closefd=False) as stream:
+            container = image_format(stream)
+            found = _found(stream)
+            if found is not None and found.size >= SIZE:
+                return
+            if container == "ext4":
+                there = open_filesystem(stream).read_file(DEVICE_CONF, 1 << 20) is not None
+        if container == "ext4":
+            _place_in_ext4(path, descriptor, found, there=there, owner=owner)
+        elif container == "tar":
+            _place_in_tar(descriptor, owner)
+        else:
+            raise VerificationError(
+                f"{path} has no device.conf that can be stamped, and a {container} image cannot be"
+                " given one",
+                hint=f"{_BASE}; or stamp the raw image and make the sparse one anew by mksparse",
+            )
+    except CorruptImage as error:
+        raise VerificationError(f"{path} cannot be stamped: {error}", hint=_BASE) from None
+
+
+def _found(stream: io.FileIO) -> Location | None:
+    try:
+        return locate(stream, DEVICE_CONF)
+    except CorruptImage:
+        return None  # a hole, say: it is replaced whole
+
+
+def _place_in_ext4(
+    path: Path, descriptor: int, found: Location | None, *, there: bool, owner: tuple[int, int]
+) -> None:
+    if found is not None:
+        _blank(descriptor, found.ranges)
+    with tempfile.NamedTemporaryFile() as source:
+        source.write(placeholder())
+        source.flush()
+        folder = DEVICE_CONF.rpartition("/")[0]
+        commands = [
+            *([f"rm /{DEVICE_CONF}"] if there else []),
+            *_new_folders(path, folder),
+            f"write {source.name} /{DEVICE_CONF}",
+            f"sif /{DEVICE_CONF} mode 0{stat.S_IFREG | DEVICE_CONF_MODE:o}",
+            f"sif /{DEVICE_CONF} uid {owner[0]}",
+            f"sif /{DEVICE_CONF} gid {owner[1]}",
+        ]
+        for command in commands:
+            _debugfs(path, command)
+    os.fsync(descriptor)
+    with io.FileIO(descriptor, "r", closefd=False) as stream:
+        entry = open_filesystem(stream).read_file(DEVICE_CONF, 1 << 20)
+    wanted = (placeholder(), DEVICE_CONF_MODE, *owner)
+    if entry is None or (entry.data, entry.mode, entry.uid, entry.gid) != wanted:
+        raise VerificationError(f"debugfs did not put a placeholder into {path}", hint=_BASE)
+    for finding in damaged(path):
+        raise VerificationError(finding.message, hint=_BASE)
+
+
+def _new_folders(path: Path, folder: str) -> list[str]:
+    """Return debugfs's commands that make the missing folders, 0755 root."""
+    commands = []
+    with path.open("rb") as stream:
+        there = set(open_filesystem(stream).paths())
+    parts = folder.split("/")
+    for count in range(1, len(parts) + 1):
+        name = "/".join(parts[:count])
+        if name not in there:
+            commands += [f"mkdir /{name}", f"sif /{name} mode 0{stat.S_IFDIR | 0o755:o}"]
+    return commands
+
+
+def _debugfs(path: Path, command: str) -> None:
+    program = shutil.which("debugfs", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if program is None:
+        raise VerificationError("debugfs is not installed", hint="sudo apt-get install e2fsprogs")
+    run([program, "-w", "-R", command, str(path)], cwd=Path("/"), timeout=600)
+
+
+def _place_in_tar(descriptor: int, owner: tuple[int, int]) -> None:
+    folder = DEVICE_CONF.rpartition("/")[0]
+    folders = set()
+    end = 0
+    with io.FileIO(descriptor, "r", closefd=False) as stream:
+        for member in Tar(stream).members():
+            end = member.offset + -(-member.size // _BLOCK) * _BLOCK
+            if member.name == DEVICE_CONF:
+                _blank(descriptor, (Range(offset=member.offset, length=member.size),))
+            elif folder.startswith(member.name):
+                folders.add(member.name)
+    added = b"" if folder in folders else _header(f"./{folder}/", 0, b"5", 0o755, (0, 0))
+    added += _header(f"./{DEVICE_CONF}", SIZE, b"0", DEVICE_CONF_MODE, owner)
+    added += placeholder() + bytes(2 * _BLOCK)
+    os.pwrite(descriptor, added.ljust(-(-len(added) // (20 * _BLOCK)) * 20 * _BLOCK, b"\0"), end)
+    os.fsync(descriptor)
+
+
+def _blank(descriptor: int, ranges: tuple[Range, ...]) -> None:
+    for part in ranges:
+        os.pwrite(descriptor, bytes(part.length), part.offset)
+    os.fdatasync(descriptor)
+
+
+def _header(name: str, size: int, kind: bytes, mode: int, owner: tuple[int, int]) -> bytes:
+    """Return a ustar header; an owner that does not fit is in GNU's base-256."""
+    fields = [
+        name.encode().ljust(100, b"\0"),
+        f"{mode:07o}\0".encode(),
+        _number(owner[0]),
+        _number(owner[1]),
+        f"{size:011o}\0".encode(),
+        f"{0:011o}\0".encode(),
+        b" " * 8,
+        kind,
+        bytes(100),
+        b"ustar\00000",
+    ]
+    header = b"".join(fields).ljust(_BLOCK, b"\0")
+    return header[:148] + f"{sum(header):06o}\0 ".encode() + header[156:]
+
+
+def _number(value: int) -> bytes:
+    if value < 0o10000000:
+        return f"{value:07o}\0".encode()
+    return (value | 1 << 63).to_bytes(8, "big")
