@@ -184,7 +184,7 @@ def _check_owner(opened: OpenImage, owner: tuple[int, int]) -> None:
         raise VerificationError(
             f"/{DEVICE_CONF} in {opened.path} has mode {found.mode:04o} and belongs to"
             f" {found.uid}:{found.gid}, not 0600 and {owner[0]}:{owner[1]}",
-            hint="set [device_conf] owner and group, or build the base anew: azaion-imagebuild base",
+            hint="set [device_conf] owner and group, or build it anew: azaion-imagebuild base",
         )
 
 
