@@ -3,7 +3,7 @@
 Raw ext4: by debugfs (e2fsprogs), read back by our own reader and checked by e2fsck, since the exit
 code of debugfs says nothing. Tar: by appending a member, for the last one of a name counts. Before
 that the data of the old file, or of every earlier member, is overwritten with zeros: removing a
-file leaves its password in free blocks. No secret goes through debugfs; the identity is stamped later.
+file leaves its password in free blocks. No secret goes through debugfs: the identity comes later.
 """
 
 from __future__ import annotations
