@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import shake_128
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from azaion_imagebuild.images.stream import Readable
 from azaion_imagebuild.model import FileEntry
@@ -55,21 +56,22 @@ def change(image: Path, *commands: str) -> None:
     assert not wrong, said
 
 
-def seen_by_debugfs(image: Path, paths: Sequence[str], folder: Path) -> dict[str, FileEntry]:
-    """Return the files at ``paths`` as debugfs reads them, by way of copies in ``folder``."""
-    folder.mkdir(exist_ok=True)
-    copies = {path: folder / str(number) for number, path in enumerate(paths)}
-    commands = [f"dump /{path} {copy}" for path, copy in copies.items()]
-    said = debugfs(image, *commands, *(f"stat /{path}" for path in paths))
+def seen_by_debugfs(image: Path, paths: Sequence[str]) -> dict[str, FileEntry]:
+    """Return the files at ``paths`` as debugfs reads them."""
+    with TemporaryDirectory() as folder:
+        copies = [Path(folder, str(number)) for number in range(len(paths))]
+        commands = [f"dump /{path} {copy}" for path, copy in zip(paths, copies, strict=True)]
+        said = debugfs(image, *commands, *(f"stat /{path}" for path in paths))
+        contents = [copy.read_bytes() for copy in copies]
     rows = re.findall(r"Mode: +(\d+) .*?\nUser: *(-?\d+) +Group: *(-?\d+) ", said, re.DOTALL)
     return {
         path: FileEntry(
-            data=copies[path].read_bytes(),
+            data=content,
             mode=int(mode, 8),
             uid=int(uid) & 0xFFFFFFFF,  # it shows them signed
             gid=int(gid) & 0xFFFFFFFF,
         )
-        for path, (mode, uid, gid) in zip(paths, rows, strict=True)
+        for path, content, (mode, uid, gid) in zip(paths, contents, rows, strict=True)
     }
 
 
@@ -134,7 +136,7 @@ class Counted:
         return len(self.ranges)
 
     @property
-    def bytes(self) -> int:
+    def bytes_read(self) -> int:
         return sum(size for _, size in self.ranges)
 
 
