@@ -62,6 +62,8 @@ class Inode:
     gid: int
     size: int
     flags: int
+    sectors: int
+    """Of 512 bytes, that its data takes (not its extended attributes)."""
     block: bytes
     """The 60 bytes of i_block: extents, block numbers, or a short link's target."""
 
@@ -93,7 +95,8 @@ class Ext4:
         self._blocks_per_group, _, self._inodes_per_group = struct.unpack_from("<III", sb, 32)
         (revision,) = struct.unpack_from("<I", sb, 76)
         self._inode_size = struct.unpack_from("<H", sb, 88)[0] if revision else 128
-        self._features, ro_features = struct.unpack_from("<II", sb, 96) if revision else (0, 0)
+        # Revision 0 knew no features, but the kernel looks at the fields all the same.
+        self._features, ro_features = struct.unpack_from("<II", sb, 96)
         self._descriptor_size = 32
         if self._features & _64BIT:
             self._descriptor_size = struct.unpack_from("<H", sb, 254)[0]
@@ -258,7 +261,8 @@ class Ext4:
         gid, links = struct.unpack_from("<HH", raw, 24)
         if links == 0:
             raise CorruptImage(f"inode {number} is in use and deleted at once")
-        (flags,) = struct.unpack_from("<I", raw, 32)
+        sectors, flags = struct.unpack_from("<II", raw, 28)
+        (xattr_block,) = struct.unpack_from("<I", raw, 104)
         (size_high,) = struct.unpack_from("<I", raw, 108)
         uid_high, gid_high = struct.unpack_from("<HH", raw, 120)
         return Inode(
@@ -268,6 +272,7 @@ class Ext4:
             gid=gid | gid_high << 16,
             size=size | size_high << 32,
             flags=flags,
+            sectors=sectors - (self.block_size // 512 if xattr_block else 0),
             block=raw[40:100],
         )
 
@@ -313,7 +318,7 @@ class Ext4:
 
     def _link_target(self, inode: Inode) -> bytes:
         _refuse_inline_and_encrypted(inode)
-        if inode.size < len(inode.block) and not inode.flags & _INODE_EXTENTS:
+        if inode.sectors == 0 and inode.size < len(inode.block):  # as the kernel tells them
             target = inode.block[: inode.size]
         elif inode.size <= _LONGEST_LINK:
             target = self._content(inode)

@@ -71,7 +71,9 @@ class SparseReader(io.RawIOBase):
             expected = self._data_size(kind, length, number)
             if total != header_size + expected or offset + total > self._end:
                 raise CorruptImage(f"chunk {number} is cut short or has a size it cannot have")
-            if kind in (_RAW, _FILL) and length:
+            if length == 0 and kind != _CRC32:  # other readers disagree about what it means
+                raise CorruptImage(f"chunk {number} is empty")
+            if kind in (_RAW, _FILL):
                 self._starts.append(reached)
                 self._lengths.append(length)
                 self._offsets.append(data | (_IS_FILL if kind == _FILL else 0))
