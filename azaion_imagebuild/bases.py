@@ -1,6 +1,6 @@
 """The base: an image with a placeholder, built once; each device's identity is stamped into it.
 
-Beside it stands ``azaion-base.json``: what it was built from. It is built anew when the rootfs, the
+Beside it stands ``bootloader/azaion-base.json``: what it was built from. It is built anew when the rootfs, the
 settings or the release are others than noted there.
 """
 
@@ -21,10 +21,10 @@ from .errors import OperatorError, VerificationError
 from .flashing import FlashSh, InitrdFlash
 from .model import DEVICE_CONF, Build, Finding, Image, Ownership, StagedFile
 from .placeholder import placeholder
+from .residue import BASE_NOTE
 from .staging import stage_placeholder, unstage
 from .stamping import opened_for_stamping, renew_sha1
 
-_NOTE = "bootloader/azaion-base.json"
 _CHANGED_BY_EVERY_RUN = ("etc/user_release_version",)
 _CHANGED_IN_PLACE = ("boot/", "etc/nv_boot_control.conf")  # written anew with the same content
 
@@ -41,7 +41,6 @@ def build_base(build: Build, ownership: Ownership) -> Image:
         OperatorError: it was not built, or does not hold the placeholder as it was staged.
     """
     tree = _tree(build)
-    (tree / _NOTE).unlink(missing_ok=True)
     staged = stage_placeholder(build, ownership)
     try:
         image = flash_method(build, tree).build_image(build)
@@ -50,7 +49,7 @@ def build_base(build: Build, ownership: Ownership) -> Image:
     finally:
         unstage(build, (staged,))
     note = {"of": _origin(build, ownership), "image": _names(tree, image)}
-    (tree / _NOTE).write_text(json.dumps(note))
+    (tree / BASE_NOTE).write_text(json.dumps(note))
     return image
 
 
@@ -99,7 +98,7 @@ def clear_base(build: Build, keep: Path | None = None) -> list[str]:
                 opened.write(placeholder(opened.location.size))
             renew_sha1(path)
         except (OperatorError, OSError):
-            (tree / _NOTE).unlink(missing_ok=True)
+            (tree / BASE_NOTE).unlink(missing_ok=True)
             path.unlink(missing_ok=True)
         cleared.append(name)
     return cleared
@@ -107,7 +106,7 @@ def clear_base(build: Build, keep: Path | None = None) -> list[str]:
 
 def has_base(tree: Path) -> bool:
     """Tell whether a base stands in the tree."""
-    return (tree / _NOTE).is_file()
+    return (tree / BASE_NOTE).is_file()
 
 
 def _tree(build: Build) -> Path:
@@ -117,7 +116,7 @@ def _tree(build: Build) -> Path:
 
 def _read_note(tree: Path) -> dict[str, Any]:
     try:
-        note = json.loads((tree / _NOTE).read_text())
+        note = json.loads((tree / BASE_NOTE).read_text())
     except (OSError, ValueError):
         return {}
     usable = isinstance(note, dict) and isinstance(note.get("image"), list)

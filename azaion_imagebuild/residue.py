@@ -25,6 +25,9 @@ IMAGES = (
 """Every file of a Linux_for_Tegra in which NVIDIA's scripts put the root filesystem."""
 
 _COPIES = ("mfi_*",)
+BASE_NOTE = "bootloader/azaion-base.json"
+"""What a base was built from (see :mod:`.bases`); it goes with the images it speaks of."""
+
 _UNPACKED = (
     "bootloader/mnt/etc/azaion/device.conf",
     "tools/kernel_flash/images/mnt/etc/azaion/device.conf",
@@ -63,7 +66,7 @@ def out_of_sight(tree: Path) -> Iterator[None]:
 
 def remove_images(tree: Path) -> None:
     """Remove the images of whatever earlier build: a stale one must not pass for a new one."""
-    for path in (*present_images(tree), *_matching(tree, _UNPACKED)):
+    for path in (*present_images(tree), tree / BASE_NOTE, *_matching(tree, _UNPACKED)):
         path.unlink(missing_ok=True)
 
 

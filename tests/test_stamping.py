@@ -438,6 +438,16 @@ def test_a_stamped_build_that_fails_leaves_a_placeholder(run: Run, tmp_path: Pat
         assert is_placeholder(data_of(sandbox.bsp / "bootloader" / name))
 
 
+def test_a_base_is_forgotten_when_another_build_replaces_its_images(
+    run: Run, tmp_path: Path
+) -> None:
+    sandbox = Sandbox(tmp_path / "state/azaion-imagebuild/sandbox")
+    assert run("image", "--serial", "AZJN-0001", "--inject", "stamp").code == 0
+    assert run("image", "--serial", "AZJN-0002").code == 0
+    assert run("image", "--serial", "AZJN-0003", "--inject", "stamp").code == 0
+    assert device_conf.parse(data_of(sandbox.device)).email == "azaion-jetson-0003@azaion.com"
+
+
 def test_an_unstamped_base_is_never_flashed(run: Run, tmp_path: Path) -> None:
     plugins = tmp_path / "plugins"
     plugins.mkdir()
