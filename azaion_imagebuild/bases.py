@@ -1,6 +1,6 @@
 """The base: an image with a placeholder, built once; each device's identity is stamped into it.
 
-Beside it stands ``bootloader/azaion-base.json``: what it was built from. It is built anew when the rootfs, the
+``bootloader/azaion-base.json`` says what it was built from. It is built anew when the rootfs, the
 settings or the release are others than noted there.
 """
 
