@@ -253,10 +253,11 @@ def _member(header: bytes, kind: bytes, size: int, offset: int, extra: _Extra) -
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise CorruptImage(f"the member {ascii(name)[:80]} leads out of the archive")
-    if not name or "\0" in name:
+    is_file = kind in _ALSO_REGULAR
+    if not name or "\0" in name or (is_file and (not parts or name.endswith("/."))):
         raise CorruptImage(f"a member cannot have the name {ascii(name)[:80]}")
-    if kind in _ALSO_REGULAR:  # BSD's old tar wrote a folder as a file with a slash behind
-        kind = _DIRECTORY if name.endswith(("/", "/.")) or not parts else _REGULAR
+    if is_file:  # BSD's old tar wrote a folder as a file with a slash behind
+        kind = _DIRECTORY if name.endswith("/") else _REGULAR
     size = 0 if kind in _WITHOUT_DATA else extra.number("size", size)
     return Member(
         name="/".join(parts),
