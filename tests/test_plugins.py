@@ -63,7 +63,11 @@ def test_a_plug_in_may_hold_dataclasses_with_postponed_annotations(
 
 def test_plug_ins_can_be_left_out(site: Site) -> None:
     manager = load_plugins(HooksSettings(disable=["smoke"]))
-    assert [name for name, _ in implementers(manager, "post_flash")] == ["base", "device_conf", "residue"]
+    assert [name for name, _ in implementers(manager, "post_flash")] == [
+        "base",
+        "device_conf",
+        "residue",
+    ]
 
 
 @pytest.mark.parametrize(
