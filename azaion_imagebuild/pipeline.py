@@ -6,14 +6,11 @@ import contextlib
 import dataclasses
 import hashlib
 import logging
-import signal
-import threading
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol, TypeVar
 
 import pluggy
@@ -41,6 +38,7 @@ from .model import (
     Ownership,
     StagedFile,
 )
+from .signals import held_back
 
 _logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -351,7 +349,7 @@ def _always_cleaned_up(done: _Attempt) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        with _undisturbed():
+        with held_back():
             left = _try_all(
                 done.hook.build_failed, build=done.build, staged=done.staged, error=error
             )
@@ -360,7 +358,7 @@ def _always_cleaned_up(done: _Attempt) -> Iterator[None]:
         if isinstance(error, OperatorError):
             error.problems += tuple(each for each in left if each not in error.problems)
         raise
-    with _undisturbed():
+    with held_back():
         left = _try_all(done.hook.cleanup, build=done.build)
     for message, hint in left:
         done.watcher.warned(Finding(message=message, hint=hint, severity="warning"))
@@ -379,25 +377,3 @@ def _try_all(caller: pluggy.HookCaller, **arguments: object) -> list[tuple[str, 
             message = f"{caller.name} of the plug-in {impl.plugin_name} failed: {error}"
             problems.append((message, "see the traceback above; look for what it left behind"))
     return problems
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Hold signals back while things are cleaned up; the last one is delivered afterwards."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pending: list[int] = []
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        pending.append(number)
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, remember) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if pending:
-            signal.raise_signal(pending[-1])

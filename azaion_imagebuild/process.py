@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
-from typing import IO
 
 from .secret import redact
+from .signals import held_back
 
 ENV_PREFIX = "AZAION_IMAGEBUILD_"
 """Variables of this tool start with it; no program that it runs sees them."""
@@ -85,34 +85,37 @@ def run(
     deadline = time.monotonic() + timeout
     with _appending(log) as note:
         note(f"$ {shlex.join(argv)}")
-        child = subprocess.Popen(
-            list(argv),
-            cwd=cwd,
-            env=_environment(environ or {}),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            pass_fds=keep_open,
-        )
-        assert child.stdout is not None  # noqa: S101 - stdout=PIPE
-        with child.stdout:
-            try:
-                for line in _lines(child, child.stdout, deadline):
-                    on_progress()
-                    if line is None:
-                        continue
-                    shown = redact(line)
-                    tail.append(shown)
-                    note(shown)
-                    _logger.debug("%s", shown)
-                returncode = child.wait(max(0.0, deadline - time.monotonic()))
-            except (TimeoutError, subprocess.TimeoutExpired):
-                _stop(child)
-                returncode = TIMED_OUT
-            except BaseException:
-                _stop(child)  # its output pipe is still open: a cleaning-up script may print
-                raise
+        child: subprocess.Popen[bytes] | None = None
+        try:
+            with held_back():  # or an interrupt could leave a child that nobody knows
+                child = subprocess.Popen(
+                    list(argv),
+                    cwd=cwd,
+                    env=_environment(environ or {}),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    pass_fds=keep_open,
+                )
+            for line in _lines(child, deadline):
+                on_progress()
+                if line is None:
+                    continue
+                shown = redact(line)
+                tail.append(shown)
+                note(shown)
+                _logger.debug("%s", shown)
+            returncode = child.wait(max(0.0, deadline - time.monotonic()))
+        except (TimeoutError, subprocess.TimeoutExpired):
+            _stop(child)
+            returncode = TIMED_OUT
+        except BaseException:
+            _stop(child)  # its output pipe is still open: a cleaning-up script may print
+            raise
+        finally:
+            if child is not None and child.stdout is not None:
+                child.stdout.close()
     return Finished(argv=tuple(argv), cwd=cwd, returncode=returncode, tail=tuple(tail))
 
 
@@ -150,13 +153,13 @@ def _appending(log: Path | None) -> Iterator[Callable[[str], None]]:
         os.close(descriptor)
 
 
-def _lines(
-    child: subprocess.Popen[bytes], pipe: IO[bytes], deadline: float
-) -> Iterator[str | None]:
+def _lines(child: subprocess.Popen[bytes], deadline: float) -> Iterator[str | None]:
     """Yield the lines of ``pipe``, None in a silent second; TimeoutError at ``deadline``.
 
     Ends with the pipe, or soon after the child: a daemon that it started may hold the pipe open.
     """
+    pipe = child.stdout
+    assert pipe is not None  # noqa: S101 - stdout=PIPE
     rest = b""
     ended = 0.0
     with DefaultSelector() as selector:
@@ -189,8 +192,10 @@ def _decoded(line: bytes) -> str:
     return "".join(char if char.isprintable() or char == "\t" else "�" for char in text)
 
 
-def _stop(child: subprocess.Popen[bytes]) -> None:
+def _stop(child: subprocess.Popen[bytes] | None) -> None:
     """End the child's whole group, gently first: NVIDIA's scripts unmount on a signal."""
+    if child is None:
+        return
     for number, patience in (
         (signal.SIGINT, _GRACE),
         (signal.SIGTERM, _GRACE / 4),

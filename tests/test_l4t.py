@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -85,7 +86,9 @@ def test_the_initrd_image_can_be_kept_for_its_owner_only(
 def test_nvidias_writer_on_a_loop_disk_gives_the_right_owner_mode_and_content(
     image: Callable[..., Ran], tmp_path: Path
 ) -> None:
-    packed = image("--keep-image", config=INITRD).json["image"]
+    ran = image("--keep-image", config=INITRD)
+    assert ran.code == 0, ran.err
+    packed = ran.json["image"]
     disk, where = tmp_path / "disk", tmp_path / "mnt"
     where.mkdir()
     script = (
@@ -102,6 +105,23 @@ def test_nvidias_writer_on_a_loop_disk_gives_the_right_owner_mode_and_content(
 
 
 DROP = "debugfs -w -R 'rm /etc/azaion/device.conf'"
+
+
+@needs_root
+@pytest.mark.skipif(shutil.which("img2simg") is None, reason="needs android-sdk-libsparse-utils")
+def test_sparse_images_of_debians_img2simg_are_proven_and_flashed_alike(
+    image: Callable[..., Ran], bsp: Path, accounts: Accounts
+) -> None:
+    replace_script(
+        bsp / "bootloader/mksparse",
+        '[ "$1" = --expand ] && { rm -f "$3"; exec simg2img "$2" "$3"; }\n'
+        'exec img2simg "$2" "$3"\n',
+    )
+    ran = image()
+    assert ran.code == 0, ran.err
+    assert accounts.login(EMAIL, conf_of(bsp.parent / "device.img").password.reveal())
+
+
 LIES: dict[str, tuple[str, str, int, str]] = {
     # The five ways in which NVIDIA's scripts end with 0 over a bad image.
     "signing fails": ("", 'echo "Error: failed to sign mb1.bin"; {real}', 6, "failed to sign"),

@@ -11,7 +11,7 @@ PACKAGE = Path(azaion_imagebuild.__file__).parent
 ROOT = PACKAGE.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"", "errors", "secret", "resources", "trust"}),
+    frozenset({"", "errors", "secret", "resources", "trust", "signals"}),
     frozenset({"model", "settings", "identity", "usb", "placeholder"}),
     frozenset({"process", "http_client", "rootfs", "device_conf", "accounts", "images", "locks"}),
     frozenset(

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,6 +86,23 @@ def test_an_interrupt_reaches_the_whole_group_and_is_waited_for(tmp_path: Path) 
     thread.join()
     assert (tmp_path / "cleaned").exists()
     assert gone(int((tmp_path / "pid").read_text()))
+
+
+def test_an_interrupt_while_a_program_starts_leaves_no_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+
+    def interrupted(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(popen(*arguments, **options))
+        signal.raise_signal(signal.SIGINT)  # before the caller has its hands on the child
+        return started[0]
+
+    monkeypatch.setattr("azaion_imagebuild.process.subprocess.Popen", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(["sleep", "60"], cwd=tmp_path)
+    assert gone(started[0].pid)
 
 
 def gone(pid: int) -> bool:

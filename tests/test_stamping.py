@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -135,6 +136,9 @@ def test_a_stamped_sparse_image_unpacks_to_the_stamped_raw_one(make: Make, tmp_p
     unpacked.touch()
     subprocess.run([TREE / "bootloader/mksparse", "--expand", sparse, unpacked], check=True)
     assert unpacked.read_bytes() == raw.read_bytes()
+    if shutil.which("simg2img"):
+        subprocess.run(["simg2img", sparse, tmp_path / "debian"], check=True)
+        assert (tmp_path / "debian").read_bytes() == raw.read_bytes()
 
 
 def test_a_stamped_tar_unpacks_with_its_owner_and_mode(make: Make, tmp_path: Path) -> None:
