@@ -33,7 +33,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can set thi
 TOOL = (sys.executable, "-m", "azaion_imagebuild")
 IMAGE = (*TOOL, "image", "--serial", SERIAL, "--json")
 REAL = './flash.sh.real "$@"'
-HOLD = "touch ../held; while [ ! -e ../go ]; do sleep 0.02; done"
+HOLD = "touch ../held; for i in {1..900}; do [ ! -e ../go ] || break; sleep 0.02; done"
 PLUGIN = "import sys\nfrom azaion_imagebuild import hookimpl\n"
 
 Answer = Callable[[BaseHTTPRequestHandler, bytes], None]
@@ -111,8 +111,17 @@ def shell(line: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["bash", "-c", text], capture_output=True, text=True, check=False)
 
 
-def start(*argv: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@contextlib.contextmanager
+def started(*argv: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a program that heeds signals, however the tests were started; end it with the test."""
+    heeding = ("env", "--default-signal=INT,TERM,HUP", *argv)
+    with subprocess.Popen(
+        heeding, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as tool:
+        try:
+            yield tool
+        finally:
+            tool.kill()
 
 
 def until(path: Path, tool: subprocess.Popen[str]) -> None:
@@ -166,7 +175,7 @@ def test_a_second_signal_leaves_no_process_of_a_script_that_cleans_up_slowly(
         "(trap '' INT TERM HUP; sleep 60) &\n"
         "echo $$ > ../pid; mv ../pid ../held; wait\n",
     )
-    with start(*IMAGE) as tool:
+    with started(*IMAGE) as tool:
         until(sandbox.dir / "held", tool)
         tool.send_signal(first)
         time.sleep(0.5)
@@ -181,7 +190,7 @@ def test_a_second_signal_leaves_no_process_of_a_script_that_cleans_up_slowly(
 
 def test_a_hangup_does_not_stop_a_build_under_nohup(sandbox: Sandbox) -> None:
     replace_script(sandbox.bsp / "flash.sh", f"[ -e ../go ] || {{ {HOLD}; }}; {REAL}\n")
-    with start("nohup", *IMAGE) as tool:
+    with started("nohup", *IMAGE) as tool:
         until(sandbox.dir / "held", tool)
         tool.send_signal(signal.SIGHUP)
         time.sleep(0.2)
@@ -312,7 +321,7 @@ def test_an_interrupted_build_leaves_the_password_nowhere(sandbox: Sandbox, tmp_
         f"{REAL}; mkdir -p {unpacked}; cp -p rootfs/{DEVICE_CONF} {unpacked}\n"
         f"cp rootfs/{DEVICE_CONF} {tmp_path}/told; {HOLD}\n",
     )
-    with start(*IMAGE) as tool:
+    with started(*IMAGE) as tool:
         until(sandbox.dir / "held", tool)
         password = (tmp_path / "told").read_bytes().rstrip().rpartition(b"=")[2]
         assert len(holders(sandbox.bsp, password)) == 4  # staged, unpacked, raw and sparse
