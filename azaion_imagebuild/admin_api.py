@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 from typing import TYPE_CHECKING, Literal
 
@@ -111,7 +112,7 @@ def _refuse(reply: Reply, wanted: tuple[int, ...], request: str, hint: str) -> N
 
 
 def _is_a_web_page(reply: Reply) -> bool:
-    return reply.body.lstrip()[:1] == b"<"
+    return reply.body.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"<"
 
 
 def _shown(reply: Reply) -> str:

@@ -53,7 +53,7 @@ def run(argv: Sequence[str]) -> int:
     try:
         args = _parser(argv).parse_args(argv)
         console.debug = args.debug
-        code: int = args.command(args, console)
+        code = _called(args, console)
     except OperatorError as error:
         console.failed(error)
         if "--json" in argv:
@@ -67,6 +67,15 @@ def run(argv: Sequence[str]) -> int:
             bug = {"outcome": "failed", "error": "a bug", "exit_code": int(ExitCode.BUG)}
             _print_json(bug, console)
         return int(ExitCode.BUG)
+    return code
+
+
+def _called(args: argparse.Namespace, console: Console) -> int:
+    """Do the command; a plug-in that exits does not end the process with a code of its own."""
+    try:
+        code: int = args.command(args, console)
+    except SystemExit as error:
+        raise RuntimeError(f"a plug-in called sys.exit({error.code!r})") from error
     return code
 
 
@@ -134,7 +143,8 @@ def _stamp(args: argparse.Namespace, console: Console) -> int:
 def _doctor(args: argparse.Namespace, console: Console) -> int:
     from .builds import examine
 
-    findings = examine(_settings(args))
+    with _stdout_is_ours():
+        findings = examine(_settings(args))
     errors = [finding for finding in findings if finding.severity == "error"]
     if args.json:
         _print_json(
@@ -177,7 +187,8 @@ def _hooks(args: argparse.Namespace, console: Console) -> int:
     from .hookspecs import EVERY_STEP
     from .plugins import implementers, load_plugins
 
-    manager = load_plugins(_settings(args).hooks, required=())
+    with _stdout_is_ours():
+        manager = load_plugins(_settings(args).hooks, required=())
     rows = [
         {"step": step, "plugin": plugin, "file": file}
         for step in EVERY_STEP
@@ -229,7 +240,9 @@ def _settings(args: argparse.Namespace) -> Settings:
         for flag, place in _FLAGS.items()
         if (value := getattr(args, flag, None)) is not None
     }
-    config = args.config or os.environ.get(ENV_PREFIX + "CONFIG") or None
+    config = args.config if args.config is not None else os.environ.get(ENV_PREFIX + "CONFIG")
+    if config == "":
+        raise UsageError("--config (CONFIG=) is empty", hint="name a file, or leave it out")
     return load(flags, os.environ, Path(config) if config else None)
 
 

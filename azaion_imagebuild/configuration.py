@@ -89,9 +89,11 @@ def _from_file(
     if config is None:
         if not path.is_file():
             return {}
-        if not is_own(path):  # it may name plug-ins, which are run
+        # It may name plug-ins, which are run; the owner of its folder could swap it after a look.
+        if not (is_own(path) and is_own(path.absolute().parent)):
             raise UsageError(
-                f"{path.resolve()} belongs to another user, or everybody may write it",
+                f"{path.absolute()} or its folder belongs to another user, or everybody may write"
+                " it",
                 hint=f"chown and chmod it, or name it if you trust it: --config {path}",
             )
     document = _parse_toml(path)

@@ -5,10 +5,12 @@ The only use of requests, which is imported late: it costs more than the rest of
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import ssl
 import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +42,8 @@ class Reply:
 
     def excerpt(self) -> str:
         """Return the body for an error message: cut, on one line, secrets blanked out."""
-        text = redact(self.body.decode("utf-8", "replace"))
+        # Without NULs, an answer in UTF-16 does not show a secret letter by letter.
+        text = redact(self.body.replace(b"\0", b"").decode("utf-8", "replace"))
         text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
         if not text:
             return "(empty answer)"
@@ -133,9 +136,17 @@ class JsonClient:
             reply = Reply(
                 status=response.status_code,
                 location=response.headers.get("Location"),
-                body=content[:_LONGEST_BODY],
+                body=_unpacked(content, response.headers.get("Content-Encoding", "")),
             )
             return reply, response.raw
+
+
+def _unpacked(content: bytes, encoding: str) -> bytes:
+    """Return up to 64 KiB of a body; some servers and proxies compress it unasked."""
+    if encoding.lower() in ("gzip", "x-gzip", "deflate"):
+        with contextlib.suppress(zlib.error):
+            return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(content, _LONGEST_BODY)
+    return content[:_LONGEST_BODY]
 
 
 def checked_url(url: str, what: str) -> str:
@@ -152,7 +163,7 @@ def checked_url(url: str, what: str) -> str:
         usable = False
     if not usable or any(char.isspace() or not char.isprintable() for char in url):
         raise UsageError(
-            f"{what} {url.rpartition('@')[2]!a} is not an http or https URL",
+            f"{what} {url.rpartition('@')[2].partition('?')[0]!a} is not an http or https URL",
             hint="give it like https://admin.internal.example.com, with a port up to"
             " 65535, without ? or #",
         )
@@ -205,7 +216,10 @@ def _session(base_url: str, transport: Transport) -> requests.Session:
     from requests.adapters import HTTPAdapter
 
     session = requests.Session()
-    adapter = HTTPAdapter(max_retries=_retry(transport.retries))  # of broken connections
+    # Of broken connections only: urllib3 itself would read an answer that has a Retry-After to its
+    # end, and multiply the tries of send().
+    broken = _retry(transport.retries).new(respect_retry_after_header=False)
+    adapter = HTTPAdapter(max_retries=broken)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     # .netrc would add credentials of its own; proxies and the CA file are chosen here instead.
@@ -218,6 +232,7 @@ def _session(base_url: str, transport: Transport) -> requests.Session:
         session.cert = pair
     session.headers.update(transport.headers)
     session.headers["Accept"] = "application/json"
+    session.headers["Accept-Encoding"] = "identity"
     if transport.token:
         words = (transport.token_scheme, transport.token.reveal())
         session.headers[transport.token_header] = " ".join(word for word in words if word)

@@ -109,7 +109,7 @@ def _load_entry_points(manager: pluggy.PluginManager) -> set[str]:
             continue
         try:
             plugin = entry.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UsageError(
                 f"the plug-in {entry.name} ({entry.value}) cannot be loaded:"
                 f" {type(error).__name__}: {error}",

@@ -196,11 +196,10 @@ def _stop(child: subprocess.Popen[bytes] | None) -> None:
     """End the child's whole group, gently first: NVIDIA's scripts unmount on a signal."""
     if child is None:
         return
-    for number, patience in (
-        (signal.SIGINT, _GRACE),
-        (signal.SIGTERM, _GRACE / 4),
-        (signal.SIGKILL, None),
-    ):
+    calls = [(signal.SIGINT, _GRACE), (signal.SIGTERM, _GRACE / 4), (signal.SIGKILL, None)]
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # `make image &`: the script inherits it
+        calls = [(signal.SIGTERM, _GRACE), (signal.SIGKILL, None)]
+    for number, patience in calls:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, number)
         try:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hmac
 import re
+from functools import lru_cache
 from typing import Any, NoReturn
-from urllib.parse import quote
 from weakref import WeakSet
 
 HIDDEN = "***"
 _SHORTEST_REDACTED = 6  # a shorter value would blank out innocent text
+_ENTITIES = {'"': ("&quot;",), "&": ("&amp;",), "'": ("&apos;",), "<": ("&lt;",), ">": ("&gt;",)}
 _alive: WeakSet[Secret] = WeakSet()
 
 
@@ -58,15 +59,25 @@ class Secret:
 def redact(text: str) -> str:
     """Return ``text`` with the value of every living :class:`Secret` blanked out.
 
-    In upper or lower case, and as JSON or a URL would escape it.
+    In upper or lower case, and with any of its characters as JSON, a URL or HTML would escape it.
     """
     for secret in list(_alive):
         value = secret.reveal()
         if len(value) >= _SHORTEST_REDACTED:
-            forms = {value, value.replace("/", "\\/"), quote(value), quote(value, safe="")}
-            pattern = "|".join(re.escape(form) for form in forms)
-            text = re.sub(pattern, HIDDEN, text, flags=re.IGNORECASE)
+            text = _forms_of(value).sub(HIDDEN, text)
     return text
+
+
+@lru_cache(maxsize=64)
+def _forms_of(value: str) -> re.Pattern[str]:
+    return re.compile("".join(map(_forms_of_char, value)), re.IGNORECASE)
+
+
+def _forms_of_char(char: str) -> str:
+    code = ord(char)
+    forms = [rf"\\{{0,3}}{re.escape(char)}", f"%(?:25)*{code:02x}", rf"\\u{code:04x}"]
+    forms += [f"&#0*{code};", f"&#x0*{code:x};", *_ENTITIES.get(char, ())]
+    return f"(?:{'|'.join(forms)})"
 
 
 def redacted(value: Any) -> Any:

@@ -12,8 +12,8 @@ def is_own(path: Path) -> bool:
 
     Root must not run what any local user can write; that user's own process may.
     """
-    found = path.stat()
+    link, found = path.lstat(), path.stat()
     owners = {0, os.geteuid()}
     if os.geteuid() == 0 and os.environ.get("SUDO_UID", "").isdigit():
         owners.add(int(os.environ["SUDO_UID"]))
-    return found.st_uid in owners and not found.st_mode & stat.S_IWOTH
+    return {link.st_uid, found.st_uid} <= owners and not found.st_mode & stat.S_IWOTH
