@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+from .model import FileEntry
 
 PASSWD = "etc/passwd"  # noqa: S105 - a path
 GROUP = "etc/group"
@@ -46,6 +48,13 @@ class Accounts:
             if gid is not None:
                 groups.setdefault(fields[0], gid)
         return cls(users=users, groups=groups)
+
+    @classmethod
+    def read(cls, read_file: Callable[[str, int], FileEntry | None]) -> Accounts:
+        """Read them by the ``read_file`` of a rootfs or an image; a missing file is empty."""
+        files = [read_file(path, LARGEST_PASSWD) for path in (PASSWD, GROUP)]
+        passwd, group = [entry.data if entry else b"" for entry in files]
+        return cls.parse(passwd, group)
 
     def resolve(self, owner: str, group: str | None) -> tuple[int, int]:
         """Return (uid, gid) of ``owner`` and ``group``, each a name or a number.

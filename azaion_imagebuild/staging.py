@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import device_conf
-from .accounts import GROUP, LARGEST_PASSWD, PASSWD, Accounts, UnknownAccount
+from .accounts import Accounts, UnknownAccount
 from .errors import OperatorError, StagingError
 from .model import (
     DEVICE_CONF,
@@ -114,9 +114,7 @@ def owner(settings: DeviceConfSettings, rootfs: Rootfs) -> tuple[int, int]:
         UnknownAccount: the rootfs has no such account.
         StagingError: its passwd or group cannot be read.
     """
-    files = [rootfs.read_file(path, LARGEST_PASSWD) for path in (PASSWD, GROUP)]
-    passwd, group = [entry.data if entry else b"" for entry in files]
-    return Accounts.parse(passwd, group).resolve(settings.owner, settings.group)
+    return Accounts.read(rootfs.read_file).resolve(settings.owner, settings.group)
 
 
 def clear_stale(build: Build) -> Ownership:

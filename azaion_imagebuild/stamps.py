@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import device_conf, images
-from .accounts import GROUP, LARGEST_PASSWD, PASSWD, Accounts, UnknownAccount
+from .accounts import Accounts, UnknownAccount
 from .bsp import RELEASE_FILE
 from .builds import parts_of_api, stamping_build
 from .errors import ImageBuildError, UsageError, VerificationError
@@ -222,11 +222,10 @@ def _prove(
 def _owner(image: Path, settings: Settings) -> tuple[int, int]:
     """Return whom device.conf must belong to, by the image's own passwd and group."""
     with images.opened(image) as filesystem:
-        files = [filesystem.read_file(path, LARGEST_PASSWD) for path in (PASSWD, GROUP)]
-    passwd, group = [entry.data if entry else b"" for entry in files]
+        accounts = Accounts.read(filesystem.read_file)
     chosen = settings.device_conf
     try:
-        return Accounts.parse(passwd, group).resolve(chosen.owner, chosen.group)
+        return accounts.resolve(chosen.owner, chosen.group)
     except UnknownAccount as error:
         known = ", ".join(error.known) or "none at all"
         raise VerificationError(

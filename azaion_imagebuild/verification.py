@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import device_conf, images
-from .accounts import GROUP, LARGEST_PASSWD, PASSWD, Accounts, UnknownAccount
+from .accounts import Accounts, UnknownAccount
 from .completeness import damaged
 from .errors import StagingError, UsageError, VerificationError
 from .identity import email_for
@@ -84,13 +84,11 @@ def verify(target: Path, serial: str, settings: DeviceConfSettings) -> Report:
 def _check(
     read_file: _ReadFile, target: Path, email: str, settings: DeviceConfSettings
 ) -> tuple[Finding, ...]:
-    files = [read_file(path, LARGEST_PASSWD) for path in (PASSWD, GROUP)]
-    passwd, group = [entry.data if entry else b"" for entry in files]
     entry = read_file(DEVICE_CONF, device_conf.LONGEST)
     findings: list[Finding] = []
     owner = None
     try:
-        owner = Accounts.parse(passwd, group).resolve(settings.owner, settings.group)
+        owner = Accounts.read(read_file).resolve(settings.owner, settings.group)
     except UnknownAccount as error:
         findings.append(unknown_account(error))
     findings += prove(entry, str(target), email=email, owner=owner, hint=_WRONG)
