@@ -22,6 +22,7 @@ from .process import ENV_PREFIX
 from .settings import Settings
 
 if TYPE_CHECKING:
+    from .ledger import Ledger
     from .sandbox import Sandbox
 
 
@@ -33,8 +34,8 @@ def build_image(serial: str, settings: Settings, watcher: Watcher) -> BuildRecor
     """
     serial = parse_serial(serial, settings.serial.pattern)
     hook = load_plugins(settings.hooks, required=REQUIRED).hook
-    with parts(settings) as (used, sandbox):
-        return pipeline.run(_image_build(serial, used, sandbox), hook, watcher)
+    with parts(settings) as (used, sandbox), the_ledger(settings) as ledger:
+        return pipeline.run(_image_build(serial, used, sandbox), hook, watcher, ledger)
 
 
 def build_base(settings: Settings, watcher: Watcher, out: Path | None) -> BuildRecord:
@@ -119,6 +120,13 @@ def stamping_build(serial: str, settings: Settings) -> Build:
     return _build(serial, settings, Path(os.devnull))
 
 
+def the_ledger(settings: Settings) -> Ledger:
+    """Return the ledger of these settings: by default the one of this user's state folder."""
+    from .ledger import ledger_of  # late, as all that `provision` needs not
+
+    return ledger_of(settings.ledger, _state_dir(settings))
+
+
 def the_sandbox(settings: Settings) -> Sandbox:
     """Return the sandbox of this user's state folder."""
     from .sandbox import Sandbox  # late: a real build needs none
@@ -141,7 +149,7 @@ def _build(
     bsp_dir: Path | None = None,
     sandbox: bool = False,
 ) -> Build:
-    attempt = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
+    attempt = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(6)}"
     return Build(
         serial=serial,
         email=email_for(serial),

@@ -10,20 +10,23 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from . import __version__
 from .configuration import load
 from .console import Console
-from .errors import ExitCode, OperatorError, UsageError
+from .errors import ExitCode, LedgerError, OperatorError, UsageError
 from .identity import parse_serial
-from .model import BuildRecord
+from .model import BuildRecord, Receipt
 from .process import ENV_PREFIX
 from .secret import redacted
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from .ledger import Ledger
 
 _FLAGS: dict[str, tuple[str, str]] = {
     "api_url": ("admin_api", "url"),
@@ -42,6 +45,10 @@ _FLAGS: dict[str, tuple[str, str]] = {
     "rebuild": ("image", "rebuild"),
     "disable": ("hooks", "disable"),
     "state_dir": ("build", "state_dir"),
+    "database": ("ledger", "database"),
+    "station": ("ledger", "station"),
+    "operator": ("ledger", "operator"),
+    "yes": ("ledger", "confirmed"),
 }
 """Flag → the setting that it overrides."""
 
@@ -204,12 +211,106 @@ def _hooks(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _ledger_list(args: argparse.Namespace, console: Console) -> int:
+    from . import records
+
+    settings = _settings(args)
+    serial = parse_serial(args.serial, settings.serial.pattern) if args.serial else None
+    with _the_ledger(settings) as ledger:
+        if args.json:
+            _print_json(list(records.attempts(ledger, serial)), console)
+            return 0
+        for entry in records.attempts(ledger, serial):
+            _print(records.line_of(entry), console)
+    return 0
+
+
+def _ledger_show(args: argparse.Namespace, console: Console) -> int:
+    from . import records
+
+    settings = _settings(args)
+    with _the_ledger(settings) as ledger:
+        rows = records.history(ledger, parse_serial(args.serial, settings.serial.pattern))
+    if args.json:
+        _print_json(rows, console)
+        return 0
+    for row in rows:
+        _print(f"row {row['row']}  {records.line_of(row)}", console)
+    for name, value in rows[-1].items():
+        if value not in (None, {}):
+            _print(f"  {name:14} {value}", console)
+    return 0
+
+
+def _ledger_verify(args: argparse.Namespace, console: Console) -> int:
+    from .ledger.checking import check
+
+    with _the_ledger(_settings(args)) as ledger:
+        problems = list(check(ledger, tuple(args.anchor)))
+        head = ledger.head()
+    if args.json:
+        code = ExitCode.LEDGER if problems else ExitCode.DONE
+        outcome = "failed" if problems else "done"
+        found = {"outcome": outcome, "problems": problems, **head.as_json(), "exit_code": int(code)}
+        _print_json(found, console)
+    if problems:
+        hint = "compare it with a backup (azaion-imagebuild ledger export); find out who wrote it"
+        console.failed(LedgerError.of_problems((problem, hint) for problem in problems))
+        return int(ExitCode.LEDGER)
+    console.say(f"OK: {head.row} rows, all in their place; the last one is {head.row}:{head.hash}")
+    return 0
+
+
+def _ledger_export(args: argparse.Namespace, console: Console) -> int:
+    from . import records
+
+    form: Literal["csv", "json"] = "csv" if args.csv else "json"
+    with _the_ledger(_settings(args)) as ledger:
+        if args.out is None:
+            with _quiet_pipe(console):
+                records.export(ledger, sys.stdout, form)
+            return 0
+        try:
+            with args.out.open("x", encoding="utf-8", newline="") as stream:
+                count = records.export(ledger, stream, form)
+        except OSError as error:
+            raise UsageError(
+                f"cannot write {args.out}: {error.strerror}", hint="name a new file by --out"
+            ) from None
+    console.say(f"DONE: {count} rows in {args.out}")
+    return 0
+
+
+def _ledger_resolve(args: argparse.Namespace, console: Console) -> int:
+    from . import records
+
+    settings = _settings(args)
+    serial = parse_serial(args.serial, settings.serial.pattern)
+    with _the_ledger(settings) as ledger:
+        receipt = records.resolve(ledger, serial, args.verdict, args.reason, sandbox=args.sandbox)
+    if args.json:
+        record = {"serial": serial, "outcome": args.verdict, "ledger": receipt.as_json()}
+        _print_json(record, console)
+    console.say(f"DONE: {serial} is {args.verdict} (row {receipt.row})")
+    return 0
+
+
+def _the_ledger(settings: Settings) -> Ledger:
+    from .builds import the_ledger
+
+    return the_ledger(settings)
+
+
 def _sandbox(args: argparse.Namespace, console: Console) -> int:
     from .builds import the_sandbox
+    from .records import retire_sandbox
 
-    sandbox = the_sandbox(_settings(args))
+    settings = _settings(args)
+    sandbox = the_sandbox(settings)
     if args.action == "reset":
         sandbox.reset()
+        with _the_ledger(settings) as ledger:
+            retire_sandbox(ledger)
         console.say(f"removed {sandbox.dir}")
         if args.json:
             _print_json({"removed": str(sandbox.dir)}, console)
@@ -252,10 +353,17 @@ def _print_json(value: object, console: Console) -> None:
 
 
 def _print(line: str, console: Console) -> None:
-    try:
+    with _quiet_pipe(console):
         if sys.stdout is not None:
             encoding = sys.stdout.encoding or "utf-8"
             print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+
+
+@contextlib.contextmanager
+def _quiet_pipe(console: Console) -> Iterator[None]:
+    """A reader that has gone away (``| head``) is no bug."""
+    try:
+        yield
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the exit flushes again
         console.say(f"warning: cannot write to stdout: {error.strerror}")
@@ -278,7 +386,7 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
         description="Give one Jetson its identity: account, device.conf, image, proof, flash.",
         epilog="Settings come from flags, then AZAION_IMAGEBUILD_* variables, then imagebuild.toml."
         " Exit codes: 0 done, 2 usage, 3 preflight, 4 provisioning, 5 staging, 6 image build,"
-        " 7 flash, 8 verification, 70 a bug, 130 interrupted.",
+        " 7 flash, 8 verification, 9 ledger, 70 a bug, 130 interrupted.",
         allow_abbrev=False,
     )
     parser.called = next((word for word in argv if not word.startswith("-")), "")
@@ -290,6 +398,14 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     _site(image)
     _bsp(image)
     _owner(image)
+    _database(image)
+    image.add_argument("--operator", metavar="NAME", help="who builds; default: the user")
+    image.add_argument(
+        "--yes",
+        action="store_const",
+        const=True,
+        help="build a serial that was flashed before ([ledger] reprovision = confirm)",
+    )
 
     base = _command(commands, "base", _base, "build an image with a placeholder, to be stamped")
     base.add_argument("--out", metavar="FILE", type=Path, help="copy the image to this new file")
@@ -335,6 +451,8 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     hooks = _command(commands, "hooks", _hooks, "list the steps and the plug-ins that do them")
     _disable(hooks)
 
+    _ledger(commands)
+
     sandbox = _command(commands, "sandbox", _sandbox, "show or reset the embedded parts")
     sandbox.add_argument(
         "action",
@@ -344,6 +462,52 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
         help="default: show",
     )
     return parser
+
+
+def _ledger(commands: Any) -> None:
+    about = "the record of every attempt: list, show, verify, export, resolve"
+    ledger = commands.add_parser("ledger", help=about, description=about, allow_abbrev=False)
+    verbs = ledger.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    every = _command(verbs, "list", _ledger_list, "one line for each attempt")
+    every.add_argument("--serial", help="of this device only")
+
+    show = _command(verbs, "show", _ledger_show, "all that is known of one device")
+    show.add_argument("serial", metavar="SERIAL")
+
+    verify = _command(verbs, "verify", _ledger_verify, "look whether a row was changed")
+    verify.add_argument(
+        "--anchor",
+        action="append",
+        default=[],
+        metavar="ROW:HASH",
+        type=_anchor,
+        help="a row as a record or an earlier verify showed it",
+    )
+
+    export = _command(verbs, "export", _ledger_export, "every row, as CSV or as a JSON array")
+    export.add_argument("--csv", action="store_true", help="as CSV; default: JSON")
+    export.add_argument("--out", metavar="FILE", type=Path, help="a new file; default: stdout")
+
+    resolve = _command(verbs, "resolve", _ledger_resolve, "say how an attempt ended")
+    resolve.add_argument("serial", metavar="SERIAL")
+    resolve.add_argument(
+        "verdict",
+        choices=["done", "failed", "retired"],
+        help="done: it has its identity; failed: build it again; retired: out of use",
+    )
+    resolve.add_argument("--reason", required=True, help="why, for whoever asks later")
+    resolve.add_argument("--sandbox", action="store_true", help="a device of the sandbox")
+    for verb in (every, show, verify, export, resolve):
+        _database(verb)
+
+
+def _anchor(text: str) -> Receipt:
+
+    row, _, seal = text.partition(":")
+    if not row.isdigit() or len(seal) != 64:
+        raise argparse.ArgumentTypeError(f"{text!a} is not ROW:HASH")
+    return Receipt(row=int(row), hash=seal)
 
 
 def _command(commands: Any, name: str, function: Callable[..., int], help: str) -> Any:
@@ -389,6 +553,10 @@ def _bsp(parser: argparse.ArgumentParser) -> None:
         help="with --inject stamp: build the base anew",
     )
     parser.add_argument("--flash", metavar="0|1", help="0: build and prove, but do not flash")
+
+
+def _database(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--database", metavar="URL", help="of the ledger; default: in --state-dir")
 
 
 def _owner(parser: argparse.ArgumentParser) -> None:

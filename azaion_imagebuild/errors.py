@@ -98,6 +98,12 @@ class VerificationError(OperatorError):
     exit_code = ExitCode.VERIFICATION
 
 
+class LedgerError(OperatorError):
+    """The ledger cannot be written or read, or its chain is broken."""
+
+    exit_code = ExitCode.LEDGER
+
+
 class BugError(OperatorError):
     """An error that this tool or a plug-in did not foresee; its traceback is shown too."""
 

@@ -120,11 +120,23 @@ class Finding:
     severity: Literal["error", "warning"] = "error"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """Where a row of the ledger stands; whoever keeps it can tell that no row was rewritten."""
+
+    row: int
+    hash: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the record's field ``ledger``."""
+        return {"row": self.row, "hash": self.hash}
+
+
 RECORD_FIELDS = frozenset(
     (
         "serial", "email", "outcome", "sandbox", "attempt", "account", "image", "image_format",
-        "image_sha256", "proof", "device_conf", "flashed", "device", "ledger", "seconds", "step",
-        "error", "hint", "exit_code",
+        "image_sha256", "base_sha256", "proof", "device_conf", "flashed", "device",
+        "ledger", "seconds", "step", "error", "hint", "exit_code",
     )
 )  # fmt: skip
 """The fields of a record that are the core's; a plug-in adds others."""
@@ -135,16 +147,24 @@ class BuildRecord:
     """What one build did; ``as_json`` is the line that other programs read."""
 
     build: Build
-    outcome: Literal["done", "failed"]
+    outcome: Literal["started", "done", "failed"]
     seconds: float
     enrolled: str | None = None
+    credential: str | None = None
+    """The password's fingerprint, for the ledger."""
+    release: str | None = None
+    """The BSP's."""
     staged: StagedFile | None = None
     image: Image | None = None
     image_sha256: str | None = None
+    base_sha256: str | None = None
+    """Of the image with a placeholder that the identity was stamped into, where that is known."""
     flashed: FlashResult | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     step: str | None = None
     error: OperatorError | None = None
+    ledger: Receipt | None = None
+    """Where the ledger holds the attempt."""
 
     @property
     def exit_code(self) -> int:
@@ -163,11 +183,12 @@ class BuildRecord:
             "image": str(self.image.path) if self.image else None,
             "image_format": self.image.format if self.image else None,
             "image_sha256": self.image_sha256,
-            "proof": self._proof(),
+            "base_sha256": self.base_sha256,
+            "proof": self.proof,
             "device_conf": self._device_conf(),
             "flashed": self.flashed is not None,
             "device": self.flashed.device if self.flashed else None,
-            "ledger": None,
+            "ledger": self.ledger.as_json() if self.ledger else None,
             "seconds": round(self.seconds, 3),
             **self.extra,
         }
@@ -180,8 +201,10 @@ class BuildRecord:
             }
         return record
 
-    def _proof(self) -> str | None:
-        if self.image is None or self.image_sha256 is None:
+    @property
+    def proof(self) -> str | None:
+        """Return what was proven: the ``image`` itself, or what was ``staged``; None: nothing."""
+        if self.image is None or (self.image_sha256 or self.base_sha256) is None:
             return None
         return "staged" if self.image.format == LUKS else "image"
 

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pluggy
 
@@ -19,6 +19,7 @@ from .errors import (
     BugError,
     FlashError,
     InterruptedBuild,
+    LedgerError,
     OperatorError,
     PreflightError,
     StagingError,
@@ -36,9 +37,13 @@ from .model import (
     FlashResult,
     Image,
     Ownership,
+    Receipt,
     StagedFile,
 )
 from .signals import held_back
+
+if TYPE_CHECKING:
+    from .ledger import Ledger
 
 _logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -60,13 +65,17 @@ class Watcher(Protocol):
         """A check saw something that does not stop the build."""
 
 
-def run(build: Build, hook: pluggy.HookRelay, watcher: Watcher) -> BuildRecord:
+def run(build: Build, hook: pluggy.HookRelay, watcher: Watcher, ledger: Ledger) -> BuildRecord:
     """Run every step for one device and return what was done.
 
     Whatever goes wrong ends in the record, an interrupt and a bug (with its traceback in the log)
     too. Every ``cleanup`` is tried, and after a failure every ``build_failed`` before it.
+
+    The ledger gets the intent before the account is touched, before the image is built and before
+    the device is flashed, and the end. An attempt that preflight refuses has changed nothing and
+    is not in it.
     """
-    return _attempt(build, hook, watcher, _every_step)
+    return _attempt(build, hook, watcher, _every_step, ledger)
 
 
 def provision(build: Build, hook: pluggy.HookRelay, watcher: Watcher) -> BuildRecord:
@@ -86,6 +95,7 @@ class _Attempt:
     build: Build
     hook: Any
     watcher: Watcher
+    ledger: Ledger | None = None
     began: float = field(default_factory=time.monotonic)
     current: str = "lock"
     identity: DeviceIdentity | None = None
@@ -93,6 +103,8 @@ class _Attempt:
     image: Image | None = None
     image_sha256: str | None = None
     flashed: FlashResult | None = None
+    receipt: Receipt | None = None
+    release: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     left_behind: list[tuple[str, str]] = field(default_factory=list)
     """Problems of cleaning up."""
@@ -107,6 +119,45 @@ class _Attempt:
         yield notes
         self.watcher.ended(name, time.monotonic() - begin, ", ".join(notes))
 
+    def intends(self, step: str) -> None:
+        """Commit to the ledger that a step is about to be done.
+
+        Raises:
+            PreflightError: the ledger speaks against the whole attempt (first intent only).
+            LedgerError: it cannot be written.
+        """
+        if self.ledger is None:
+            return
+        from .ledger import Entry
+
+        self.current = "ledger"
+        entry = Entry.of(self.record(), step=step, outcome="started")
+        if self.receipt is None:
+            self.receipt = self.ledger.begin(entry, self.build.settings.ledger)
+        else:
+            self.receipt = self.ledger.write(entry)
+
+    def recorded(self, error: OperatorError | None = None) -> BuildRecord:
+        """Return the record of the whole attempt, which the ledger holds too."""
+        record = self.record(error)
+        if self.ledger is None or self.receipt is None:
+            return record
+        from .ledger import Entry
+
+        try:
+            entry = Entry.of(
+                record,
+                step=record.step or self.current,
+                outcome="done" if error is None else "failed",
+            )
+            self.receipt = self.ledger.write(entry)
+        except LedgerError as unwritten:
+            if error is None:
+                self.current = "ledger"
+                return self.record(unwritten)
+            error.problems += tuple(each for each in unwritten.problems)
+        return dataclasses.replace(record, ledger=self.receipt)
+
     def record(self, error: OperatorError | None = None) -> BuildRecord:
         device_conf = [staged for staged in self.staged if staged.path == DEVICE_CONF]
         return BuildRecord(
@@ -114,6 +165,8 @@ class _Attempt:
             outcome="failed" if error else "done",
             seconds=time.monotonic() - self.began,
             enrolled=self.identity.enrolled if self.identity else None,
+            credential=self.identity.password.fingerprint() if self.identity else None,
+            release=self.release,
             staged=device_conf[0] if device_conf else None,
             image=self.image,
             image_sha256=self.image_sha256,
@@ -121,6 +174,7 @@ class _Attempt:
             extra=self.extra,
             step=self.current if error else None,
             error=error,
+            ledger=self.receipt,
         )
 
 
@@ -128,39 +182,47 @@ class _Steps(Protocol):
     def __call__(self, done: _Attempt) -> None: ...
 
 
-def _attempt(build: Build, hook: pluggy.HookRelay, watcher: Watcher, steps: _Steps) -> BuildRecord:
-    done = _Attempt(build=build, hook=hook, watcher=watcher)
+def _attempt(
+    build: Build,
+    hook: pluggy.HookRelay,
+    watcher: Watcher,
+    steps: _Steps,
+    ledger: Ledger | None = None,
+) -> BuildRecord:
+    done = _Attempt(build=build, hook=hook, watcher=watcher, ledger=ledger)
     watcher.began(build)
     try:
         with _locked(build) as held, _always_cleaned_up(done):
             done.build = held
             steps(done)
     except OperatorError as error:
-        return done.record(error)
+        return done.recorded(error)
     except KeyboardInterrupt:
         interrupted = InterruptedBuild(
             f"interrupted during {done.current}",
             hint="run the same command again: it starts over and ends well",
         )
         interrupted.problems += tuple(done.left_behind)
-        return done.record(interrupted)
+        return done.recorded(interrupted)
     except (Exception, SystemExit) as error:
         _logger.exception("a bug in the step %s", done.current)
         bug = BugError(
             f"a bug in {_culprit(error)}, step {done.current}: {type(error).__name__}: {error}",
             hint="report it with the traceback above; a plug-in is left out by --disable",
         )
-        return done.record(bug)
-    return done.record()
+        return done.recorded(bug)
+    return done.recorded()
 
 
 def _every_step(done: _Attempt) -> None:
     identity, ownership = _steps_to_identity(done)
     _stage(done, identity, ownership)
+    done.intends("build_image")
     image = _build_image(done, identity)
     before = _fingerprints(image)
     _verify(done, identity, image)
     if done.build.flash:
+        done.intends("flash")
         with done.step("flash") as notes:
             if _fingerprints(image) != before:
                 raise VerificationError(
@@ -205,7 +267,7 @@ def _steps_to_staged(done: _Attempt) -> None:
 def _steps_to_prepared(done: _Attempt) -> Ownership:
     with done.step("preflight"):
         findings = done.hook.preflight(build=done.build)
-        _refuse(findings, PreflightError, done.watcher)
+        _refuse([*findings, _spoken_against(done)], PreflightError, done.watcher)
     with done.step("prepare"):
         ownership: Ownership = _answered("prepare", done.hook.prepare(build=done.build))
     return ownership
@@ -213,6 +275,8 @@ def _steps_to_prepared(done: _Attempt) -> Ownership:
 
 def _steps_to_identity(done: _Attempt) -> tuple[DeviceIdentity, Ownership]:
     ownership = _steps_to_prepared(done)
+    done.release = _release(done.build) if done.ledger else None
+    done.intends("provision_identity")
     with done.step("provision_identity") as notes:
         identity: DeviceIdentity = _answered(
             "provision_identity", done.hook.provision_identity(build=done.build)
@@ -220,6 +284,24 @@ def _steps_to_identity(done: _Attempt) -> tuple[DeviceIdentity, Ownership]:
         done.identity = identity
         notes.append(f"account {identity.email} {identity.enrolled}")
     return identity, ownership
+
+
+def _spoken_against(done: _Attempt) -> list[Finding]:
+    """Return what the ledger knows against another attempt for this serial."""
+    if done.ledger is None:
+        return []
+    build = done.build
+    known = done.ledger.standings({build.serial: build.email}, sandbox=build.sandbox)
+    policy = build.settings.ledger
+    return list(known[build.serial].findings(policy.reprovision, confirmed=policy.confirmed))
+
+
+def _release(build: Build) -> str | None:
+    if build.bsp_dir is None:
+        return None
+    from .bsp import LinuxForTegra
+
+    return LinuxForTegra(build.bsp_dir).release(build.rootfs_dir)
 
 
 def _stage(done: _Attempt, identity: DeviceIdentity, ownership: Ownership) -> None:

@@ -45,8 +45,9 @@ def present_images(tree: Path) -> list[Path]:
 def hide_images(tree: Path) -> None:
     """Make every image readable by its owner only: NVIDIA leaves them 0755 or 0644."""
     for path in present_images(tree):
-        if path.stat().st_mode & 0o077:
-            path.chmod(0o600)
+        with contextlib.suppress(FileNotFoundError):  # the script may remove one at any time
+            if path.stat().st_mode & 0o077:
+                path.chmod(0o600)
 
 
 @contextlib.contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import re
+import threading
 from functools import lru_cache
 from typing import Any, NoReturn
 from weakref import WeakSet
@@ -11,7 +13,9 @@ from weakref import WeakSet
 HIDDEN = "***"
 _SHORTEST_REDACTED = 6  # a shorter value would blank out innocent text
 _ENTITIES = {'"': ("&quot;",), "&": ("&amp;",), "'": ("&apos;",), "<": ("&lt;",), ">": ("&gt;",)}
+_FINGERPRINT = b"azaion-imagebuild credential\0"
 _alive: WeakSet[Secret] = WeakSet()
+_counting = threading.Lock()  # a set must not grow while another thread goes through it
 
 
 class Secret:
@@ -24,11 +28,19 @@ class Secret:
 
     def __init__(self, value: str) -> None:
         self._value = value
-        _alive.add(self)
+        with _counting:
+            _alive.add(self)
 
     def reveal(self) -> str:
         """Return the value itself."""
         return self._value
+
+    def fingerprint(self) -> str:
+        """Return 16 hexadecimal digits by which a credential is known again.
+
+        A truncated SHA-256: of a password of 128 random bits it gives nothing away.
+        """
+        return hashlib.sha256(_FINGERPRINT + self._value.encode()).hexdigest()[:16]
 
     def __repr__(self) -> str:
         return HIDDEN
@@ -61,7 +73,9 @@ def redact(text: str) -> str:
 
     In upper or lower case, and with any of its characters as JSON, a URL or HTML would escape it.
     """
-    for secret in list(_alive):
+    with _counting:
+        living = list(_alive)
+    for secret in living:
         value = secret.reveal()
         if len(value) >= _SHORTEST_REDACTED:
             text = _forms_of(value).sub(HIDDEN, text)

@@ -173,6 +173,29 @@ class SmokeSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerSettings:
+    """[ledger]"""
+
+    database: str | None = option(
+        None,
+        "URL of its database, sqlite:///FILE or postgresql://…; default: a file in state_dir",
+        kind="text",
+        env="DATABASE",
+    )
+    reprovision: str = option(
+        "allow",
+        "a serial that was flashed before: allow, confirm (--yes) or refuse a new password",
+        kind="choice",
+        choices=("allow", "confirm", "refuse"),
+    )
+    confirmed: bool = option(False, "yes to reprovision = confirm", kind="yesno")
+    station: str | None = option(None, "name of this station", kind="text", env="STATION")
+    operator: str | None = option(
+        None, "who builds; default: the user, before sudo", kind="text", env="OPERATOR"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Every setting, by section of imagebuild.toml."""
 
@@ -184,3 +207,4 @@ class Settings:
     build: BuildSettings = field(default_factory=BuildSettings)
     image: ImageSettings = field(default_factory=ImageSettings)
     smoke: SmokeSettings = field(default_factory=SmokeSettings)
+    ledger: LedgerSettings = field(default_factory=LedgerSettings)

@@ -328,7 +328,7 @@ def test_an_interrupted_build_leaves_the_password_nowhere(sandbox: Sandbox, tmp_
         password = (tmp_path / "told").read_bytes().rstrip().rpartition(b"=")[2]
         assert len(holders(sandbox.bsp, password)) == 4  # staged, unpacked, raw and sparse
         tool.send_signal(signal.SIGINT)
-        _, err = tool.communicate(timeout=15)
+        _, err = tool.communicate(timeout=60)
     assert tool.returncode == 130, err
     assert residue.present_images(sandbox.bsp) == []
     assert holders(sandbox.dir.parent, password) == []

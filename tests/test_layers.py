@@ -13,7 +13,9 @@ ROOT = PACKAGE.parent
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"", "errors", "secret", "resources", "trust", "signals"}),
     frozenset({"model", "settings", "identity", "usb", "placeholder"}),
-    frozenset({"process", "http_client", "rootfs", "device_conf", "accounts", "images", "locks"}),
+    frozenset(
+        {"process", "http_client", "rootfs", "device_conf", "accounts", "images", "locks", "ledger"}
+    ),
     frozenset(
         {
             "admin_api",
@@ -33,7 +35,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"pipeline"}),
     frozenset({"sandbox"}),
     frozenset({"progress"}),
-    frozenset({"builds"}),
+    frozenset({"builds", "records"}),
     frozenset({"stamps"}),
     frozenset({"console"}),
     frozenset({"cli"}),

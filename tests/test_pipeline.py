@@ -12,6 +12,7 @@ from world import EMAIL, SERIAL
 
 from azaion_imagebuild import hookimpl, hookspecs, pipeline
 from azaion_imagebuild.errors import FlashError, ImageBuildError, StagingError
+from azaion_imagebuild.ledger import Ledger
 from azaion_imagebuild.model import (
     DEVICE_CONF,
     Build,
@@ -117,7 +118,8 @@ def run(build: Build, steps: Steps, *others: object) -> tuple[Any, Silent]:
     for plugin in (steps, *others):
         manager.register(plugin)
     watcher = Silent()
-    return pipeline.run(build, manager.hook, watcher), watcher
+    with Ledger(f"sqlite:///{build.log_dir}/ledger.sqlite3") as ledger:
+        return pipeline.run(build, manager.hook, watcher, ledger), watcher
 
 
 ALL = ["preflight", "prepare", "provision_identity", "pre_flash", "build_image", "verify_image"]

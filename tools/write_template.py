@@ -25,6 +25,7 @@ SECTIONS = {
     "build": "The build itself.",
     "image": "The image.",
     "smoke": "The test of the flashed device.",
+    "ledger": "The ledger: which identity went into which device, when, from which image.",
 }
 EXAMPLES: dict[str, Any] = {
     "admin_api.url": "https://admin.internal.example.com",
@@ -55,6 +56,9 @@ EXAMPLES: dict[str, Any] = {
     "hooks.dirs": ["factory-hooks"],
     "hooks.disable": ["smoke"],
     "build.state_dir": "/var/lib/azaion-imagebuild",
+    "ledger.database": "postgresql://factory@db.internal.example.com/azaion",
+    "ledger.station": "S1",
+    "ledger.operator": "line 2, shift A",
     "smoke.loader_url": "http://{serial}.local:8080",
 }
 

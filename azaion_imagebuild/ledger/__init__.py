@@ -1,0 +1,13 @@
+"""The ledger: which identity went into which device, when, from which image. Never the password.
+
+Append-only rows, each hashed together with the one before (:mod:`.entry`); in SQLite, or in
+PostgreSQL where several stations share it.
+"""
+
+from __future__ import annotations
+
+from .entry import Entry, this_process
+from .guards import Standing
+from .store import Ledger, ledger_of
+
+__all__ = ["Entry", "Ledger", "Standing", "ledger_of", "this_process"]

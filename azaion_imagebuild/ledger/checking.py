@@ -1,0 +1,60 @@
+"""Is the ledger whole? Finds a row that was edited, removed, inserted or moved, and names it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ..model import Receipt
+from .entry import FIRST_HASH
+
+if TYPE_CHECKING:
+    from .store import Ledger
+
+_MOST = 20  # a ledger that is wrong from its first row on needs no million lines
+
+
+def check(ledger: Ledger, anchors: tuple[Receipt, ...] = ()) -> Iterator[str]:
+    """Yield what is wrong with the chain, row by row; nothing: it is whole.
+
+    Somebody who may write the database can make a new chain that is whole in itself. So keep some
+    row's number and hash elsewhere (each record has them) and give it as an anchor.
+
+    Args:
+        ledger: what is checked.
+        anchors: rows as they were seen once.
+
+    Raises:
+        LedgerError: it cannot be read.
+    """
+    last = Receipt(row=0, hash=FIRST_HASH)
+    expected = {anchor.row: anchor.hash for anchor in anchors}
+    told = 0
+    for number, entry, found in ledger.rows():
+        for message in _differences(last, number, entry.hash_after(number, last.hash), found):
+            yield f"{message} ({entry.serial}, {entry.step} {entry.outcome}, {entry.at})"
+            told += 1
+        if expected.pop(number, found) != found:
+            yield f"row {number} is another one than its anchor says: the ledger was rewritten"
+        if told >= _MOST:
+            yield "…"
+            return
+        last = Receipt(row=number, hash=found)
+    head = ledger.head()
+    if head.row > last.row:
+        yield f"{_rows(last.row + 1, head.row)} removed from its end"
+    elif head != last:
+        yield f"row {last.row} is not the last one that was written: that was {head.row}"
+    for number in sorted(expected):
+        yield f"row {number}, which the anchor speaks of, is not there"
+
+
+def _differences(last: Receipt, number: int, wanted: str, found: str) -> Iterator[str]:
+    if number != last.row + 1:
+        yield f"{_rows(last.row + 1, number - 1)} removed before row {number}"
+    elif wanted != found:
+        yield f"row {number} is not what was written: it was edited, inserted or moved"
+
+
+def _rows(first: int, last: int) -> str:
+    return f"row {first} was" if first == last else f"rows {first} to {last} were"

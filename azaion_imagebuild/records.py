@@ -1,0 +1,148 @@
+"""Reading the ledger, checking it, and an operator's word on an attempt that ended unseen."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import Any, Literal, TextIO
+
+from .errors import UsageError
+from .identity import email_for
+from .ledger import Entry, Ledger, this_process
+from .ledger.entry import FIELDS, now, this_host, user
+from .ledger.guards import RESOLVE
+from .model import Receipt
+
+Verdict = Literal["done", "failed", "retired"]
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def attempts(ledger: Ledger, serial: str | None = None) -> Iterator[dict[str, Any]]:
+    """Yield each attempt as a JSON object: its last row.
+
+    Raises:
+        LedgerError: the ledger cannot be read.
+    """
+    for entry in ledger.attempts():
+        if serial is None or entry.serial == serial:
+            yield entry.as_json()
+
+
+def history(ledger: Ledger, serial: str) -> list[dict[str, Any]]:
+    """Return every row of a serial as a JSON object, with its number and hash.
+
+    Raises:
+        LedgerError: the ledger cannot be read.
+        UsageError: it knows no such serial.
+    """
+    found = [
+        {"row": row, **entry.as_json(), "hash": seal} for row, entry, seal in ledger.rows(serial)
+    ]
+    if not found:
+        raise UsageError(
+            f"the ledger knows no {serial}",
+            hint="azaion-imagebuild ledger list shows what it knows",
+        )
+    return found
+
+
+def export(ledger: Ledger, stream: TextIO, form: Literal["csv", "json"]) -> int:
+    """Write every row; JSON as an array with one row a line. Return how many there are.
+
+    Raises:
+        LedgerError: the ledger cannot be read.
+    """
+    return (_export_csv if form == "csv" else _export_json)(ledger, stream)
+
+
+def _export_csv(ledger: Ledger, stream: TextIO) -> int:
+    table = csv.writer(stream)
+    table.writerow(["row", *FIELDS, "hash"])
+    count = 0
+    for row, entry, seal in ledger.rows():
+        table.writerow([row, *(_cell(getattr(entry, name)) for name in FIELDS), seal])
+        count += 1
+    return count
+
+
+def _export_json(ledger: Ledger, stream: TextIO) -> int:
+    stream.write("[")
+    count = 0
+    for row, entry, seal in ledger.rows():
+        line = json.dumps({"row": row, **entry.as_json(), "hash": seal})
+        stream.write(f"{',' if count else ''}\n{line}")
+        count += 1
+    stream.write("\n]\n")
+    return count
+
+
+def resolve(
+    ledger: Ledger, serial: str, verdict: Verdict, reason: str, *, sandbox: bool
+) -> Receipt:
+    """Write down what an operator found out about a serial's last attempt.
+
+    Args:
+        ledger: what it is written into.
+        serial: the device.
+        verdict: ``done``: the device has its identity; ``failed``: it has not, and may be built
+            again; ``retired``: it is out of use, its serial and its account are free again.
+        reason: why, for whoever asks later.
+        sandbox: a device of the sandbox.
+
+    Raises:
+        UsageError: the ledger knows no such serial, or it was never flashed.
+        LedgerError: it cannot be written.
+    """
+    account = {serial: email_for(serial)}
+    last = ledger.standings(account, sandbox=sandbox)[serial].last
+    if last is None:
+        raise UsageError(
+            f"the ledger knows no {serial}{' in the sandbox' if sandbox else ''}",
+            hint="azaion-imagebuild ledger list shows what it knows",
+        )
+    return ledger.write(_verdict(last, verdict, reason))
+
+
+def retire_sandbox(ledger: Ledger) -> None:
+    """Retire every device of the sandbox: its accounts are gone.
+
+    Raises:
+        LedgerError: the ledger cannot be written.
+    """
+    last = {entry.serial: entry for entry in ledger.attempts() if entry.sandbox}
+    for entry in last.values():
+        if entry.outcome != "retired":
+            ledger.write(_verdict(entry, "retired", "the sandbox was reset"))
+
+
+def _verdict(last: Entry, verdict: Verdict, reason: str) -> Entry:
+    return dataclasses.replace(
+        last,
+        step=RESOLVE,
+        outcome=verdict,
+        at=now(),
+        flashed=verdict == "done",
+        error=reason,
+        exit_code=None,
+        operator=user(),
+        host=this_host(),
+        process=this_process(),
+    )
+
+
+def _cell(value: object) -> object:
+    """Return a cell that no spreadsheet takes for a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def line_of(entry: dict[str, Any]) -> str:
+    """Return an attempt on one line, for a person."""
+    where = "SANDBOX " if entry["sandbox"] else ""
+    flashed = f" → {entry['device']}" if entry["flashed"] and entry["device"] else ""
+    error = f"  {entry['error']}" if entry["error"] else ""
+    return (
+        f"{entry['at'][:19]}Z  {entry['serial']:<16} {entry['outcome']:<8} {entry['step']:<18}"
+        f" {where}{entry['operator']}@{entry['host']}{flashed}{error}"
+    )
