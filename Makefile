@@ -10,7 +10,7 @@ RUN := $(VENV)/bin
 
 # Values come from outside (a barcode scanner, another Makefile): they are taken literally, reach
 # the tool by its environment, and are never pasted into a shell line.
-IMAGE_VARIABLES := SERIAL BSP ROOTFS_DIR API_URL BOARD ROOTDEV CONFIG FLASH JSON
+IMAGE_VARIABLES := SERIAL SERIALS BSP ROOTFS_DIR API_URL BOARD ROOTDEV CONFIG FLASH JSON OUT JOBS
 define literally
 ifneq ($$(origin $(1)),undefined)
 override $(1) := $$(value $(1))
@@ -21,18 +21,20 @@ $(foreach name,$(IMAGE_VARIABLES),$(eval $(call literally,$(name))))
 # Otherwise make would pass the same values on, expanded, to the processes it starts.
 MAKEOVERRIDES :=
 
-.PHONY: help image test check clean
+.PHONY: help image fleet test check clean
 help:
 	@echo "make image SERIAL=AZJN-0042    build, prove and flash one device's image"
 	@echo "           BSP= ROOTFS_DIR= API_URL= BOARD= ROOTDEV= CONFIG= FLASH=0 JSON=1"
 	@echo "                               with neither BSP nor API_URL: in the sandbox"
+	@echo "make fleet SERIALS=list.txt    the same for many devices: a list, a CSV, a range, or -"
+	@echo "           OUT=folder JOBS=4   and all of the above"
 	@echo "make test                      run the tests"
 	@echo "make check                     what CI runs: lint, types, tests on every Python"
 	@echo "make clean                     remove what make has made here"
 
-image: $(VENV)/.image | e2fsprogs
-	@set --; \
-	[ -z "$${SERIAL+x}" ] || set -- "$$@" --serial="$$SERIAL"; \
+# Takes each variable that is set as a flag: an empty one too, so that the tool can refuse it.
+flags = \
+	set --; \
 	[ -z "$${BSP+x}" ] || set -- "$$@" --bsp="$$BSP"; \
 	[ -z "$${ROOTFS_DIR+x}" ] || set -- "$$@" --rootfs-dir="$$ROOTFS_DIR"; \
 	[ -z "$${API_URL+x}" ] || set -- "$$@" --api-url="$$API_URL"; \
@@ -40,8 +42,18 @@ image: $(VENV)/.image | e2fsprogs
 	[ -z "$${ROOTDEV+x}" ] || set -- "$$@" --rootdev="$$ROOTDEV"; \
 	[ -z "$${CONFIG+x}" ] || set -- "$$@" --config="$$CONFIG"; \
 	[ -z "$${FLASH+x}" ] || set -- "$$@" --flash="$$FLASH"; \
-	case "$${JSON-}" in ''|0) ;; *) set -- "$$@" --json ;; esac; \
+	case "$${JSON-}" in ''|0) ;; *) set -- "$$@" --json ;; esac
+
+image: $(VENV)/.image | e2fsprogs
+	@$(flags); \
+	[ -z "$${SERIAL+x}" ] || set -- "$$@" --serial="$$SERIAL"; \
 	exec $(RUN)/azaion-imagebuild image "$$@"
+
+fleet: $(VENV)/.image | e2fsprogs
+	@$(flags); \
+	[ -z "$${OUT+x}" ] || set -- "$$@" --out="$$OUT"; \
+	[ -z "$${JOBS+x}" ] || set -- "$$@" --jobs="$$JOBS"; \
+	exec $(RUN)/azaion-imagebuild fleet "$$@" -- "$${SERIALS-}"
 
 test: $(VENV)/.test | e2fsprogs
 	@$(RUN)/pytest

@@ -104,6 +104,11 @@ def clear_base(build: Build, keep: Path | None = None) -> list[str]:
     return cleared
 
 
+def base_files(tree: Path | None) -> list[Path]:
+    """Return the files of the base in a tree, the one that counts first; none: it has none."""
+    return [tree / name for name in _read_note(tree).get("image", [])] if tree else []
+
+
 def has_base(tree: Path) -> bool:
     """Tell whether a base stands in the tree."""
     return (tree / BASE_NOTE).is_file()

@@ -48,7 +48,7 @@ def build_base(settings: Settings, watcher: Watcher, out: Path | None) -> BuildR
     hook = load_plugins(settings.hooks, required=REQUIRED).hook
     settings = dataclasses.replace(settings, build=dataclasses.replace(settings.build, flash=False))
     with parts(settings) as (used, sandbox):
-        record = pipeline.base(_image_build("BASE-0", used, sandbox), hook, watcher)
+        record = pipeline.base(base_build(used, sandbox=sandbox), hook, watcher)
     if out is None or record.image is None or record.error is not None:
         return record
     from .stamping import copy_image
@@ -89,20 +89,31 @@ def parts(settings: Settings) -> Iterator[tuple[Settings, bool]]:
     Raises:
         UsageError: one part is set without the other: a real build never falls into the sandbox.
     """
+    if is_sandbox(settings):
+        with the_sandbox(settings).running(settings) as used:
+            yield used, True
+    else:
+        yield settings, False
+
+
+def is_sandbox(settings: Settings) -> bool:
+    """Tell whether a build with these settings runs on the embedded parts.
+
+    Raises:
+        UsageError: one part is set without the other: a real build never falls into the sandbox.
+    """
     needed = {"BSP (--bsp)": settings.bsp.dir, "API_URL (--api-url)": settings.admin_api.url}
     given = needed | {"ROOTFS_DIR (--rootfs-dir)": settings.bsp.rootfs_dir}
     if all(value is not None for value in needed.values()):
-        yield settings, False
-    elif any(value is not None for value in given.values()):
-        there = " and ".join(name for name, value in given.items() if value is not None)
-        missing = " and ".join(name for name, value in needed.items() if value is None)
-        raise UsageError(
-            f"{there} is set, but not {missing}",
-            hint="a real build needs both; with none of them the build runs in the sandbox",
-        )
-    else:
-        with the_sandbox(settings).running(settings) as used:
-            yield used, True
+        return False
+    if all(value is None for value in given.values()):
+        return True
+    there = " and ".join(name for name, value in given.items() if value is not None)
+    missing = " and ".join(name for name, value in needed.items() if value is None)
+    raise UsageError(
+        f"{there} is set, but not {missing}",
+        hint="a real build needs both; with none of them the build runs in the sandbox",
+    )
 
 
 @contextmanager
@@ -115,23 +126,43 @@ def parts_of_api(settings: Settings) -> Iterator[Settings]:
             yield used
 
 
-def stamping_build(serial: str, settings: Settings) -> Build:
+def stamping_build(serial: str, settings: Settings, *, sandbox: bool = False) -> Build:
     """Return the build of a device whose image is stamped: no rootfs takes part in it."""
-    return _build(serial, settings, Path(os.devnull))
+    return _build(serial, settings, Path(os.devnull), sandbox=sandbox)
+
+
+def lane_build(serial: str, settings: Settings, tree: Path, *, sandbox: bool) -> Build:
+    """Return the build of a device that is flashed from a Linux_for_Tegra of its own."""
+    return _build(serial, settings, tree / "rootfs", bsp_dir=tree, sandbox=sandbox)
+
+
+def base_build(settings: Settings, *, sandbox: bool) -> Build:
+    """Return the build of an image with a placeholder."""
+    return _image_build("BASE-0", settings, sandbox)
 
 
 def the_ledger(settings: Settings) -> Ledger:
     """Return the ledger of these settings: by default the one of this user's state folder."""
     from .ledger import ledger_of  # late, as all that `provision` needs not
 
-    return ledger_of(settings.ledger, _state_dir(settings))
+    return ledger_of(settings.ledger, state_dir_of(settings))
+
+
+def ledger_to_read(settings: Settings) -> Ledger:
+    """Return the ledger, an empty one where there is none yet: a look makes no file."""
+    from .ledger import Ledger
+    from .ledger.store import FILE
+
+    if settings.ledger.database is None and not (state_dir_of(settings) / FILE).exists():
+        return Ledger("sqlite://")
+    return the_ledger(settings)
 
 
 def the_sandbox(settings: Settings) -> Sandbox:
     """Return the sandbox of this user's state folder."""
     from .sandbox import Sandbox  # late: a real build needs none
 
-    return Sandbox(_state_dir(settings) / "sandbox")
+    return Sandbox(state_dir_of(settings) / "sandbox")
 
 
 def _image_build(serial: str, settings: Settings, sandbox: bool) -> Build:
@@ -157,13 +188,18 @@ def _build(
         settings=settings,
         rootfs_dir=rootfs_dir,
         bsp_dir=bsp_dir,
-        log_dir=_state_dir(settings) / "logs" / serial / attempt,
+        log_dir=state_dir_of(settings) / "logs" / serial / attempt,
         sandbox=sandbox,
         flash=settings.build.flash,
     )
 
 
-def _state_dir(settings: Settings) -> Path:
+def state_dir_of(settings: Settings) -> Path:
+    """Return the folder of the logs, the ledger and the sandbox.
+
+    Raises:
+        UsageError: none is set, and this user has no home folder.
+    """
     if settings.build.state_dir is not None:
         return settings.build.state_dir
     home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"

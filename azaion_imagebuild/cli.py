@@ -26,6 +26,7 @@ from .secret import redacted
 from .settings import Settings
 
 if TYPE_CHECKING:
+    from .fleet.fleet import Order
     from .ledger import Ledger
 
 _FLAGS: dict[str, tuple[str, str]] = {
@@ -147,6 +148,42 @@ def _stamp(args: argparse.Namespace, console: Console) -> int:
     return int(ExitCode.DONE)
 
 
+def _fleet(args: argparse.Namespace, console: Console) -> int:
+    from .fleet.fleet import plan_fleet, run_fleet
+
+    settings = _settings(args)
+    order = _order(args, settings)
+    if args.plan:
+        plan = plan_fleet(order, settings)
+        if args.json:
+            _print_json(plan.as_json(), console)
+        console.planned(plan)
+        plan.refuse_errors()
+        return int(ExitCode.DONE)
+    with _stdout_is_ours():
+        fleet = run_fleet(order, settings, console, console.fleet())
+    console.fleet_ended(fleet)
+    if args.json:
+        _print_json(fleet, console)
+    return int(fleet["exit_code"])
+
+
+def _order(args: argparse.Namespace, settings: Settings) -> Order:
+    from .fleet.fleet import Order, default_out
+
+    if args.jobs < 1:
+        raise UsageError("--jobs is less than 1", hint="leave it out for 4")
+    flashes = settings.build.flash and args.out is None
+    return Order(
+        source=args.serials,
+        jobs=args.jobs,
+        out=None if flashes else (args.out or default_out(settings)).absolute(),
+        base=args.image.absolute() if args.image else None,
+        again=args.again,
+        max_failures=1 if args.fail_fast else args.max_failures,
+    )
+
+
 def _doctor(args: argparse.Namespace, console: Console) -> int:
     from .builds import examine
 
@@ -216,7 +253,7 @@ def _ledger_list(args: argparse.Namespace, console: Console) -> int:
 
     settings = _settings(args)
     serial = parse_serial(args.serial, settings.serial.pattern) if args.serial else None
-    with _the_ledger(settings) as ledger:
+    with _ledger_to_read(settings) as ledger:
         if args.json:
             _print_json(list(records.attempts(ledger, serial)), console)
             return 0
@@ -229,7 +266,7 @@ def _ledger_show(args: argparse.Namespace, console: Console) -> int:
     from . import records
 
     settings = _settings(args)
-    with _the_ledger(settings) as ledger:
+    with _ledger_to_read(settings) as ledger:
         rows = records.history(ledger, parse_serial(args.serial, settings.serial.pattern))
     if args.json:
         _print_json(rows, console)
@@ -245,7 +282,7 @@ def _ledger_show(args: argparse.Namespace, console: Console) -> int:
 def _ledger_verify(args: argparse.Namespace, console: Console) -> int:
     from .ledger.checking import check
 
-    with _the_ledger(_settings(args)) as ledger:
+    with _ledger_to_read(_settings(args)) as ledger:
         problems = list(check(ledger, tuple(args.anchor)))
         head = ledger.head()
     if args.json:
@@ -265,7 +302,7 @@ def _ledger_export(args: argparse.Namespace, console: Console) -> int:
     from . import records
 
     form: Literal["csv", "json"] = "csv" if args.csv else "json"
-    with _the_ledger(_settings(args)) as ledger:
+    with _ledger_to_read(_settings(args)) as ledger:
         if args.out is None:
             with _quiet_pipe(console):
                 records.export(ledger, sys.stdout, form)
@@ -293,6 +330,12 @@ def _ledger_resolve(args: argparse.Namespace, console: Console) -> int:
         _print_json(record, console)
     console.say(f"DONE: {serial} is {args.verdict} (row {receipt.row})")
     return 0
+
+
+def _ledger_to_read(settings: Settings) -> Ledger:
+    from .builds import ledger_to_read
+
+    return ledger_to_read(settings)
 
 
 def _the_ledger(settings: Settings) -> Ledger:
@@ -386,7 +429,7 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
         description="Give one Jetson its identity: account, device.conf, image, proof, flash.",
         epilog="Settings come from flags, then AZAION_IMAGEBUILD_* variables, then imagebuild.toml."
         " Exit codes: 0 done, 2 usage, 3 preflight, 4 provisioning, 5 staging, 6 image build,"
-        " 7 flash, 8 verification, 9 ledger, 70 a bug, 130 interrupted.",
+        " 7 flash, 8 verification, 9 ledger, 10 fleet incomplete, 70 a bug, 130 interrupted.",
         allow_abbrev=False,
     )
     parser.called = next((word for word in argv if not word.startswith("-")), "")
@@ -428,6 +471,8 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     _owner(stamp)
     _disable(stamp)
 
+    _fleet_parser(commands)
+
     doctor = _command(commands, "doctor", _doctor, "look whether host, BSP and API are ready")
     _site(doctor)
     _bsp(doctor)
@@ -462,6 +507,35 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
         help="default: show",
     )
     return parser
+
+
+def _fleet_parser(commands: Any) -> None:
+    fleet = _command(commands, "fleet", _fleet, "many devices: a list of serials to its end")
+    fleet.add_argument(
+        "serials",
+        metavar="SERIALS",
+        help="a text file, a CSV with a column serial, a range like AZJN-0001..AZJN-1000, or -",
+    )
+    fleet.add_argument("--plan", action="store_true", help="only show what would be done")
+    fleet.add_argument(
+        "--jobs", metavar="N", type=int, default=4, help="devices at a time; default: 4"
+    )
+    fleet.add_argument(
+        "--out", metavar="DIR", type=Path, help="write an image for each device; none is flashed"
+    )
+    fleet.add_argument(
+        "--image", metavar="FILE", type=Path, help="a base that was built before; no BSP is needed"
+    )
+    fleet.add_argument("--again", action="store_true", help="do devices that are done once more")
+    fleet.add_argument("--fail-fast", action="store_true", help="begin no device after a failure")
+    fleet.add_argument(
+        "--max-failures", metavar="N", type=int, help="begin no device after so many failures"
+    )
+    _site(fleet)
+    _bsp(fleet)
+    _owner(fleet)
+    _database(fleet)
+    fleet.add_argument("--operator", metavar="NAME", help="who builds; default: the user")
 
 
 def _ledger(commands: Any) -> None:

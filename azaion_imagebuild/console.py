@@ -12,6 +12,11 @@ from .progress import Live, Quiet
 from .secret import redact
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from .displays import Plain
+    from .fleet.plan import Plan
     from .stamps import StampRecord
     from .verification import Report
 
@@ -84,6 +89,28 @@ class Console:
             self.say(f"  {name:{width}}  {text}")
         done = "DONE in the SANDBOX" if record.build.sandbox else "DONE"
         self.say(f"{done}: {record.build.serial} in {record.seconds:.1f} s")
+
+    def fleet(self) -> Plain:
+        """Return what shows a fleet."""
+        from .displays import Bars, Plain
+
+        return Bars(self.say, self._stream) if _is_terminal(self._stream) else Plain(self.say)
+
+    def planned(self, plan: Plan) -> None:
+        """A fleet has been planned."""
+        from .displays import lines_of
+
+        for line in lines_of(plan):
+            self.say(line)
+
+    def fleet_ended(self, fleet: Mapping[str, Any]) -> None:
+        """A fleet has ended: what is done, and what is not."""
+        left = [each for each in fleet["records"] if each["outcome"] not in ("done", "done before")]
+        for record in left:
+            self.say(f"error: {record['serial']} {record['outcome']}: {record.get('error', '')}")
+        where = " in the SANDBOX" if fleet["sandbox"] else ""
+        done = fleet["done"] + fleet["done_before"]
+        self.say(f"{fleet['outcome'].upper()}{where}: {done} of {fleet['total']} devices")
 
     def examined(self, findings: list[Finding]) -> None:
         """A host has been looked at."""

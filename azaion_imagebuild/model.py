@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .errors import OperatorError
 from .secret import Secret
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from .settings import Settings
 
+T = TypeVar("T")
 DEVICE_CONF = "etc/azaion/device.conf"
 """Where the identity lies, relative to the root of the device's filesystem (runbook)."""
 
@@ -20,6 +24,30 @@ DEVICE_CONF_MODE = 0o600
 
 LUKS = "luks"
 """The format of an encrypted image (ROOTFS_ENC=1): only what was staged can be proven."""
+
+
+class Kept:
+    """What one build opens and the next one can use: a fleet's connection to the admin API.
+
+    A context manager that closes it all. For one thread.
+    """
+
+    def __init__(self) -> None:
+        self._opened = ExitStack()
+        self._found: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._opened.close()
+
+    def opened(self, name: str, make: Callable[[], AbstractContextManager[T]]) -> T:
+        """Return what ``make`` opened, now or for an earlier build."""
+        if name not in self._found:
+            self._found[name] = self._opened.enter_context(make())
+        found: T = self._found[name]
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +66,8 @@ class Build:
     """When the attempt began, in seconds since the epoch: what is older is not of this build."""
     sandbox: bool = False
     flash: bool = True
+    kept: Kept | None = field(default=None, compare=False)
+    """Where a plug-in may keep what the next device of a fleet can use; None: a build alone."""
     lock_fds: tuple[int, ...] = ()
     """Locked descriptors that a script inherits, so that the lock lives as long as it does."""
 

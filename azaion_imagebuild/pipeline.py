@@ -8,7 +8,7 @@ import hashlib
 import logging
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -88,6 +88,49 @@ def base(build: Build, hook: pluggy.HookRelay, watcher: Watcher) -> BuildRecord:
     return _attempt(build, hook, watcher, _steps_to_base)
 
 
+def with_base(
+    build: Build, hook: pluggy.HookRelay, watcher: Watcher, use: Callable[[Blank], None]
+) -> BuildRecord:
+    """Make sure that there is a base, built anew only when it is out of date, and have it used.
+
+    ``use`` is called while the BSP is locked; what it raises ends in the record.
+    """
+
+    def steps(done: _Attempt) -> None:
+        blank = _steps_to_blank(done)
+        done.current = "fleet"
+        use(blank)
+
+    return _attempt(build, hook, watcher, steps)
+
+
+def stamped(
+    build: Build, blank: Blank, hook: pluggy.HookRelay, watcher: Watcher, ledger: Ledger
+) -> BuildRecord:
+    """Give one device its identity in an image that is built already; return what was done.
+
+    As :func:`run`, without a rootfs: the account, the stamp, the proof, then ``publish`` or flash.
+    """
+
+    def steps(done: _Attempt) -> None:
+        _steps_to_stamped(done, blank)
+
+    return _attempt(build, hook, watcher, steps, ledger)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blank:
+    """A finished image that holds a placeholder, for one device's identity."""
+
+    image: Image
+    ownership: Ownership
+    sha256: str
+    """Of the image with the placeholder."""
+    release: str | None = None
+    publish: Callable[[], Image] | None = None
+    """Brings the image, once stamped and proven, to where it belongs."""
+
+
 @dataclass(slots=True)
 class _Attempt:
     """How far one build has come."""
@@ -102,6 +145,7 @@ class _Attempt:
     staged: tuple[StagedFile, ...] = ()
     image: Image | None = None
     image_sha256: str | None = None
+    base_sha256: str | None = None
     flashed: FlashResult | None = None
     receipt: Receipt | None = None
     release: str | None = None
@@ -170,6 +214,7 @@ class _Attempt:
             staged=device_conf[0] if device_conf else None,
             image=self.image,
             image_sha256=self.image_sha256,
+            base_sha256=self.base_sha256,
             flashed=self.flashed,
             extra=self.extra,
             step=self.current if error else None,
@@ -221,6 +266,13 @@ def _every_step(done: _Attempt) -> None:
     image = _build_image(done, identity)
     before = _fingerprints(image)
     _verify(done, identity, image)
+    done.image_sha256 = sha256_of(image.path)
+    _flash(done, image, before)
+    _finish(done, identity, image)
+
+
+def _flash(done: _Attempt, image: Image, before: list[tuple[int, ...]]) -> None:
+    """Flash an image that is, file by file, still what was proven."""
     if done.build.flash:
         done.intends("flash")
         with done.step("flash") as notes:
@@ -237,6 +289,9 @@ def _every_step(done: _Attempt) -> None:
                     hint="do not ship this device; run the same command again",
                 )
             notes.append(f"wrote {done.flashed.device}")
+
+
+def _finish(done: _Attempt, identity: DeviceIdentity, image: Image) -> None:
     with done.step("post_flash") as notes:
         for extra in done.hook.post_flash(
             build=done.build,
@@ -255,8 +310,45 @@ def _steps_to_base(done: _Attempt) -> None:
     ownership = _steps_to_prepared(done)
     with done.step("build_image") as notes:
         done.image = build_base(done.build, ownership)
-        done.image_sha256 = _sha256(done.image.path)
+        done.image_sha256 = sha256_of(done.image.path)
         notes.append(f"{done.image.path} ({done.image.format}) holds a placeholder")
+
+
+def _steps_to_blank(done: _Attempt) -> Blank:
+    from .bases import current_base, stamp_base
+    from .placeholder import placeholder
+
+    ownership = _steps_to_prepared(done)
+    with done.step("build_image") as notes:
+        done.image = current_base(done.build, ownership)
+        stamp_base(done.build, done.image, placeholder())  # one that was kept holds an identity
+        done.image_sha256 = sha256_of(done.image.path)
+        notes.append(f"{done.image.path} ({done.image.format}) holds a placeholder")
+    return Blank(
+        image=done.image,
+        ownership=ownership,
+        sha256=done.image_sha256,
+        release=_release(done.build),
+    )
+
+
+def _steps_to_stamped(done: _Attempt, blank: Blank) -> None:
+    from . import bases, staging
+
+    done.release = blank.release
+    identity = _provision(done)
+    with done.step("build_image"):
+        done.staged = (staging.to_be_stamped(done.build, identity, blank.ownership),)
+        content = staging.stamped_content(done.build, identity)
+        bases.stamp_base(done.build, blank.image, content)
+        done.image = blank.image
+    before = _fingerprints(blank.image)
+    _verify(done, identity, blank.image)
+    done.base_sha256 = blank.sha256
+    if blank.publish is not None:
+        done.image = blank.publish()
+    _flash(done, blank.image, before)
+    _finish(done, identity, done.image)
 
 
 def _steps_to_staged(done: _Attempt) -> None:
@@ -276,6 +368,10 @@ def _steps_to_prepared(done: _Attempt) -> Ownership:
 def _steps_to_identity(done: _Attempt) -> tuple[DeviceIdentity, Ownership]:
     ownership = _steps_to_prepared(done)
     done.release = _release(done.build) if done.ledger else None
+    return _provision(done), ownership
+
+
+def _provision(done: _Attempt) -> DeviceIdentity:
     done.intends("provision_identity")
     with done.step("provision_identity") as notes:
         identity: DeviceIdentity = _answered(
@@ -283,7 +379,7 @@ def _steps_to_identity(done: _Attempt) -> tuple[DeviceIdentity, Ownership]:
         )
         done.identity = identity
         notes.append(f"account {identity.email} {identity.enrolled}")
-    return identity, ownership
+    return identity
 
 
 def _spoken_against(done: _Attempt) -> list[Finding]:
@@ -333,9 +429,8 @@ def _verify(done: _Attempt, identity: DeviceIdentity, image: Image) -> None:
             build=done.build, identity=identity, staged=done.staged, image=image
         )
         _refuse(findings, VerificationError, done.watcher)
-        done.image_sha256 = _sha256(image.path)
         proven = "staged, not read back:" if image.format == LUKS else "carries"
-        notes.append(f"{proven} {identity.email}, sha256 {done.image_sha256[:12]}…")
+        notes.append(f"{proven} {identity.email}")
 
 
 def _fingerprints(image: Image) -> list[tuple[int, ...]]:
@@ -399,7 +494,12 @@ def _refuse(
         raise kind.of_problems(errors)
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Return the digest of an image file.
+
+    Raises:
+        VerificationError: it cannot be read.
+    """
     digest = hashlib.sha256()
     try:
         with path.open("rb") as stream:

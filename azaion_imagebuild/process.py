@@ -16,7 +16,7 @@ from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 
 from .secret import redact
-from .signals import held_back
+from .signals import check_interrupt, held_back
 
 ENV_PREFIX = "AZAION_IMAGEBUILD_"
 """Variables of this tool start with it; no program that it runs sees them."""
@@ -99,6 +99,7 @@ def run(
                     pass_fds=keep_open,
                 )
             for line in _lines(child, deadline):
+                check_interrupt()
                 on_progress()
                 if line is None:
                     continue

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+_stop = threading.Event()
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -35,3 +36,19 @@ def held_back() -> Iterator[None]:
             signal.signal(number, handler)
         if pending:
             signal.raise_signal(pending[-1])
+
+
+def stop_threads() -> None:
+    """Interrupt what the other threads do: Python delivers a signal to the main thread only."""
+    _stop.set()
+
+
+def let_threads_go_on() -> None:
+    """Take :func:`stop_threads` back, for the next thing that this process does."""
+    _stop.clear()
+
+
+def check_interrupt() -> None:
+    """Raise KeyboardInterrupt in a thread that was told to stop; called between two steps."""
+    if _stop.is_set() and threading.current_thread() is not threading.main_thread():
+        raise KeyboardInterrupt

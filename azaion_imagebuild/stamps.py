@@ -16,8 +16,9 @@ from .bsp import RELEASE_FILE
 from .builds import parts_of_api, stamping_build
 from .errors import ImageBuildError, UsageError, VerificationError
 from .identity import email_for, parse_serial
-from .model import DEVICE_CONF, DEVICE_CONF_MODE, DeviceIdentity
-from .placeholder import padded, placeholder
+from .model import DEVICE_CONF, DEVICE_CONF_MODE, DeviceIdentity, Image
+from .pipeline import sha256_of
+from .placeholder import is_placeholder, padded, placeholder
 from .placing import ensure_place
 from .plugins import load_plugins
 from .proof import prove
@@ -86,7 +87,7 @@ def stamp(
     began = time.monotonic()
     serial = parse_serial(serial, settings.serial.pattern)
     template = device_conf.load_template(template_path(settings.device_conf))
-    sandbox = credentials is None and _wants_sandbox(image, settings)
+    sandbox = credentials is None and wants_sandbox(image, settings)
     given = _given(credentials, serial) if credentials else None
     owner = _owner(image, settings)
     with _targets(image, out) as targets, _opened(targets, settings, owner) as opened:
@@ -136,6 +137,27 @@ def clear(image: Path, settings: Settings) -> StampRecord:
         format=found,
         seconds=time.monotonic() - began,
     )
+
+
+def base_at(path: Path, settings: Settings) -> tuple[Image, tuple[int, int], str]:
+    """Look at an image that is to be stamped again and again.
+
+    Returns:
+        the image, whom its device.conf belongs to, and the file's SHA-256.
+
+    Raises:
+        OperatorError: it is no image, or has no place for an identity.
+    """
+    owner = _owner(path, settings)
+    with _opened([path], settings) as opened:
+        for each in opened:
+            _check_owner(each, owner)
+            if not is_placeholder(each.read()):
+                raise VerificationError(
+                    f"{path} holds an identity", hint="azaion-imagebuild stamp --clear takes it out"
+                )
+        found = Image(path=path, format=opened[0].location.format)
+    return found, owner, sha256_of(path)
 
 
 @contextmanager
@@ -233,7 +255,7 @@ def _owner(image: Path, settings: Settings) -> tuple[int, int]:
         ) from None
 
 
-def _wants_sandbox(image: Path, settings: Settings) -> bool:
+def wants_sandbox(image: Path, settings: Settings) -> bool:
     """Tell whether the sandbox's API is the one: only for an image of the reference BSP.
 
     Raises:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 import stat
+from contextlib import nullcontext
 
 from azaion_imagebuild import hookimpl
 from azaion_imagebuild.admin_api import REACH_HINT, AdminApi
 from azaion_imagebuild.errors import UsageError
 from azaion_imagebuild.http_client import address, is_loopback, uses_proxy
 from azaion_imagebuild.identity import new_password
-from azaion_imagebuild.model import Build, DeviceIdentity, Finding
+from azaion_imagebuild.model import Build, DeviceIdentity, Finding, Kept
 from azaion_imagebuild.settings import AdminApiSettings
 
 
@@ -26,7 +27,9 @@ def preflight(build: Build) -> list[Finding]:
 
 @hookimpl
 def provision_identity(build: Build) -> DeviceIdentity:
-    with AdminApi(build.settings.admin_api) as api:
+    settings = build.settings.admin_api
+    with nullcontext(build.kept) if build.kept else Kept() as kept:
+        api = kept.opened("admin_api", lambda: AdminApi(settings))
         return api.enroll(build.serial, build.email, new_password())
 
 

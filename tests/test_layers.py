@@ -14,7 +14,17 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"", "errors", "secret", "resources", "trust", "signals"}),
     frozenset({"model", "settings", "identity", "usb", "placeholder"}),
     frozenset(
-        {"process", "http_client", "rootfs", "device_conf", "accounts", "images", "locks", "ledger"}
+        {
+            "process",
+            "http_client",
+            "rootfs",
+            "device_conf",
+            "accounts",
+            "images",
+            "locks",
+            "ledger",
+            "serials",
+        }
     ),
     frozenset(
         {
@@ -37,6 +47,8 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"progress"}),
     frozenset({"builds", "records"}),
     frozenset({"stamps"}),
+    frozenset({"fleet"}),
+    frozenset({"displays"}),
     frozenset({"console"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),

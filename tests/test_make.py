@@ -30,7 +30,7 @@ def make(
 def test_make_alone_lists_the_targets() -> None:
     done = make()
     assert done.returncode == 0
-    for target in ("image", "test", "check", "clean"):
+    for target in ("image", "fleet", "test", "check", "clean"):
         assert f"make {target}" in done.stdout
 
 
@@ -39,6 +39,15 @@ def test_one_device_from_make_with_one_line_of_json(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 1
     assert '"outcome": "done"' in done.stdout
+
+
+def test_a_fleet_from_make_takes_its_list_literally(tmp_path: Path) -> None:
+    done = make("fleet", "SERIALS=AZJN-0001..AZJN-0003", f"OUT={tmp_path}/images", "JSON=1")
+    assert done.returncode == 0, done.stderr
+    assert '"done": 3' in done.stdout
+    nasty = make("fleet", "SERIALS=--plan; touch $(pwned) `id`", f"OUT={tmp_path}/images")
+    assert (nasty.returncode, "is not a serial" in nasty.stderr) == (2, True)
+    assert make("fleet").returncode == 2
 
 
 def test_make_turns_every_failure_into_2_and_the_line_says_which() -> None:

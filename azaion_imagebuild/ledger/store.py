@@ -103,6 +103,20 @@ class Ledger:
         with self._reading() as connection:
             return _standings(connection, accounts, sandbox)
 
+    def recent(self, count: int) -> list[Entry]:
+        """Return the last rows that ended an attempt well, newest first.
+
+        Raises:
+            LedgerError: the ledger cannot be read.
+        """
+        import sqlalchemy as sql
+
+        from .schema import rows
+
+        query = sql.select(rows).where(rows.c.outcome == "done").order_by(rows.c.row.desc())
+        with self._reading() as connection:
+            return [_entry(row) for row in connection.execute(query.limit(count))]
+
     def attempts(self) -> Iterator[Entry]:
         """Yield the last row of each attempt, in the order of the ledger.
 
@@ -266,9 +280,10 @@ def _sqlite(url: sql.URL) -> tuple[sql.Engine, contextlib.AbstractContextManager
     """Return the engine of a SQLite file (0600), and the lock to hold while its tables change."""
     import sqlalchemy as sql
 
-    path = Path(url.database or "")
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    path = Path(url.database) if url.database else None  # None: in memory
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
     engine = sql.create_engine(url, connect_args={"timeout": _LOCKED_FOR})
 
     @sql.event.listens_for(engine, "connect")
@@ -282,7 +297,7 @@ def _sqlite(url: sql.URL) -> tuple[sql.Engine, contextlib.AbstractContextManager
         writes = connection.get_execution_options().get("writes", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
-    return engine, locked([path.parent], _LOCKED_FOR)
+    return engine, locked([path.parent] if path else [], _LOCKED_FOR)
 
 
 def _insert(connection: sql.Connection, batch: Sequence[_Ticket]) -> list[tuple[_Ticket, Receipt]]:

@@ -1,0 +1,279 @@
+"""A fleet from its list to its end: plan, base, places, run, and what is left to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pluggy
+
+from .. import __version__, pipeline, stamps
+from ..builds import (
+    base_build,
+    is_sandbox,
+    ledger_to_read,
+    parts,
+    parts_of_api,
+    state_dir_of,
+    the_ledger,
+    the_sandbox,
+)
+from ..errors import UsageError
+from ..hookspecs import REQUIRED
+from ..ledger import Entry, Ledger, Standing
+from ..ledger.entry import user
+from ..model import Ownership
+from ..pipeline import Blank, Watcher
+from ..plugins import load_plugins
+from ..serials import Listed, read_list
+from ..settings import Settings
+from .places import (
+    Folder,
+    Place,
+    device_is_done,
+    image_is_done,
+    opened_folder,
+    taken,
+)
+from .plan import Plan, make_plan, space_on
+from .running import Display, Feed, Run, blank_record, exit_code, failed, utc
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What an operator asks for."""
+
+    source: str
+    """A list, ``-``, a range or a serial: see :mod:`azaion_imagebuild.serials`."""
+    jobs: int = 4
+    out: Path | None = None
+    """Folder of the images; None: devices are flashed."""
+    base: Path | None = None
+    """An image with a placeholder; None: the BSP's own base, built when it is out of date."""
+    again: bool = False
+    max_failures: int | None = None
+
+
+class FleetDisplay(Display, Protocol):
+    """Who is told how a fleet goes on, from its plan to its end."""
+
+    def planned(self, plan: Plan) -> None:
+        """The plan is made."""
+
+
+def plan_fleet(order: Order, settings: Settings) -> Plan:
+    """Return what would be done; nothing is changed.
+
+    Raises:
+        OperatorError: the list or the settings are wrong, or the ledger cannot be read.
+    """
+    listed = read_list(order.source, settings.serial.pattern)
+    sandbox = (
+        is_sandbox(settings) if order.base is None else stamps.wants_sandbox(order.base, settings)
+    )
+    if sandbox:
+        bsp = dataclasses.replace(settings.bsp, dir=the_sandbox(settings).bsp)
+        settings = dataclasses.replace(settings, bsp=bsp)
+    with ledger_to_read(settings) as ledger:
+        return _planned(order, settings, listed, ledger, sandbox=sandbox)
+
+
+def run_fleet(
+    order: Order, settings: Settings, watcher: Watcher, display: FleetDisplay
+) -> dict[str, Any]:
+    """Do a list of devices to its end, and return the one JSON object that says how.
+
+    Args:
+        order: what is asked for.
+        settings: of the site.
+        watcher: who is told how the base is built.
+        display: who is told how the devices go on.
+
+    Raises:
+        OperatorError: the fleet could not begin; no account was touched.
+    """
+    hook = load_plugins(settings.hooks, required=REQUIRED).hook
+    listed = read_list(order.source, settings.serial.pattern)
+    began = time.time()
+    with _parts(order, settings) as (used, sandbox), the_ledger(settings) as ledger:
+        plan = _planned(order, used, listed, ledger, sandbox=sandbox)
+        display.planned(plan)
+        plan.refuse_errors()
+        run = Run(
+            feed=Feed(iter(plan.todo)),
+            hook=hook,
+            ledger=ledger,
+            display=display,
+            max_failures=order.max_failures,
+        )
+        if plan.todo:
+            _run(order, used, plan, run, watcher)
+    return _told(plan, run, began, used)
+
+
+def _run(order: Order, settings: Settings, plan: Plan, run: Run, watcher: Watcher) -> None:
+    """Get the places ready and do every device."""
+    if order.out is None:
+        raise UsageError("flashing a fleet is not built yet", hint="give --out DIR")
+    with opened_folder(order.out, settings.build.lock_wait):
+        blank = _base(order, settings, run.hook, watcher, order.out, sandbox=plan.sandbox)
+        places: list[Place] = [
+            Folder(
+                name=f"job {number}",
+                dir=order.out,
+                blank=blank,
+                settings=settings,
+                sandbox=plan.sandbox,
+            )
+            for number in range(1, min(order.jobs, len(plan.todo)) + 1)
+        ]
+        run.to_the_end(places)
+
+
+def _base(
+    order: Order,
+    settings: Settings,
+    hook: pluggy.HookRelay,
+    watcher: Watcher,
+    folder: Path,
+    *,
+    sandbox: bool,
+) -> Blank:
+    """Return the base, in a copy of our own: the given image, or the BSP's."""
+    if order.base is not None:
+        return taken(folder, _given_base(order.base, settings))
+    copies: list[Blank] = []
+    quiet = dataclasses.replace(settings.build, flash=False)
+    build = base_build(dataclasses.replace(settings, build=quiet), sandbox=sandbox)
+    record = pipeline.with_base(
+        build, hook, watcher, lambda blank: copies.append(taken(folder, blank))
+    )
+    if record.error is not None:
+        raise record.error
+    return copies[0]
+
+
+def _given_base(path: Path, settings: Settings) -> Blank:
+    """Look at an image that was built before; it must be ready to be stamped."""
+    image, owner, digest = stamps.base_at(path, settings)
+    uid, gid = owner
+    return Blank(image=image, ownership=Ownership(uid=uid, gid=gid), sha256=digest)
+
+
+@contextmanager
+def _parts(order: Order, settings: Settings) -> Iterator[tuple[Settings, bool]]:
+    """Yield the settings to work with; a given base needs no BSP."""
+    if order.base is None:
+        with parts(settings) as (used, sandbox):
+            yield used, sandbox
+    else:
+        sandbox = stamps.wants_sandbox(order.base, settings)
+        with parts_of_api(settings) as used:
+            yield used, sandbox
+
+
+def _planned(
+    order: Order, settings: Settings, listed: Sequence[Listed], ledger: Ledger, *, sandbox: bool
+) -> Plan:
+    def is_done(each: Listed, standing: Standing) -> Entry | None:
+        if order.out is not None:
+            return image_is_done(order.out, each, standing)
+        return device_is_done(each, standing)
+
+    plan = make_plan(
+        listed,
+        ledger,
+        settings.ledger,
+        sandbox=sandbox,
+        is_done=is_done,
+        again=order.again,
+        jobs=order.jobs,
+    )
+    if order.out is None:
+        return plan
+    each = _size_of_one(order, settings)
+    return dataclasses.replace(
+        plan, space_needed=each * len(plan.todo), space_free=space_on(order.out)
+    )
+
+
+def _size_of_one(order: Order, settings: Settings) -> int:
+    """Return the bytes that one image takes on disk; 0: it is not built yet."""
+    from ..bases import base_files
+
+    files = [order.base] if order.base else base_files(settings.bsp.dir)
+    return files[0].stat().st_blocks * 512 if files and files[0].is_file() else 0
+
+
+def _told(plan: Plan, run: Run, began: float, settings: Settings) -> dict[str, Any]:
+    """Return the fleet's JSON object: totals, and a record for each serial."""
+    seen = {record["serial"] for record in run.records}
+    records = [
+        *run.records,
+        *(failed(each, error) for each, error in plan.refused),
+        *(_known(each, row, "done before") for each, row in plan.done_before),
+        *(_known(each, row, "unknown") for each, row in plan.unknown),
+        *(blank_record(each) for each in plan.todo if each.serial not in seen),
+    ]
+    counts = _counted(record["outcome"] for record in records)
+    whole = counts["done"] + counts["done before"] == len(records)
+    outcome = "done" if whole else "interrupted" if run.interrupted else "incomplete"
+    place = {serial: number for number, serial in enumerate(plan.serials)}
+    records.sort(key=lambda record: place[record["serial"]])
+    return {
+        "outcome": outcome,
+        "exit_code": int(exit_code(outcome)),
+        "sandbox": plan.sandbox,
+        "command": "fleet",
+        "version": __version__,
+        "host": platform.node(),
+        "station": settings.ledger.station,
+        "operator": settings.ledger.operator or user(),
+        "began": utc(began),
+        "ended": utc(time.time()),
+        "seconds": round(time.time() - began, 3),
+        "total": len(records),
+        "done": counts["done"],
+        "done_before": counts["done before"],
+        "failed": counts["failed"],
+        "unknown": counts["unknown"],
+        "not_started": counts["not started"],
+        "records": records,
+    }
+
+
+def _known(each: Listed, row: Entry, outcome: str) -> dict[str, Any]:
+    """Return the record of a device that was done, or died, in an earlier run."""
+    said = {
+        "step": row.step,
+        "error": "its last attempt died while flashing: what the device holds is not known",
+        "hint": "flash that very device: azaion-imagebuild image --serial"
+        f" {each.serial}; or say what is so: azaion-imagebuild ledger resolve {each.serial} …",
+    }
+    known = blank_record(each)
+    fields = {name: getattr(row, name) for name in known if hasattr(row, name)}
+    return {
+        **known,
+        **fields,
+        "outcome": outcome,
+        "began": row.at[:19] + "Z",
+        **(said if outcome == "unknown" else {}),
+    }
+
+
+def _counted(outcomes: Iterable[str]) -> dict[str, int]:
+    counts = dict.fromkeys(("done", "done before", "failed", "unknown", "not started"), 0)
+    for outcome in outcomes:
+        counts[outcome] += 1
+    return counts
+
+
+def default_out(settings: Settings) -> Path:
+    """Return where images go with FLASH=0 and no ``--out``."""
+    return state_dir_of(settings) / "images"

@@ -1,0 +1,160 @@
+"""Where the identities of a fleet go: a folder of images, an image in place, or devices on USB."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from .. import device_conf, images
+from ..builds import stamping_build
+from ..errors import OperatorError, UsageError
+from ..ledger import Entry, Standing
+from ..locks import locked
+from ..model import DEVICE_CONF, Build, Image
+from ..pipeline import Blank
+from ..serials import Listed
+from ..settings import Settings
+from ..stamping import copy_image, opened_for_stamping
+
+_WORK = ".azaion-fleet"
+
+
+class Place(Protocol):
+    """Where one device at a time gets its identity."""
+
+    @property
+    def name(self) -> str:
+        """What an operator calls it."""
+        ...
+
+    def ready(self, each: Listed) -> contextlib.AbstractContextManager[tuple[Build, Blank]]:
+        """Make an image with a placeholder ready for a device; tidy up behind it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folder:
+    """Writes ``DIR/SERIAL.img`` for each device: a copy of the base, stamped and proven."""
+
+    dir: Path
+    blank: Blank
+    settings: Settings
+    sandbox: bool
+    name: str = "images"
+
+    @contextlib.contextmanager
+    def ready(self, each: Listed) -> Iterator[tuple[Build, Blank]]:
+        """Copy the base to a name of its own; it gets its right name when it is proven."""
+        new = self.dir / _WORK / f"{each.serial}.new"
+        final = image_of(self.dir, each)
+        copy_image(self.blank.image.path, new)
+
+        def publish() -> Image:
+            os.rename(new, final)  # noqa: PTH104 - both are ours
+            return dataclasses.replace(self.blank.image, path=final, also=())
+
+        image = dataclasses.replace(self.blank.image, path=new, also=())
+        build = stamping_build(each.serial, _stamping(self.settings), sandbox=self.sandbox)
+        try:
+            yield build, dataclasses.replace(self.blank, image=image, publish=publish)
+        finally:
+            new.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InPlace:
+    """Stamps one image after the other into the same file: a lane without a device."""
+
+    name: str
+    blank: Blank
+    settings: Settings
+    sandbox: bool = field(default=False)
+
+    @contextlib.contextmanager
+    def ready(self, each: Listed) -> Iterator[tuple[Build, Blank]]:
+        """Hand the image out; the next identity overwrites this one."""
+        build = stamping_build(each.serial, _stamping(self.settings), sandbox=self.sandbox)
+        yield build, self.blank
+
+
+def image_of(folder: Path, each: Listed) -> Path:
+    """Return where a device's image lies."""
+    return folder / f"{each.serial}.img"
+
+
+@contextlib.contextmanager
+def opened_folder(folder: Path, wait: float) -> Iterator[None]:
+    """Hold the folder of the images for one fleet; take away what a killed one left.
+
+    Raises:
+        UsageError: it cannot be made or written.
+        PreflightError: another fleet writes into it for longer than ``wait`` seconds.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with locked([folder], wait):
+            work = folder / _WORK
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir(mode=0o700)
+            try:
+                yield
+            finally:
+                shutil.rmtree(work)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write into {folder}: {error.strerror}", hint="give another folder by --out"
+        ) from None
+
+
+def taken(folder: Path, blank: Blank) -> Blank:
+    """Copy the base into the work folder: nobody else changes it while the fleet runs.
+
+    Raises:
+        ImageBuildError: it cannot be copied.
+    """
+    own = folder / _WORK / "base.img"
+    copy_image(blank.image.path, own)
+    return dataclasses.replace(blank, image=dataclasses.replace(blank.image, path=own, also=()))
+
+
+def image_is_done(folder: Path, each: Listed, standing: Standing) -> Entry | None:
+    """Return the row of a device whose image is there and carries the credential it speaks of."""
+    row = standing.last
+    if row is None or row.outcome != "done" or row.image != str(image_of(folder, each)):
+        return None
+    with contextlib.suppress(OperatorError, device_conf.MalformedDeviceConf):
+        entry = images.read_file(image_of(folder, each), DEVICE_CONF, device_conf.LONGEST)
+        if entry is not None:
+            conf = device_conf.parse(entry.data)
+            if conf.email == each.email and conf.password.fingerprint() == row.credential:
+                return row
+    return None
+
+
+def device_is_done(each: Listed, standing: Standing) -> Entry | None:
+    """Return the row of a device that was flashed, and proven, and passed all that came after."""
+    row = standing.settled
+    return row if row is not None and row.flashed and row.outcome == "done" else None
+
+
+def can_be_stamped(image: Path, wait: float) -> tuple[int, int]:
+    """Look at an image that a user gives as a base; return its device.conf's (uid, gid).
+
+    Raises:
+        OperatorError: it has no place for an identity, or is no image.
+    """
+    with opened_for_stamping(image, wait) as opened:
+        return opened.location.uid, opened.location.gid
+
+
+def _stamping(settings: Settings) -> Settings:
+    """Return the settings with which an identity is stamped, never staged into a rootfs."""
+    image = dataclasses.replace(settings.image, inject="stamp", staging="rootfs", keep=False)
+    build = dataclasses.replace(settings.build, flash=False)
+    return dataclasses.replace(settings, image=image, build=build)

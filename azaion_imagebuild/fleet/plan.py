@@ -1,0 +1,155 @@
+"""What a fleet is about to do, found out without touching anything."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import PreflightError
+from ..ledger import Entry, Ledger, Standing
+from ..model import Finding
+from ..serials import Listed
+from ..settings import LedgerSettings
+
+_RECENT = 200  # attempts that tell how long one takes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Which devices are to be done, and what speaks against it."""
+
+    serials: tuple[str, ...]
+    """All of the list, in its order."""
+    todo: tuple[Listed, ...]
+    done_before: tuple[tuple[Listed, Entry], ...] = ()
+    """With the row of the ledger that says so."""
+    unknown: tuple[tuple[Listed, Entry], ...] = ()
+    """Their last attempt died while flashing; only a person can tell what those devices hold."""
+    refused: tuple[tuple[Listed, PreflightError], ...] = ()
+    """Devices that the ledger speaks against; they do not stop the others."""
+    findings: tuple[Finding, ...] = ()
+    """What is wrong with the list as a whole."""
+    space_needed: int = 0
+    """Bytes that the images take at most."""
+    space_free: int | None = None
+    seconds: float | None = None
+    """An estimate, from the ledger's recent attempts."""
+    sandbox: bool = field(default=False)
+
+    @property
+    def total(self) -> int:
+        """Return how many devices the list has."""
+        return len(self.serials)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the plan as one JSON object."""
+        return {
+            "outcome": "failed" if self.errors() else "planned",
+            "sandbox": self.sandbox,
+            "total": self.total,
+            "todo": [each.serial for each in self.todo],
+            "done_before": [each.serial for each, _ in self.done_before],
+            "unknown": [each.serial for each, _ in self.unknown],
+            "problems": [
+                *({"error": each.message, "hint": each.hint} for each in self.findings),
+                *({"error": error.message, "hint": error.hint} for _, error in self.refused),
+            ],
+            "space_needed": self.space_needed,
+            "space_free": self.space_free,
+            "seconds": self.seconds,
+        }
+
+    def errors(self) -> list[tuple[str, str]]:
+        """Return what must stop the fleet before it begins."""
+        return [(each.message, each.hint) for each in self.findings if each.severity == "error"]
+
+    def refuse_errors(self) -> None:
+        """Raise unless the fleet may begin.
+
+        Raises:
+            PreflightError: what speaks against it.
+        """
+        if problems := self.errors():
+            raise PreflightError.of_problems(problems)
+
+
+def make_plan(
+    listed: Sequence[Listed],
+    ledger: Ledger,
+    policy: LedgerSettings,
+    *,
+    sandbox: bool,
+    is_done: Callable[[Listed, Standing], Entry | None],
+    again: bool = False,
+    jobs: int = 1,
+) -> Plan:
+    """Look every device up in the ledger.
+
+    Args:
+        listed: the devices.
+        ledger: what is known of them.
+        policy: of a serial that was flashed before.
+        sandbox: whether they are the sandbox's.
+        is_done: returns the row that says that nothing is left to do for a device, or None.
+        again: do those that are done, and those that are unknown, once more.
+        jobs: how many are made at a time.
+
+    Raises:
+        LedgerError: it cannot be read.
+    """
+    known = ledger.standings({each.serial: each.email for each in listed}, sandbox=sandbox)
+    todo, done_before, unknown, refused = [], [], [], []
+    for each in listed:
+        standing = known.pop(each.serial)  # the rows of thousands of devices need not stay
+        if not again and standing.unknown and standing.last is not None:
+            unknown.append((each, standing.last))
+        elif not again and (row := is_done(each, standing)):
+            done_before.append((each, row))
+        else:
+            found = standing.findings(policy.reprovision, confirmed=policy.confirmed)
+            if errors := [(e.message, e.hint) for e in found if e.severity == "error"]:
+                refused.append((each, PreflightError.of_problems(errors)))
+            else:
+                todo.append(each)
+    took = _seconds_each(ledger) if todo else None
+    return Plan(
+        serials=tuple(each.serial for each in listed),
+        todo=tuple(todo),
+        done_before=tuple(done_before),
+        unknown=tuple(unknown),
+        refused=tuple(refused),
+        findings=tuple(_collisions(listed)),
+        seconds=round(took * len(todo) / jobs, 1) if took is not None else None,
+        sandbox=sandbox,
+    )
+
+
+def _collisions(listed: Sequence[Listed]) -> Iterator[Finding]:
+    """Find two serials of the list that share an account."""
+    holders: dict[str, Listed] = {}
+    for each in listed:
+        first = holders.setdefault(each.email, each)
+        if first is not each:
+            yield Finding(
+                message=f"{first.serial} ({first.where}) and {each.serial} ({each.where}) share the"
+                f" account {each.email}",
+                hint="an account is the segment after the last hyphen: give one of them another"
+                " label, and take it out of the list",
+            )
+
+
+def _seconds_each(ledger: Ledger) -> float | None:
+    took = [row.seconds for row in ledger.recent(_RECENT) if row.outcome == "done" and row.seconds]
+    return statistics.median(took) if took else None
+
+
+def space_on(folder: Path) -> int:
+    """Return the bytes that are free where ``folder`` is, or will be."""
+    import shutil
+
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

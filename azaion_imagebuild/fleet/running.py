@@ -1,0 +1,254 @@
+"""Doing a plan: a thread for each place, one failure stops no other device."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import queue
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Protocol
+
+import pluggy
+
+from .. import pipeline
+from ..errors import BugError, ExitCode, OperatorError
+from ..ledger import Ledger
+from ..model import Build, Finding, Kept
+from ..secret import redacted
+from ..serials import Listed
+from ..signals import check_interrupt, let_threads_go_on, stop_threads
+from .places import Place
+
+_logger = logging.getLogger(__name__)
+
+
+class Display(Protocol):
+    """Who is told how a fleet goes on; called by several threads."""
+
+    def going(self, places: Sequence[str]) -> None:
+        """The devices begin."""
+
+    def gone(self) -> None:
+        """The last device has ended."""
+
+    def began(self, place: str, serial: str) -> None:
+        """A device begins at a place."""
+
+    def step(self, place: str, serial: str, step: str) -> None:
+        """A step of it begins."""
+
+    def ended(self, place: str, record: Mapping[str, Any]) -> None:
+        """It has ended, well or not."""
+
+    def said(self, line: str) -> None:
+        """Something that the operator should read."""
+
+
+@dataclass(slots=True)
+class Feed:
+    """The devices that are left to do; thread-safe."""
+
+    todo: Iterator[Listed]
+    pinned: dict[str, list[Listed]] = field(default_factory=dict)
+    """Devices that belong to one place (a USB instance)."""
+    closed: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def next(self, place: str) -> Listed | None:
+        """Return the next device for a place; None: there is none, or no new one shall begin."""
+        with self._lock:
+            if self.closed:
+                return None
+            if own := self.pinned.get(place):
+                return own.pop(0)
+            return next(self.todo, None)
+
+    def close(self) -> None:
+        """Let nothing new begin."""
+        self.closed = True
+
+
+@dataclass(slots=True)
+class Run:
+    """One run of a fleet."""
+
+    feed: Feed
+    hook: pluggy.HookRelay
+    ledger: Ledger
+    display: Display
+    max_failures: int | None = None
+    records: list[dict[str, Any]] = field(default_factory=list)
+    interrupted: bool = False
+    _failures: int = 0
+    _ended: queue.SimpleQueue[str | None] = field(default_factory=queue.SimpleQueue)
+    _counting: threading.Lock = field(default_factory=threading.Lock)
+
+    def to_the_end(self, places: Sequence[Place]) -> None:
+        """Do every device; ``records`` then has one for each that was begun, as they ended.
+
+        SIGINT once: what is running is finished, nothing new begins. Twice, or SIGTERM: what is
+        running is interrupted, as one build would be.
+        """
+        threads = [
+            threading.Thread(target=self._work, args=(place,), daemon=True) for place in places
+        ]
+        self.display.going([place.name for place in places])
+        try:
+            with self._listening():
+                for thread in threads:
+                    thread.start()
+                for _ in threads:
+                    while self._wait() is None:
+                        continue
+        finally:
+            self.display.gone()
+
+    def _wait(self) -> str | None:
+        try:
+            return self._ended.get(timeout=0.2)  # a signal is handled between two waits
+        except queue.Empty:
+            return None
+
+    def _work(self, place: Place) -> None:
+        try:
+            with Kept() as kept:
+                while (each := self.feed.next(place.name)) is not None:
+                    record = self._make(place, each, kept)
+                    self._note(record)
+                    self.display.ended(place.name, record)
+        finally:
+            self._ended.put(place.name)
+
+    def _note(self, record: dict[str, Any]) -> None:
+        with self._counting:
+            self.records.append(record)
+            self._failures += record["outcome"] != "done"
+            if self.max_failures is not None and self._failures >= self.max_failures:
+                self.feed.close()
+
+    def _make(self, place: Place, each: Listed, kept: Kept) -> dict[str, Any]:
+        """Make one device; whatever goes wrong ends in its record."""
+        watcher = _Steps(place.name, each.serial, self.display)
+        self.display.began(place.name, each.serial)
+        began = time.time()
+        try:
+            with place.ready(each) as (build, blank):
+                build = dataclasses.replace(build, kept=kept)
+                record = pipeline.stamped(build, blank, self.hook, watcher, self.ledger)
+        except OperatorError as error:
+            return failed(each, error, place=place.name)
+        except KeyboardInterrupt:
+            return {**blank_record(each), "outcome": "not started", "place": place.name}
+        except Exception as error:
+            _logger.exception("a bug while making %s", each.serial)
+            bug = BugError(f"a bug: {type(error).__name__}: {error}", hint="report it")
+            return failed(each, bug, place=place.name)
+        return {
+            **blank_record(each),
+            **redacted(record.as_json()),
+            "place": place.name,
+            "began": utc(began),
+            "steps": watcher.took,
+        }
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Take the signals while the threads work."""
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            self.feed.close()
+            if number == signal.SIGINT and not self.interrupted:
+                self.interrupted = True
+                self.display.said(
+                    "interrupted: what is running is finished, nothing new begins"
+                    " (again: stop at once)"
+                )
+            else:
+                self.interrupted = True
+                self.display.said("stopping what is running")
+                stop_threads()
+
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        handled = [each for each in numbers if signal.getsignal(each) != signal.SIG_IGN]
+        before: dict[int, Any] = {number: signal.signal(number, on_signal) for number in handled}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            let_threads_go_on()
+
+
+class _Steps:
+    """Times the steps of one device, and passes on where it is."""
+
+    def __init__(self, place: str, serial: str, display: Display) -> None:
+        self.took: dict[str, float] = {}
+        self._place, self._serial, self._display = place, serial, display
+
+    def began(self, build: Build) -> None:
+        check_interrupt()
+
+    def started(self, step: str) -> None:
+        check_interrupt()
+        self._display.step(self._place, self._serial, step)
+
+    def ended(self, step: str, seconds: float, note: str) -> None:
+        self.took[step] = round(seconds, 5)
+
+    def warned(self, finding: Finding) -> None:
+        self._display.said(f"warning: {self._serial}: {finding.message}")
+
+
+def blank_record(each: Listed) -> dict[str, Any]:
+    """Return the record of a device of which nothing is known yet."""
+    return {
+        "serial": each.serial,
+        "email": each.email,
+        "outcome": "not started",
+        "attempt": None,
+        "account": None,
+        "image": None,
+        "image_format": None,
+        "image_sha256": None,
+        "base_sha256": None,
+        "flashed": False,
+        "device": None,
+        "usb_instance": None,
+        "ecid": None,
+        "place": None,
+        "began": None,
+        "seconds": None,
+        "steps": {},
+        "ledger": None,
+    }
+
+
+def failed(each: Listed, error: OperatorError, *, place: str | None = None) -> dict[str, Any]:
+    """Return the record of a device that could not even be begun."""
+    return {
+        **blank_record(each),
+        "outcome": "failed",
+        "place": place,
+        "step": "preflight",
+        "error": error.message,
+        "hint": error.hint,
+        "exit_code": int(error.exit_code),
+    }
+
+
+def utc(seconds: float) -> str:
+    """Return a time as ISO 8601, in UTC, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def exit_code(outcome: str) -> ExitCode:
+    """Return what the process ends with."""
+    codes = {"done": ExitCode.DONE, "interrupted": ExitCode.INTERRUPTED}
+    return codes.get(outcome, ExitCode.FLEET_INCOMPLETE)

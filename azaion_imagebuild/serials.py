@@ -1,0 +1,154 @@
+"""Lists of serials: a text file, a CSV with a column ``serial``, ranges, or a barcode scanner."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import UsageError
+from .identity import email_for, parse_serial
+
+STDIN = "-"
+_RANGE = re.compile(r"(?P<first>[A-Za-z0-9-]*?(?P<start>[0-9]+))\s*\.\.\s*(?P<last>[A-Za-z0-9-]+)")
+_MOST = 1_000_000  # a slip of the key in a range must not fill the memory
+_LARGEST_FILE = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """One device of a list."""
+
+    serial: str
+    where: str
+    """Where it stands, for messages: ``serials.txt, line 7``."""
+    usb_instance: str | None = None
+    """The CSV's column of this name pins a device to a USB port, e.g. ``1-3``."""
+
+    @property
+    def email(self) -> str:
+        """The account of the device."""
+        return email_for(self.serial)
+
+
+def read_list(source: str, pattern: str | None = None) -> list[Listed]:
+    """Return the devices of a list, in its order; a serial that comes again is left out.
+
+    Args:
+        source: a file, ``-`` for stdin, or a range or serial itself: ``AZJN-0001..AZJN-1000``.
+        pattern: the site's own, see :func:`.parse_serial`.
+
+    Raises:
+        UsageError: a line is no serial (all such lines are named), or the list cannot be read.
+    """
+    found: dict[str, Listed] = {}
+    problems = []
+    for where, text, usb_instance in _lines(source):
+        try:
+            for serial in expanded(text):
+                each = Listed(
+                    serial=parse_serial(serial, pattern), where=where, usb_instance=usb_instance
+                )
+                found.setdefault(each.serial, each)
+        except UsageError as error:
+            problems.append((f"{where}: {error.message}", error.hint))
+        if len(found) > _MOST:
+            raise UsageError(f"{source}: more than {_MOST} serials", hint="split the list")
+    if problems:
+        raise UsageError.of_problems(problems)
+    if not found:
+        raise UsageError(f"{source} lists no serial", hint="one serial a line, e.g. AZJN-0042")
+    return list(found.values())
+
+
+def expanded(text: str) -> Iterator[str]:
+    """Yield the serials of ``A-0001..A-1000`` (the width is kept), or ``text`` itself.
+
+    Raises:
+        UsageError: the two ends do not belong together.
+    """
+    match = _RANGE.fullmatch(text.strip())
+    if match is None:
+        yield text
+        return
+    first, digits = match["first"], match["start"]
+    prefix, last = first[: -len(digits)], match["last"]
+    end = last.removeprefix(prefix)
+    if not (last.startswith(prefix) and end.isdigit() and int(end) >= int(digits)):
+        raise UsageError(
+            f"{text.strip()!a} is no range", hint="write it like AZJN-0001..AZJN-1000, upwards"
+        )
+    if int(end) - int(digits) >= _MOST:
+        raise UsageError(f"{text.strip()!a} holds more than {_MOST} serials", hint="split it")
+    for number in range(int(digits), int(end) + 1):
+        yield f"{prefix}{number:0{len(digits)}d}"
+
+
+def scanned() -> Iterator[tuple[str, str]]:
+    """Yield (where, line) from stdin as the lines come: a barcode scanner is a keyboard."""
+    for number, line in enumerate(sys.stdin, 1):
+        if line.strip():
+            yield f"scan {number}", line
+
+
+def _lines(source: str) -> Iterator[tuple[str, str, str | None]]:
+    """Yield (where, text, USB instance) of each line that says something."""
+    if not source:
+        raise UsageError(
+            "no list of serials given", hint="make fleet SERIALS=list.txt, or AZJN-0001..AZJN-0100"
+        )
+    if source == STDIN:
+        yield from _texts("stdin", sys.stdin.read(_LARGEST_FILE))
+    elif Path(source).exists():
+        yield from _texts(source, _content(Path(source)))
+    elif "/" in source or "." in source.replace("..", ""):
+        raise UsageError(f"there is no file {source}", hint="name a list of serials, or -")
+    else:
+        yield source, source, None
+
+
+def _content(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(_LARGEST_FILE + 1)
+        if len(content) > _LARGEST_FILE:
+            raise UsageError(f"{path} is longer than 64 MiB", hint="name a list of serials")
+        return content.decode("utf-8-sig")
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {path}: {error.strerror}", hint="name a list of serials"
+        ) from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not text", hint="save the list as UTF-8") from None
+
+
+def _texts(source: str, content: str) -> Iterator[tuple[str, str, str | None]]:
+    lines = content.splitlines()
+    header = [name.strip().lower() for name in next(csv.reader(lines[:1]), [])]
+    if "serial" in header:
+        yield from _rows(source, header, io.StringIO(content, newline=""))
+        return
+    for number, line in enumerate(lines, 1):
+        text = line.partition("#")[0]
+        if text.strip():
+            yield f"{source}, line {number}", text, None
+
+
+def _rows(
+    source: str, header: list[str], stream: Iterable[str]
+) -> Iterator[tuple[str, str, str | None]]:
+    table = csv.reader(stream, strict=True)
+    try:
+        for row in table:
+            values = dict(zip(header, row, strict=False))
+            if table.line_num > 1 and any(value.strip() for value in row):
+                usb_instance = values.get("usb_instance", "").strip() or None
+                yield f"{source}, line {table.line_num}", values.get("serial", ""), usb_instance
+    except csv.Error as error:
+        raise UsageError(
+            f"{source}, line {table.line_num}: {error}", hint="save the list as CSV again"
+        ) from None

@@ -1,0 +1,295 @@
+"""A fleet: many devices to their end, whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from world import Ran, Run
+
+from azaion_imagebuild import device_conf, images
+from azaion_imagebuild.ledger import Ledger
+from azaion_imagebuild.ledger.checking import check
+from azaion_imagebuild.ledger.store import FILE
+from azaion_imagebuild.model import DEVICE_CONF
+from azaion_imagebuild.sandbox import Accounts, Sandbox
+from azaion_imagebuild.secret import Secret
+
+TEN = "AZJN-0001..AZJN-0010"
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state/azaion-imagebuild"
+
+
+def report(ran: Ran) -> Any:
+    return json.loads(ran.out)
+
+
+def outcomes(ran: Ran) -> dict[str, str]:
+    return {record["serial"]: record["outcome"] for record in report(ran)["records"]}
+
+
+def password_in(image: Path) -> Secret:
+    entry = images.read_file(image, DEVICE_CONF, device_conf.LONGEST)
+    assert entry is not None
+    assert (entry.mode, entry.uid) == (0o600, os.geteuid() or 1000)
+    return device_conf.parse(entry.data).password
+
+
+def email(serial: str) -> str:
+    return f"azaion-jetson-{serial.rpartition('-')[2].lower()}@azaion.com"
+
+
+def opens_its_account(accounts: Accounts, image: Path) -> bool:
+    return accounts.login(email(image.stem), password_in(image).reveal())
+
+
+def test_every_device_gets_an_image_with_its_own_identity(run: Run, state: Path) -> None:
+    ran = run("fleet", TEN, "--out", "images", "--json", "--jobs", "3")
+    assert ran.code == 0, ran.err
+    found = report(ran)
+    assert (found["outcome"], found["total"], found["done"]) == ("done", 10, 10)
+    made = sorted(Path("images").iterdir())
+    assert [path.name for path in made] == [f"AZJN-{n:04d}.img" for n in range(1, 11)]
+    accounts = Sandbox(state / "sandbox").accounts
+    assert all(opens_its_account(accounts, image) for image in made)
+    assert len({password_in(image).reveal() for image in made}) == 10
+    assert all(image.stat().st_mode & 0o777 == 0o600 for image in made)
+    for record in found["records"]:
+        assert record["image"] == str(Path("images", f"{record['serial']}.img").absolute())
+        assert set(record["steps"]) >= {"provision_identity", "build_image", "verify_image"}
+    assert run("ledger", "verify").code == 0
+
+
+def test_the_same_command_again_does_what_is_left_and_no_more(run: Run, state: Path) -> None:
+    run("fleet", TEN, "--out", "images")
+    Path("images/AZJN-0003.img").unlink()
+    Path("images/AZJN-0004.img").write_bytes(b"overwritten")
+    image = Path("images/AZJN-0005.img")
+    kept = password_in(image)
+    again = run("fleet", TEN, "--out", "images", "--json")
+    assert [serial for serial, outcome in outcomes(again).items() if outcome == "done"] == [
+        "AZJN-0003",
+        "AZJN-0004",
+    ]
+    assert report(again)["done_before"] == 8
+    assert password_in(image) == kept
+    accounts = Sandbox(state / "sandbox").accounts
+    assert all(opens_its_account(accounts, each) for each in Path("images").iterdir())
+    everything = run("fleet", TEN, "--out", "images", "--json", "--again")
+    assert report(everything)["done"] == 10
+    assert password_in(image) != kept
+
+
+def test_an_image_whose_account_has_moved_on_is_made_again(run: Run) -> None:
+    run("fleet", TEN, "--out", "images")
+    assert run("image", "--serial", "AZJN-0002", "--flash", "0").code == 0  # another password
+    again = run("fleet", TEN, "--out", "images", "--json")
+    assert outcomes(again)["AZJN-0002"] == "done"
+    assert report(again)["done_before"] == 9
+
+
+def snapshot(folder: Path) -> list[str]:
+    return sorted(str(path) for path in folder.rglob("*"))
+
+
+def test_a_plan_shows_and_changes_nothing(run: Run, tmp_path: Path) -> None:
+    Path("list.txt").write_text(f"{TEN}\n")
+    before = snapshot(tmp_path)
+    planned = run("fleet", "list.txt", "--out", "images", "--plan", "--json")
+    assert planned.code == 0
+    assert report(planned)["todo"] == [f"AZJN-{n:04d}" for n in range(1, 11)]
+    assert snapshot(tmp_path) == before
+    run("fleet", "AZJN-0001..AZJN-0004", "--out", "images")
+    before = snapshot(tmp_path)
+    found = report(run("fleet", "list.txt", "--out", "images", "--plan", "--json"))
+    assert (len(found["todo"]), len(found["done_before"])) == (6, 4)
+    assert found["space_needed"] > 0
+    assert found["seconds"] is not None
+    assert snapshot(tmp_path) == before
+
+
+def test_two_serials_of_one_account_stop_the_fleet_before_it_begins(run: Run, state: Path) -> None:
+    Path("list.txt").write_text("AZJN-0001\nXYZ-0001\nAZJN-0002\n")
+    ran = run("fleet", "list.txt", "--out", "images")
+    assert ran.code == 3
+    assert "AZJN-0001 (list.txt, line 1) and XYZ-0001 (list.txt, line 2) share" in ran.err
+    assert not list(Sandbox(state / "sandbox").accounts.list())
+
+
+def test_a_device_that_the_ledger_speaks_against_stops_no_other(run: Run) -> None:
+    run("image", "--serial", "XYZ-0002")
+    ran = run("fleet", "AZJN-0001..AZJN-0003", "--out", "images", "--json")
+    assert ran.code == 10
+    assert outcomes(ran) == {"AZJN-0001": "done", "AZJN-0002": "failed", "AZJN-0003": "done"}
+    assert "is that of XYZ-0002" in report(ran)["records"][1]["error"]
+
+
+def test_a_bad_list_is_refused_whole(run: Run) -> None:
+    Path("list.txt").write_text("AZJN-0001\nnonsense\n")
+    ran = run("fleet", "list.txt", "--out", "images")
+    assert ran.code == 2
+    assert "list.txt, line 2" in ran.err
+    assert not Path("images").exists()
+
+
+PLUGIN = """
+from azaion_imagebuild import hookimpl
+from azaion_imagebuild.errors import ProvisioningError
+
+@hookimpl(tryfirst=True)
+def provision_identity(build):
+    if build.serial in {bad}:
+        raise ProvisioningError("the API said no", hint="ask it why")
+"""
+
+
+@pytest.fixture
+def refused() -> list[str]:
+    bad = ["AZJN-0002", "AZJN-0005"]
+    Path("site").mkdir()
+    Path("site/refuse.py").write_text(PLUGIN.format(bad=bad))
+    Path("imagebuild.toml").write_text('[hooks]\ndirs = ["site"]\n')
+    return bad
+
+
+def test_one_failure_does_not_stop_the_others(run: Run, refused: list[str]) -> None:
+    ran = run("fleet", TEN, "--out", "images", "--json")
+    assert ran.code == 10
+    found = report(ran)
+    assert (found["done"], found["failed"], found["exit_code"]) == (8, 2, 10)
+    failed = [record for record in found["records"] if record["outcome"] == "failed"]
+    assert [record["serial"] for record in failed] == refused
+    assert [(each["error"], each["exit_code"]) for each in failed] == [("the API said no", 4)] * 2
+    assert all(serial in ran.err for serial in refused)
+    assert not any(Path("images", f"{serial}.img").exists() for serial in refused)
+
+
+@pytest.mark.parametrize(("flag", "failures"), [("--fail-fast", 1), ("--max-failures=2", 2)])
+def test_failures_can_end_a_fleet(run: Run, refused: list[str], flag: str, failures: int) -> None:
+    ran = run("fleet", TEN, "--out", "images", "--json", "--jobs", "1", flag)
+    found = report(ran)
+    assert (ran.code, found["failed"]) == (10, failures)
+    assert found["not_started"] == (8 if failures == 1 else 5)
+
+
+def test_a_base_that_was_built_before_needs_no_bsp(run: Run) -> None:
+    assert run("base", "--out", "base.img").code == 0
+    ran = run("fleet", "AZJN-0001..AZJN-0003", "--image", "base.img", "--out", "images", "--json")
+    assert ran.code == 0, ran.err
+    assert report(ran)["done"] == 3
+    assert run("stamp", "base.img", "--serial", "AZJN-0007").code == 0
+    ran = run("fleet", "AZJN-0004", "--image", "base.img", "--out", "images")
+    assert (ran.code, "holds an identity" in ran.err) == (8, True)
+
+
+def test_without_flashing_images_go_to_the_state_folder(run: Run, state: Path) -> None:
+    assert run("fleet", "AZJN-0001", "--flash", "0").code == 0
+    assert (state / "images/AZJN-0001.img").is_file()
+
+
+@contextlib.contextmanager
+def started(*argv: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        ["env", "--default-signal=INT,TERM,HUP", sys.executable, "-m", "azaion_imagebuild", *argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+SLOW = """
+import time
+from azaion_imagebuild import hookimpl
+
+@hookimpl(tryfirst=True)
+def provision_identity(build):
+    time.sleep(0.3)
+"""
+
+
+@pytest.fixture
+def slow() -> None:
+    Path("site").mkdir()
+    Path("site/slow.py").write_text(SLOW)
+    Path("imagebuild.toml").write_text('[hooks]\ndirs = ["site"]\n')
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGINT] * 2, [signal.SIGTERM]])
+def test_an_interrupted_fleet_says_what_is_left_and_goes_on_later(
+    run: Run, slow: None, state: Path, signals: list[signal.Signals]
+) -> None:
+    argv = ("fleet", "AZJN-0001..AZJN-0040", "--out", "images", "--json", "--jobs", "2")
+    with started(*argv) as fleet:
+        while len(list(Path("images").glob("*.img"))) < 2:
+            time.sleep(0.01)
+        for each in signals:
+            fleet.send_signal(each)
+            time.sleep(0.1)
+        out, err = fleet.communicate(timeout=60)
+    found = json.loads(out)
+    assert (fleet.returncode, found["outcome"]) == (130, "interrupted"), err
+    assert found["done"] >= 2
+    assert found["not_started"] > 30
+    if signals == [signal.SIGINT]:
+        assert found["failed"] == 0
+    assert not list(Path("images").glob(".azaion*"))
+    Path("imagebuild.toml").unlink()
+    assert run(*argv).code == 0
+    accounts = Sandbox(state / "sandbox").accounts
+    assert all(opens_its_account(accounts, image) for image in Path("images").glob("*.img"))
+    assert len(accounts.list()) == 40
+
+
+def test_a_fleet_that_is_killed_again_and_again_ends_well(state: Path) -> None:
+    argv = ("fleet", "AZJN-0001..AZJN-0030", "--out", "images", "--jobs", "3")
+    moment = random.Random(7)  # noqa: S311 - no secret
+    for _ in range(3):
+        with started(*argv) as fleet:
+            time.sleep(moment.uniform(0.4, 1.2))
+            fleet.kill()
+            fleet.communicate()
+    with started(*argv, "--json") as fleet:
+        out, err = fleet.communicate(timeout=120)
+    assert fleet.returncode == 0, err
+    assert json.loads(out)["total"] == 30
+    accounts = Sandbox(state / "sandbox").accounts
+    made = sorted(Path("images").iterdir())
+    assert [image.name for image in made] == [f"AZJN-{n:04d}.img" for n in range(1, 31)]
+    assert all(opens_its_account(accounts, image) for image in made)
+    assert len(accounts.list()) == 30
+    with Ledger(f"sqlite:///{state / FILE}") as ledger:
+        assert list(check(ledger)) == []
+        done = [entry.serial for entry in ledger.attempts() if entry.outcome == "done"]
+    assert sorted(done) == sorted(set(done))
+
+
+def test_two_fleets_do_not_write_into_one_folder(run: Run, slow: None) -> None:
+    argv = ("fleet", "AZJN-0001..AZJN-0020", "--out", "images", "--jobs", "1")
+    with started(*argv) as fleet:
+        while not Path("images").exists():
+            time.sleep(0.01)
+        Path("imagebuild.toml").write_text("[build]\nlock_wait = 0\n")
+        ran = run("fleet", "AZJN-0030", "--out", "images")
+        assert ran.code == 3
+        assert "is in use by process" in ran.err
+        fleet.terminate()
+        fleet.communicate()

@@ -1,0 +1,99 @@
+"""Lists of serials, as people and scanners write them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from azaion_imagebuild.errors import UsageError
+from azaion_imagebuild.serials import read_list
+
+
+def serials(source: str, pattern: str | None = None) -> list[str]:
+    return [each.serial for each in read_list(source, pattern)]
+
+
+def listed(text: str) -> str:
+    Path("list.txt").write_text(text)
+    return "list.txt"
+
+
+def test_one_serial_a_line_with_comments_and_the_scanner_s_white_space() -> None:
+    text = "# shift A\nAZJN-0001\n\n  AZJN-0002\r\nAZJN-0003 # the scratched one\n"
+    assert serials(listed(text)) == ["AZJN-0001", "AZJN-0002", "AZJN-0003"]
+
+
+def test_a_range_keeps_its_width() -> None:
+    assert serials("AZJN-0998..AZJN-1002") == [
+        "AZJN-0998",
+        "AZJN-0999",
+        "AZJN-1000",
+        "AZJN-1001",
+        "AZJN-1002",
+    ]
+    assert serials(listed("AZJN-9..AZJN-11\nAZJN-7\n")) == [
+        "AZJN-9",
+        "AZJN-10",
+        "AZJN-11",
+        "AZJN-7",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "AZJN-0009..AZJN-0001",
+        "AZJN-1..XYZ-9",
+        "AZJN-1..AZJN-x",
+        "AZJN-1..AZJN-99999999",
+        "AZJN-1..9",
+    ],
+)
+def test_what_is_no_range_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"range|holds more"):
+        read_list(listed(text))
+
+
+def test_a_csv_has_a_column_serial_and_may_pin_a_device_to_a_port() -> None:
+    text = '\ufeffNote,Serial,usb_instance\n"a, b",AZJN-0001,1-3\n,,\nx,AZJN-0002,\n'
+    found = read_list(listed(text))
+    assert [(each.serial, each.usb_instance) for each in found] == [
+        ("AZJN-0001", "1-3"),
+        ("AZJN-0002", None),
+    ]
+    assert found[1].where == "list.txt, line 4"
+
+
+def test_every_bad_line_is_named_at_once() -> None:
+    with pytest.raises(UsageError) as refused:
+        read_list(listed("AZJN-0001\n../../x\nAZJN\nAZJN-0002; rm -rf /\n"))
+    assert [message.partition(":")[0] for message, _ in refused.value.problems] == [
+        "list.txt, line 2",
+        "list.txt, line 3",
+        "list.txt, line 4",
+    ]
+
+
+def test_a_serial_that_comes_again_is_done_once() -> None:
+    assert serials(listed("AZJN-0001\nAZJN-0001\n")) == ["AZJN-0001"]
+
+
+def test_a_list_comes_from_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("AZJN-0001\r\nAZJN-0002\n"))
+    assert serials("-") == ["AZJN-0001", "AZJN-0002"]
+
+
+def test_the_site_s_pattern_holds_for_every_line() -> None:
+    with pytest.raises(UsageError, match="pattern"):
+        read_list(listed("AZJN-0001\nXYZ-0002\n"), "AZJN-[0-9]{4}")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\0", b"", b"# nothing\n", b'serial\n"AZJN\n'])
+def test_what_is_no_list_is_refused(content: bytes) -> None:
+    Path("list.txt").write_bytes(content)
+    with pytest.raises(UsageError):
+        read_list("list.txt")
+    with pytest.raises(UsageError, match="no file"):
+        read_list("gone/list.txt")
