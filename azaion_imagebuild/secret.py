@@ -68,7 +68,7 @@ def redact(text: str) -> str:
     return text
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)  # with more alive, each would be compiled anew for every text
 def _forms_of(value: str) -> re.Pattern[str]:
     return re.compile("".join(map(_forms_of_char, value)), re.IGNORECASE)
 
