@@ -11,8 +11,19 @@ PACKAGE = Path(azaion_imagebuild.__file__).parent
 ROOT = PACKAGE.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"", "errors", "secret", "resources", "trust", "signals"}),
-    frozenset({"model", "settings", "identity", "usb", "placeholder"}),
+    frozenset({"", "errors", "secret", "resources", "trust", "signals", "visible"}),
+    frozenset(
+        {
+            "model",
+            "settings",
+            "identity",
+            "usb",
+            "placeholder",
+            "causes",
+            "durations",
+            "totals",
+        }
+    ),
     frozenset({"process", "http_client", "rootfs", "device_conf", "accounts", "images", "locks"}),
     frozenset(
         {
@@ -26,8 +37,8 @@ FLOORS: tuple[frozenset[str], ...] = (
             "stamping",
         }
     ),
-    frozenset({"bsp", "staging", "completeness", "overlay"}),
-    frozenset({"flashing", "clearing", "placing"}),
+    frozenset({"bsp", "staging", "completeness", "overlay", "page", "sheet"}),
+    frozenset({"flashing", "clearing", "placing", "report"}),
     frozenset({"bases"}),
     frozenset({"plugins", "verification"}),
     frozenset({"pipeline"}),
