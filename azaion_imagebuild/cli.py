@@ -181,6 +181,7 @@ def _order(args: argparse.Namespace, settings: Settings) -> Order:
         base=args.image.absolute() if args.image else None,
         again=args.again,
         max_failures=1 if args.fail_fast else args.max_failures,
+        report=args.report.absolute() if args.report else None,
     )
 
 
@@ -530,6 +531,12 @@ def _fleet_parser(commands: Any) -> None:
     fleet.add_argument("--fail-fast", action="store_true", help="begin no device after a failure")
     fleet.add_argument(
         "--max-failures", metavar="N", type=int, help="begin no device after so many failures"
+    )
+    fleet.add_argument(
+        "--report",
+        metavar="DIR",
+        type=Path,
+        help="folder of report.html, .csv and .json; default: a new one in --state-dir",
     )
     _site(fleet)
     _bsp(fleet)

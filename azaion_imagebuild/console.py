@@ -105,12 +105,11 @@ class Console:
 
     def fleet_ended(self, fleet: Mapping[str, Any]) -> None:
         """A fleet has ended: what is done, and what is not."""
-        left = [each for each in fleet["records"] if each["outcome"] not in ("done", "done before")]
-        for record in left:
-            self.say(f"error: {record['serial']} {record['outcome']}: {record.get('error', '')}")
-        where = " in the SANDBOX" if fleet["sandbox"] else ""
-        done = fleet["done"] + fleet["done_before"]
-        self.say(f"{fleet['outcome'].upper()}{where}: {done} of {fleet['total']} devices")
+        from .report import summary_lines
+
+        *lines, last = summary_lines(fleet)
+        for line in (*lines, f"report: {fleet['report']}", last):
+            self.say(line)
 
     def examined(self, findings: list[Finding]) -> None:
         """A host has been looked at."""

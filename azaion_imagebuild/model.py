@@ -165,8 +165,8 @@ class Receipt:
 RECORD_FIELDS = frozenset(
     (
         "serial", "email", "outcome", "sandbox", "attempt", "account", "image", "image_format",
-        "image_sha256", "base_sha256", "proof", "device_conf", "flashed", "device",
-        "ledger", "seconds", "step", "error", "hint", "exit_code",
+        "image_sha256", "base_sha256", "proof", "device_conf", "flashed", "device", "usb_instance",
+        "ecid", "ledger", "seconds", "step", "error", "hint", "exit_code", "lane", "began", "steps",
     )
 )  # fmt: skip
 """The fields of a record that are the core's; a plug-in adds others."""

@@ -12,6 +12,7 @@ from weakref import WeakSet
 
 HIDDEN = "***"
 _SHORTEST_REDACTED = 6  # a shorter value would blank out innocent text
+_ESCAPES = "\\%&"  # one of them is in every escaped form
 _ENTITIES = {'"': ("&quot;",), "&": ("&amp;",), "'": ("&apos;",), "<": ("&lt;",), ">": ("&gt;",)}
 _FINGERPRINT = b"azaion-imagebuild credential\0"
 _alive: WeakSet[Secret] = WeakSet()
@@ -75,14 +76,17 @@ def redact(text: str) -> str:
     """
     with _counting:
         living = list(_alive)
+    escaped = any(mark in text for mark in _ESCAPES)
+    lower = text.lower()
     for secret in living:
         value = secret.reveal()
-        if len(value) >= _SHORTEST_REDACTED:
+        # A pattern costs milliseconds to make: only for a text that may hold the value.
+        if len(value) >= _SHORTEST_REDACTED and (escaped or value.lower() in lower):
             text = _forms_of(value).sub(HIDDEN, text)
     return text
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)  # with more alive, each would be compiled anew for every text
 def _forms_of(value: str) -> re.Pattern[str]:
     return re.compile("".join(map(_forms_of_char, value)), re.IGNORECASE)
 

@@ -39,7 +39,7 @@ FLOORS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"bsp", "staging", "completeness", "overlay"}),
-    frozenset({"flashing", "clearing", "placing"}),
+    frozenset({"flashing", "clearing", "placing", "report"}),
     frozenset({"bases"}),
     frozenset({"plugins", "verification"}),
     frozenset({"pipeline"}),

@@ -31,6 +31,7 @@ from ..ledger.entry import user
 from ..model import Ownership
 from ..pipeline import Blank, Watcher
 from ..plugins import load_plugins
+from ..report import write_report
 from ..serials import Listed, read_list
 from ..settings import Settings
 from .places import (
@@ -58,6 +59,8 @@ class Order:
     """An image with a placeholder; None: the BSP's own base, built when it is out of date."""
     again: bool = False
     max_failures: int | None = None
+    report: Path | None = None
+    """Folder of the report; None: a new one in the state folder."""
 
 
 class FleetDisplay(Display, Protocol):
@@ -114,7 +117,9 @@ def run_fleet(
         )
         if plan.todo:
             _run(order, used, plan, run, watcher)
-    return _told(plan, run, began, used)
+        fleet = _told(plan, run, began, used)
+    folder = order.report or state_dir_of(settings) / "fleet" / _stamp(began)
+    return {**fleet, "report": str(write_report(folder, fleet))}
 
 
 def _run(order: Order, settings: Settings, plan: Plan, run: Run, watcher: Watcher) -> None:
@@ -272,6 +277,10 @@ def _counted(outcomes: Iterable[str]) -> dict[str, int]:
     for outcome in outcomes:
         counts[outcome] += 1
     return counts
+
+
+def _stamp(seconds: float) -> str:
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(seconds))
 
 
 def default_out(settings: Settings) -> Path:

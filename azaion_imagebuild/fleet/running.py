@@ -144,7 +144,7 @@ class Run:
         except OperatorError as error:
             return failed(each, error, place=place.name)
         except KeyboardInterrupt:
-            return {**blank_record(each), "outcome": "not started", "place": place.name}
+            return {**blank_record(each), "outcome": "not started", "lane": place.name}
         except Exception as error:
             _logger.exception("a bug while making %s", each.serial)
             bug = BugError(f"a bug: {type(error).__name__}: {error}", hint="report it")
@@ -152,7 +152,7 @@ class Run:
         return {
             **blank_record(each),
             **redacted(record.as_json()),
-            "place": place.name,
+            "lane": place.name,
             "began": utc(began),
             "steps": watcher.took,
         }
@@ -222,7 +222,7 @@ def blank_record(each: Listed) -> dict[str, Any]:
         "device": None,
         "usb_instance": None,
         "ecid": None,
-        "place": None,
+        "lane": None,
         "began": None,
         "seconds": None,
         "steps": {},
@@ -235,7 +235,7 @@ def failed(each: Listed, error: OperatorError, *, place: str | None = None) -> d
     return {
         **blank_record(each),
         "outcome": "failed",
-        "place": place,
+        "lane": place,
         "step": "preflight",
         "error": error.message,
         "hint": error.hint,

@@ -1,0 +1,202 @@
+"""The report of a fleet run: report.json, .csv and .html, and the terminal's last lines."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from ..secret import redacted
+from . import page, sheet
+from .causes import Cause, find_causes
+from .durations import device_median, spoken, step_times
+from .totals import Totals, percent
+from .visible import visible
+
+_FEW = 10
+"""Failed devices that are told one by one, causes that are told at all, serials of a cause."""
+
+_NEW_SUFFIX = ".azaion-new"
+_LONGEST = 500  # characters of an error on the terminal; report.json has all of it
+
+
+def write_report(folder: Path, fleet: Mapping[str, Any]) -> Path:
+    """Write report.json, report.csv and report.html into ``folder``; return the HTML's path.
+
+    The folder is made (0700) if it is missing. Each file is 0600 and appears whole or not at all;
+    an older report stays until then.
+
+    Args:
+        folder: where to.
+        fleet: what ``fleet --json`` prints. Whatever stands in it is taken as untrusted text.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    plain = _plain(fleet)
+    try:
+        with _opened(folder) as directory:
+            _write(directory, "report.json", _json_lines(plain | {"report": _figures(plain)}))
+            _write(directory, "report.csv", sheet.lines(plain))
+            _write(directory, "report.html", page.chunks(plain))
+    except OSError as error:
+        raise UsageError(
+            f"cannot write the report into {folder}: {error.strerror or error}",
+            hint="what was done is done; make room or name another folder, and run the same"
+            " command again: it writes the report",
+        ) from None
+    return folder / "report.html"
+
+
+def summary_lines(fleet: Mapping[str, Any]) -> list[str]:
+    """Return what the operator reads when a fleet run has ended; the last line says it all."""
+    plain = _plain(fleet)
+    totals = Totals.of(plain)
+    records = plain.get("records") or []
+    causes = find_causes(records)
+    if sum(len(cause.devices) for cause in causes) <= _FEW:
+        causes = [alone for cause in causes for alone in _apart(cause, records)]
+    lines = [*_facts(totals)]
+    for cause in causes[:_FEW]:
+        lines += _told(cause)
+    if len(causes) > _FEW:
+        lines.append(f"… and {len(causes) - _FEW:,} other causes: see the report")
+    waiting = [str(each.get("serial")) for each in records if each.get("outcome") == "not started"]
+    if waiting:
+        lines.append(f"not started: {_some(waiting)}")
+    if totals.left:
+        lines.append(totals.next)
+    lines.append(_last_line(plain, totals))
+    return [visible(line) for line in lines]
+
+
+def _plain(fleet: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fleet as nothing but JSON, without the value of any living secret."""
+    text = json.dumps(fleet, default=str)
+    # NaN and Infinity, which a plug-in may have counted, are no JSON for other readers.
+    plain: dict[str, Any] = redacted(json.loads(text, parse_constant=lambda name: None))
+    return plain
+
+
+def _figures(fleet: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the page calculates, for other programs."""
+    totals, records = Totals.of(fleet), fleet.get("records") or ()
+    return {
+        "yield": totals.yield_,
+        "devices_per_hour": totals.per_hour,
+        "median_seconds": device_median(records),
+        "steps": [asdict(times) for times in step_times(records)],
+        "causes": [
+            asdict(cause) | {"devices": [serial for _, serial in cause.devices]}
+            for cause in find_causes(records)
+        ],
+    }
+
+
+def _json_lines(fleet: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the fleet as JSON with one line for each field and each record."""
+    opening = "{"
+    for name, value in fleet.items():
+        if name != "records":
+            yield f"{opening}{json.dumps(name)}: {json.dumps(value)}"
+            opening = ",\n "
+    yield f'{opening}"records": ['
+    opening = "\n  "
+    for record in fleet.get("records") or ():
+        yield opening + json.dumps(record)
+        opening = ",\n  "
+    yield "\n ]}\n"
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield directory
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _write(directory: int, name: str, pieces: Iterable[str]) -> None:
+    new = f".{name}{_NEW_SUFFIX}"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(new, dir_fd=directory)  # what a killed run left
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(new, flags, 0o600, dir_fd=directory)
+    try:
+        # A lone surrogate (a file name that is no UTF-8) must not cost the report.
+        with os.fdopen(descriptor, "w", -1, "utf-8", "backslashreplace", newline="") as stream:
+            stream.writelines(pieces)
+            stream.flush()
+            os.fsync(descriptor)
+        os.replace(new, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(new, dir_fd=directory)
+        raise
+
+
+def _facts(totals: Totals) -> Iterator[str]:
+    before = ", by an earlier run of the same command"
+    counts = (
+        ("done", totals.done, ""),
+        ("done before", totals.done_before, before),
+        ("failed", totals.failed, ""),
+        ("unknown", totals.unknown, ": nobody saw how they ended"),
+        ("not started", totals.not_started, ""),
+    )
+    for name, count, note in counts:
+        if count or name in ("done", "failed"):
+            yield f"  {name:11}  {count:,}{note}"
+    if totals.attempted:
+        yield f"  {'yield':11}  {percent(totals.yield_)} of {totals.attempted:,} attempted"
+    if totals.per_hour is not None:
+        yield f"  {'rate':11}  {totals.per_hour:,.0f} devices an hour"
+
+
+def _apart(cause: Cause, records: list[Mapping[str, Any]]) -> Iterator[Cause]:
+    """Return a cause for each device, where they do not say the very same."""
+    if cause.same:
+        yield cause
+        return
+    for place, _ in cause.devices:
+        yield from find_causes([records[place]])
+
+
+def _told(cause: Cause) -> Iterator[str]:
+    serials = [serial for _, serial in cause.devices]
+    who = serials[0] if len(serials) == 1 else f"{len(serials):,} devices"
+    where = f" at {cause.step}" if cause.step else ""
+    yield f"error: {who}{where}: {visible(cause.error, _LONGEST)}"
+    if len(serials) > 1:
+        yield f"       {_some(serials)}"
+    yield f"hint: {visible(cause.hint, _LONGEST)}"
+
+
+def _some(serials: Sequence[str]) -> str:
+    more = f" … and {len(serials) - _FEW:,} more" if len(serials) > _FEW else ""
+    return " ".join(serials[:_FEW]) + more
+
+
+def _last_line(fleet: Mapping[str, Any], totals: Totals) -> str:
+    ending = str(fleet.get("outcome") or "incomplete").upper()
+    if fleet.get("sandbox"):
+        ending += " in the SANDBOX"
+    missing = [
+        f"{count:,} {name}"
+        for name, count in (
+            ("failed", totals.failed),
+            ("unknown", totals.unknown),
+            ("not started", totals.not_started),
+        )
+        if count
+    ]
+    counted = ", ".join([f"{totals.ready:,} of {totals.total:,} are done", *missing])
+    return f"{ending}: {counted} ({spoken(totals.seconds)})"

@@ -1,0 +1,152 @@
+"""A fleet's report as one HTML page: no script, nothing loaded from elsewhere, fit for print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..resources import shipped
+from .causes import NOT_DONE, find_causes, said
+from .durations import Axis, device_median, spoken, step_times
+from .totals import Totals, percent
+from .visible import visible, word
+
+_GROUP = 500
+"""Devices in one table: a browser lays out only the tables that are open."""
+
+_CAUSES = 50
+"""Causes that are shown; who has more reads the table."""
+
+_KINDS = {"done": "done", "done before": "before", "failed": "failed", "unknown": "unknown"}
+_LONGEST = 1000  # characters of an error that are shown; report.json has all of it
+_LONGEST_CELL = 300  # and in the table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One device, as the table shows it."""
+
+    place: int
+    serial: str
+    email: str
+    kind: str
+    """How the page's style calls the outcome."""
+    outcome: str
+    account: str
+    device: str
+    ecid: str
+    format: str
+    sha256: str
+    ledger: str
+    lane: str
+    began: str
+    took: str
+    step: str
+    error: str
+
+
+def chunks(fleet: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the page, piece by piece."""
+    import jinja2  # late: other commands need none
+
+    environment = jinja2.Environment(
+        autoescape=True,
+        finalize=_finalized,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "spoken": spoken, "digits": "{:,}".format}
+    template = environment.from_string((shipped("templates") / "report.html").read_text("utf-8"))
+    pieces = template.stream(_context(fleet))
+    pieces.enable_buffering(500)
+    yield from pieces
+
+
+def _finalized(value: Any) -> Any:
+    """Show every value of the page as text without control characters; markup stays as it is."""
+    return value if hasattr(value, "__html__") else visible(word(value), _LONGEST)
+
+
+def _context(fleet: Mapping[str, Any]) -> dict[str, Any]:
+    records = fleet.get("records") or []
+    times = step_times(records)
+    causes = find_causes(records)
+    return {
+        "outcome": word(fleet.get("outcome")),
+        "sandbox": bool(fleet.get("sandbox")),
+        "version": word(fleet.get("version")),
+        "totals": Totals.of(fleet),
+        "facts": _facts(fleet),
+        "device_median": device_median(records),
+        "causes": causes[:_CAUSES],
+        "other_causes": len(causes[_CAUSES:]),
+        "times": times,
+        "axis": Axis.over(times),
+        "groups": [_group(records, start) for start in range(0, len(records), _GROUP)],
+        "rows": lambda group: _rows(records, group, str(fleet.get("began") or "")[:10]),
+    }
+
+
+def _facts(fleet: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return who ran it, where and when; what is not known is left out."""
+    facts = [
+        ("began", _time(fleet.get("began"))),
+        ("ended", _time(fleet.get("ended"))),
+        ("station", word(fleet.get("station"))),
+        ("host", word(fleet.get("host"))),
+        ("operator", word(fleet.get("operator"))),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _group(records: Sequence[Mapping[str, Any]], start: int) -> dict[str, Any]:
+    members = records[start : start + _GROUP]
+    return {
+        "start": start,
+        "count": len(members),
+        "first": members[0].get("serial"),
+        "last": members[-1].get("serial"),
+        "missing": sum(not str(each.get("outcome")).startswith("done") for each in members),
+    }
+
+
+def _rows(
+    records: Sequence[Mapping[str, Any]], group: Mapping[str, Any], today: str
+) -> Iterator[Row]:
+    start = group["start"]
+    for place, record in enumerate(records[start : start + _GROUP], start):
+        yield _row(place, record, today)
+
+
+def _row(place: int, record: Mapping[str, Any], today: str) -> Row:
+    outcome = str(record.get("outcome"))
+    usb, ecid, seconds = (record.get(name) for name in ("usb_instance", "ecid", "seconds"))
+    flashed = (record.get("device"), f"USB {usb}" if usb else None)
+    return Row(
+        place=place,
+        serial=word(record.get("serial")),
+        email=word(record.get("email")),
+        kind=_KINDS.get(outcome, "waiting"),
+        outcome=outcome,
+        account=word(record.get("account")),
+        device=", ".join(word(each) for each in flashed if each) if record.get("flashed") else "",
+        ecid=f"ECID {ecid}" if ecid else "",
+        format=word(record.get("image_format")),
+        sha256=word(record.get("image_sha256"))[:16],
+        ledger=word((record.get("ledger") or {}).get("row")),
+        lane=word(record.get("lane")),
+        began=_time(record.get("began")).removeprefix(today).removesuffix(" UTC").strip(),
+        took=spoken(seconds) if seconds is not None else "",
+        step=word(record.get("step")),
+        error=visible(said(record)[0], _LONGEST_CELL) if outcome in NOT_DONE else "",
+    )
+
+
+def _time(value: object) -> str:
+    """Return an ISO time in UTC as people write it; anything else as it is."""
+    text = word(value)
+    if len(text) >= 20 and text[10] == "T" and text.endswith("Z"):
+        return f"{text[:10]} {text[11:19]} UTC"
+    return text

@@ -1,0 +1,66 @@
+"""A fleet's records as CSV (RFC 4180, UTF-8): one line a device, safe to open as a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from ..hookspecs import EVERY_STEP
+from .visible import visible, word
+
+FIELDS = (
+    "serial", "email", "outcome", "sandbox", "attempt", "account", "image", "image_format",
+    "image_sha256", "base_sha256", "flashed", "device", "usb_instance", "ecid", "lane", "began",
+    "seconds", "step", "error", "hint", "exit_code",
+)  # fmt: skip
+"""The columns that are a record's fields; those of the ledger and the steps follow."""
+
+_TIMED = EVERY_STEP[: EVERY_STEP.index("build_failed")]
+
+COLUMNS = (*FIELDS, "ledger_row", "ledger_hash", *(f"seconds_{step}" for step in _TIMED), "other")
+"""Always these, in this order: what plug-ins add stands in ``other``, as JSON."""
+
+# A spreadsheet calculates a cell that begins so. Where it parts cells at semicolons, what follows
+# one begins a cell as well.
+_FORMULA = re.compile(r"(^|;)(?= *[=+\-@＝＋－＠])")
+
+
+def lines(fleet: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines, the heading first; each ends in CRLF."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    yield _line(buffer, writer, COLUMNS)
+    for record in fleet.get("records") or ():
+        cells = _cells({"sandbox": fleet.get("sandbox"), **record})
+        yield _line(buffer, writer, map(_cell, cells))
+
+
+def _line(buffer: io.StringIO, writer: Any, cells: Iterable[object]) -> str:
+    writer.writerow(cells)
+    text = buffer.getvalue()
+    buffer.seek(0)
+    buffer.truncate()
+    return text
+
+
+def _cells(record: dict[str, Any]) -> Iterator[Any]:
+    for name in FIELDS:
+        yield record.pop(name, None)
+    ledger = record.pop("ledger", None) or {}
+    yield ledger.get("row")
+    yield ledger.get("hash")
+    steps = dict(record.pop("steps", None) or {})
+    for name in _TIMED:
+        yield steps.pop(name, None)
+    other = record | ({"steps": steps} if steps else {})
+    yield json.dumps(other, ensure_ascii=False) if other else None
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    return _FORMULA.sub(r"\1'", visible(word(value)))

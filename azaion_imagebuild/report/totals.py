@@ -1,0 +1,89 @@
+"""What a fleet run came to: how many are done, the yield, the rate, and what to run next."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """The numbers of one run."""
+
+    total: int
+    done: int
+    """In this run."""
+    done_before: int
+    """By an earlier run of the same command."""
+    failed: int
+    unknown: int
+    """Nobody saw how they ended: the process that worked on them is gone."""
+    not_started: int
+    seconds: float
+
+    @classmethod
+    def of(cls, fleet: Mapping[str, Any]) -> Totals:
+        """Take the numbers out of a fleet's JSON; what is missing there is counted."""
+        records = fleet.get("records") or ()
+        counted = Counter(record.get("outcome") for record in records)
+
+        def number(name: str, otherwise: int) -> int:
+            value = fleet.get(name)
+            return otherwise if value is None else int(value)
+
+        return cls(
+            total=number("total", len(records)),
+            done=number("done", counted["done"]),
+            done_before=number("done_before", counted["done before"]),
+            failed=number("failed", counted["failed"]),
+            unknown=number("unknown", counted["unknown"]),
+            not_started=number("not_started", counted["not started"]),
+            seconds=float(fleet.get("seconds") or 0.0),
+        )
+
+    @property
+    def ready(self) -> int:
+        """Return how many devices are done, whichever run did them."""
+        return self.done + self.done_before
+
+    @property
+    def left(self) -> int:
+        """Return how many devices are not done."""
+        return self.failed + self.unknown + self.not_started
+
+    @property
+    def attempted(self) -> int:
+        """Return how many devices this run has begun with."""
+        return self.done + self.failed + self.unknown
+
+    @property
+    def yield_(self) -> float | None:
+        """Return the share of the attempted devices that are done, 0 to 1; None without any."""
+        return self.done / self.attempted if self.attempted else None
+
+    @property
+    def per_hour(self) -> float | None:
+        """Return how many devices an hour this run has done."""
+        return self.done / self.seconds * 3600 if self.done and self.seconds > 0 else None
+
+    @property
+    def next(self) -> str:
+        """Return what the operator does now."""
+        if not self.left:
+            return "Nothing is left to do"
+        mend = "mend what the hints say, then " if self.failed or self.unknown else ""
+        those = "the one that is" if self.left == 1 else f"the {self.left:,} that are"
+        return f"Next: {mend}run the same command again; it does {those} not done"
+
+
+def percent(share: float | None) -> str:
+    """Return a share for a reader: not 0 % where there is something, not 100 % but for all."""
+    if share is None:
+        return "–"
+    if 0 < share < 0.001:
+        return "< 0.1 %"
+    if share in (0.0, 1.0):
+        return f"{share * 100:.0f} %"
+    return f"{min(share * 100, 99.9):.1f} %"
