@@ -12,11 +12,13 @@ ROOT = PACKAGE.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"", "errors", "secret", "resources", "trust", "signals"}),
-    frozenset({"model", "settings", "identity", "usb", "placeholder"}),
+    frozenset({"model", "settings", "identity", "usb", "placeholder", "account_id", "contract"}),
     frozenset({"process", "http_client", "rootfs", "device_conf", "accounts", "images", "locks"}),
     frozenset(
         {
+            "api_transport",
             "admin_api",
+            "diagnosis",
             "loader",
             "proof",
             "configuration",
@@ -26,10 +28,10 @@ FLOORS: tuple[frozenset[str], ...] = (
             "stamping",
         }
     ),
-    frozenset({"bsp", "staging", "completeness", "overlay"}),
+    frozenset({"bsp", "staging", "completeness", "overlay", "api_probe", "credentials"}),
     frozenset({"flashing", "clearing", "placing"}),
     frozenset({"bases"}),
-    frozenset({"plugins", "verification"}),
+    frozenset({"plugins", "verification", "smoke"}),
     frozenset({"pipeline"}),
     frozenset({"sandbox"}),
     frozenset({"progress"}),
