@@ -118,7 +118,7 @@ class _Attempt:
             image=self.image,
             image_sha256=self.image_sha256,
             flashed=self.flashed,
-            extra=self.extra,
+            extra={**self.extra, **(error.facts if error else {})},
             step=self.current if error else None,
             error=error,
         )
