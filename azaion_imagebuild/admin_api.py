@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import codecs
-import os
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Literal
 
+from .account_id import NoId
+from .api_transport import transport
+from .contract import Call, Contract
 from .errors import ProvisioningError, UsageError
-from .http_client import JsonClient, Reply, Transport, Unreachable, checked_url, where
+from .http_client import JsonClient, Reply, Unreachable, checked_url, where
 from .model import DeviceIdentity
-from .process import hide_variable
 from .secret import Secret
 from .settings import AdminApiSettings
 
@@ -22,22 +23,22 @@ CREATE_HINT = (
     " {url} is its address"
 )
 UPDATE_HINT = (
-    "implement or enable {method} {path} at the admin API, or set [admin_api] update_path and"
-    " update_method to its upsert"
+    "implement or enable {call} at the admin API, or set [admin_api] update_method and"
+    " update_path, or upsert, to what it has"
+)
+ID_HINT = (
+    "set [admin_api] id_field and existing_id_field to where its answers hold the account's id, or"
+    " lookup_path to where an account is found"
 )
 TLS_HINT = (
     "trust the API's CA by [admin_api] ca_file, correct API_URL's host name, or use http:// if the"
     " API speaks no TLS"
 )
 TOKEN_HINT = "check the token ([admin_api] token_file or token_env), mTLS pair and its rights"  # noqa: S105
-_CREATED = (200, 201)
-_EXISTS = 409
-_UPDATED = (200, 204)
-_LONGEST_TOKEN = 16 * 1024
 
 
 class AdminApi:
-    """Enrolls devices: POST the account; if it exists, give it the new password.
+    """Enrolls devices by the contract: creates the account, or gives it the new password.
 
     A context manager that closes its connections.
     """
@@ -45,12 +46,7 @@ class AdminApi:
     def __init__(self, settings: AdminApiSettings) -> None:
         if settings.url is None:
             raise UsageError("no admin API given", hint="give --api-url (API_URL=)")
-        for path in (settings.create_path, settings.update_path):
-            if not path.startswith("/"):
-                raise UsageError(
-                    f"[admin_api] path {path!a} does not begin with a slash", hint=f"write /{path}"
-                )
-        self._settings = settings
+        self._contract = Contract.of(settings)
         self._client = JsonClient(checked_url(settings.url, "API_URL"), transport(settings))
 
     def __enter__(self) -> Self:
@@ -62,33 +58,60 @@ class AdminApi:
     def enroll(self, serial: str, email: str, password: Secret) -> DeviceIdentity:
         """Make ``password`` the one that opens the account ``email``.
 
-        Safe to repeat: a reply lost after the POST was carried out looks like an account that
+        Safe to repeat: a reply lost after the account was created looks like an account that
         exists on the next try, and the update then sets the password.
 
         Raises:
             ProvisioningError: the API could not be reached, or its answer is not the contract's.
         """
-        settings = self._settings
-        account = {settings.email_field: email, settings.password_field: password.reveal()}
-        reply = self._send(
-            "POST", settings.create_path, {**account, settings.role_field: settings.role}
-        )
-        enrolled: Literal["created", "updated"] = "created"
-        if reply.status == _EXISTS:
-            method, path = settings.update_method, settings.update_path
-            reply = self._send(method, path, account)
-            hint = UPDATE_HINT.format(method=method, path=path)
-            _refuse(reply, _UPDATED, f"the account exists (409), but {method} {path}", hint)
-            enrolled = "updated"
+        contract, settings = self._contract, self._contract.settings
+        call = contract.create(email, password)
+        reply = self._send(call)
+        enrolled: Literal["created", "updated"] = "updated"
+        if reply.status in settings.exists_statuses:
+            so_far = f"the account exists ({reply.status}), but "
+            self._update(email, password, self._existing_id(reply, email, so_far), so_far)
         else:
             url = self._client.base_url + settings.create_path
             hint = CREATE_HINT.format(role=settings.role, url=url)
-            _refuse(reply, _CREATED, f"POST {settings.create_path}", hint)
+            refuse(reply, contract.accepted_statuses, call.name, hint)
+            if reply.status in settings.created_statuses:
+                enrolled = "created"
+            if contract.updates_after_creation:
+                so_far = f"the account was {enrolled} without a password: "
+                self._update(email, password, self._created_id(reply, email, call), so_far)
         return DeviceIdentity(serial=serial, email=email, password=password, enrolled=enrolled)
 
-    def _send(self, method: str, path: str, body: dict[str, str]) -> Reply:
+    def _update(self, email: str, password: Secret, account_id: str, so_far: str) -> None:
+        call = self._contract.update(email, password, account_id)
+        wanted = self._contract.settings.updated_statuses
+        refuse(self._send(call), wanted, so_far + call.name, UPDATE_HINT.format(call=call.name))
+
+    def _created_id(self, reply: Reply, email: str, call: Call) -> str:
+        if not self._contract.needs_id:
+            return ""
         try:
-            return self._client.send(method, path, body)
+            return self._contract.created_id(reply.json(), email)
+        except NoId as error:
+            raise ProvisioningError(f"{call.name} gave no id: {error}", hint=ID_HINT) from None
+
+    def _existing_id(self, reply: Reply, email: str, so_far: str) -> str:
+        """Return the id of an account that exists: looked up, or out of the answer itself."""
+        if not self._contract.needs_id:
+            return ""
+        call = self._contract.lookup(email)
+        if call is not None:
+            reply = self._send(call)
+            refuse(reply, (200,), so_far + call.name, ID_HINT)
+        try:
+            return self._contract.existing_id(reply.json(), email)
+        except NoId as error:
+            asked = call.name if call else "that answer"
+            raise ProvisioningError(f"{so_far}{asked} gave no id: {error}", hint=ID_HINT) from None
+
+    def _send(self, call: Call) -> Reply:
+        try:
+            return self._client.send(call.method, call.path, call.body)
         except Unreachable as error:
             raise ProvisioningError(
                 f"cannot reach the admin API at {self._client.base_url}: {error}",
@@ -96,13 +119,17 @@ class AdminApi:
             ) from None
 
 
-def _refuse(reply: Reply, wanted: tuple[int, ...], request: str, hint: str) -> None:
-    """Raise unless the status is one of ``wanted``; ``hint`` serves where nothing else is known."""
-    if reply.status in wanted and not _is_a_web_page(reply):
+def refuse(reply: Reply, wanted: Collection[int], request: str, hint: str) -> None:
+    """Raise unless the status is one of ``wanted``; ``hint`` serves where nothing else is known.
+
+    Raises:
+        ProvisioningError: it is another one, or a web page answered.
+    """
+    if reply.status in wanted and not reply.is_web_page:
         return
     if 300 <= reply.status < 400:
         hint = "a request with a password is never redirected; set API_URL to the final address"
-    elif _is_a_web_page(reply):
+    elif reply.is_web_page:
         hint = "a web page answered, perhaps a login or a proxy: set API_URL to the API itself"
     elif reply.status in (401, 403):
         hint = TOKEN_HINT
@@ -111,79 +138,7 @@ def _refuse(reply: Reply, wanted: tuple[int, ...], request: str, hint: str) -> N
     raise ProvisioningError(f"{request} answered HTTP {reply.status}: {_shown(reply)}", hint=hint)
 
 
-def _is_a_web_page(reply: Reply) -> bool:
-    return reply.body.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"<"
-
-
 def _shown(reply: Reply) -> str:
     if 300 <= reply.status < 400:
         return f"a redirect to {where(reply.location or '')}"
     return reply.excerpt()
-
-
-def transport(settings: AdminApiSettings) -> Transport:
-    """Return how the settings say to speak to the admin API.
-
-    Raises:
-        UsageError: the token, a header or a certificate file is not usable.
-    """
-    for path in (settings.ca_file, settings.client_cert, settings.client_key):
-        if path is not None and not (path.is_file() and os.access(path, os.R_OK)):
-            raise UsageError(
-                f"cannot read {path}", hint="check [admin_api] ca_file, client_cert, client_key"
-            )
-    for name, value in settings.headers.items():
-        if not (name.isascii() and name.replace("-", "").isalnum() and _is_header_text(value)):
-            raise UsageError(
-                f"[admin_api] headers: {name!a} is not a header",
-                hint="a header's name is letters, digits and hyphens; its value is on one line",
-            )
-    words = (settings.token_header, settings.update_method, settings.token_scheme or "Bearer")
-    for word in words:
-        if not (word.isascii() and word.replace("-", "").isalnum()):
-            raise UsageError(
-                f"[admin_api] {word!a} is no header, method or scheme",
-                hint="token_header, token_scheme and update_method are letters, digits and hyphens",
-            )
-    return Transport(
-        headers=settings.headers,
-        token=_token(settings),
-        token_header=settings.token_header,
-        token_scheme=settings.token_scheme,
-        client_cert=settings.client_cert,
-        client_key=settings.client_key,
-        ca_file=settings.ca_file,
-        connect_timeout=settings.connect_timeout,
-        read_timeout=settings.read_timeout,
-        retries=settings.retries,
-    )
-
-
-def _token(settings: AdminApiSettings) -> Secret | None:
-    if settings.token_env is not None:
-        hide_variable(settings.token_env)
-    if settings.token_file is not None:
-        source = str(settings.token_file)
-        try:
-            with settings.token_file.open("rb") as stream:
-                text = stream.read(_LONGEST_TOKEN).decode("ascii", "replace").strip()
-        except OSError as error:
-            raise UsageError(
-                f"cannot read the token file {source}: {error.strerror}",
-                hint="check [admin_api] token_file and its permissions",
-            ) from None
-    elif settings.token_env is not None:
-        source = f"${settings.token_env}"
-        text = os.environ.get(settings.token_env, "").strip()
-    else:
-        return None
-    if not text or not _is_header_text(text) or " " in text:
-        raise UsageError(
-            f"{source} holds no usable token",
-            hint="a token is one line of printable ASCII characters without spaces",
-        )
-    return Secret(text)
-
-
-def _is_header_text(text: str) -> bool:
-    return text.isascii() and text.isprintable()

@@ -74,12 +74,29 @@ def provision(serial: str, settings: Settings, watcher: Watcher) -> BuildRecord:
     return pipeline.provision(_build(serial, settings, rootfs_dir), hook, watcher)
 
 
-def examine(settings: Settings) -> list[Finding]:
-    """Return what would keep a build from starting; nothing is changed (``doctor``)."""
+def examine(settings: Settings, *, api: bool = False) -> list[Finding]:
+    """Return what would keep a build from starting; nothing is changed (``doctor``).
+
+    With ``api`` the admin API is held against its contract, too; without a BSP, it alone.
+    """
+    if api and settings.bsp.dir is None and settings.admin_api.url is not None:
+        alone = "no BSP is set: only the admin API is looked at"
+        return _probed(settings, [Finding(message=alone, hint="give --bsp", severity="warning")])
     hook = load_plugins(settings.hooks, required=REQUIRED).hook
     with parts(settings) as (used, sandbox):
         build = _image_build("DOCTOR-0", used, sandbox)
-        return [finding for found in hook.preflight(build=build) for finding in found or ()]
+        findings = [finding for found in hook.preflight(build=build) for finding in found or ()]
+        return _probed(used, findings) if api else findings
+
+
+def _probed(settings: Settings, findings: list[Finding]) -> list[Finding]:
+    """Add what a probe of the admin API finds, unless a plug-in has knocked in vain already."""
+    from .admin_api import REACH_HINT
+    from .api_probe import probe  # late: asked for by name only
+
+    if any(finding.hint == REACH_HINT for finding in findings):
+        return findings
+    return list(dict.fromkeys([*findings, *probe(settings.admin_api)]))
 
 
 @contextmanager

@@ -50,6 +50,9 @@ _FLAGS: dict[str, tuple[str, str]] = {
     "station": ("ledger", "station"),
     "operator": ("ledger", "operator"),
     "yes": ("ledger", "confirmed"),
+    "loader_url": ("smoke", "loader_url"),
+    "ca_file": ("smoke", "ca_file"),
+    "wait": ("smoke", "wait"),
 }
 """Flag → the setting that it overrides."""
 
@@ -88,7 +91,8 @@ def _called(args: argparse.Namespace, console: Console) -> int:
 
 
 def _failure(error: OperatorError) -> dict[str, Any]:
-    return {"error": error.message, "hint": error.hint, "exit_code": int(error.exit_code)}
+    told = {"error": error.message, "hint": error.hint, "exit_code": int(error.exit_code)}
+    return {**error.facts, **told}
 
 
 def _guard_the_process() -> None:
@@ -189,7 +193,7 @@ def _doctor(args: argparse.Namespace, console: Console) -> int:
     from .builds import examine
 
     with _stdout_is_ours():
-        findings = examine(_settings(args))
+        findings = examine(_settings(args), api=args.api)
     errors = [finding for finding in findings if finding.severity == "error"]
     if args.json:
         _print_json(
@@ -226,6 +230,28 @@ def _verify(args: argparse.Namespace, console: Console) -> int:
         _print_json(report.as_json(), console)
     console.verified(report)
     return int(ExitCode.VERIFICATION if report.findings else ExitCode.DONE)
+
+
+def _smoke(args: argparse.Namespace, console: Console) -> int:
+    from . import credentials
+    from .smoke import smoke
+
+    settings = _settings(args)
+    if args.device_conf is not None:
+        found = credentials.of_device_conf(args.device_conf)
+    elif args.image is not None:
+        found = credentials.of_image(args.image)
+    else:
+        found = credentials.of_rootfs(Path(args.rootfs_dir))
+    console.started("smoke")
+    try:
+        report = smoke(found, args.serial, settings)
+    finally:
+        console.stopped()
+    console.tested(report)
+    if args.json:
+        _print_json(report.as_json(), console)
+    return report.exit_code
 
 
 def _hooks(args: argparse.Namespace, console: Console) -> int:
@@ -475,6 +501,11 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     _fleet_parser(commands)
 
     doctor = _command(commands, "doctor", _doctor, "look whether host, BSP and API are ready")
+    doctor.add_argument(
+        "--api",
+        action="store_true",
+        help="hold the admin API against its contract, by requests that it can only refuse",
+    )
     _site(doctor)
     _bsp(doctor)
     _owner(doctor)
@@ -493,6 +524,29 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     verify.add_argument("target", metavar="TARGET", type=Path, help="a rootfs folder or an image")
     _serial(verify)
     _owner(verify)
+
+    smoke = _command(commands, "smoke", _smoke, "log in at a device's Loader as the device does")
+    smoke.add_argument(
+        "--loader-url", metavar="URL", help="base URL of the Loader; {serial} is filled in"
+    )
+    source = smoke.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--rootfs-dir", metavar="DIR", help="take the credentials out of this rootfs"
+    )
+    source.add_argument(
+        "--image", metavar="FILE", type=Path, help="or this image: raw ext4, Android sparse, tar"
+    )
+    source.add_argument("--device-conf", metavar="FILE", type=Path, help="or this device.conf")
+    _serial(smoke)
+    smoke.add_argument(
+        "--wait",
+        metavar="SECONDS",
+        default="0",
+        help="time that the device may take to boot; default: 0, it is up",
+    )
+    smoke.add_argument(
+        "--ca-file", metavar="FILE", help="certificate to trust, e.g. the device's own"
+    )
 
     hooks = _command(commands, "hooks", _hooks, "list the steps and the plug-ins that do them")
     _disable(hooks)

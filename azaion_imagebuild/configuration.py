@@ -249,6 +249,13 @@ def _list(item: Callable[[Any, Path], T]) -> Callable[[Any, Path], list[T]]:
     return convert
 
 
+def _status(value: Any, base: Path) -> int:
+    number = _whole(value, base)
+    if not 200 <= number <= 599 or number // 100 == 3:  # a redirect is never followed
+        raise ValueError
+    return number
+
+
 def _table(value: Any, base: Path) -> dict[str, str]:
     if not isinstance(value, dict):
         raise ValueError
@@ -268,6 +275,7 @@ _KINDS: dict[str, Callable[[Any, Path], Any]] = {
     "yesno": _yesno,
     "list": _list(_text),
     "paths": _list(_path),
+    "statuses": _list(_status),
     "table": _table,
 }
 _WORDS = {
@@ -283,5 +291,6 @@ _WORDS = {
     "yesno": "yes or no (1, 0, true, false)",
     "list": "a list of texts",
     "paths": "a list of paths",
+    "statuses": "a list of HTTP statuses (2xx, 4xx, 5xx)",
     "table": "a table of texts",
 }

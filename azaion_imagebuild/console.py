@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from .displays import Plain
     from .fleet.plan import Plan
+    from .smoke import SmokeReport
     from .stamps import StampRecord
     from .verification import Report
 
@@ -66,6 +67,10 @@ class Console:
         """A check saw something that does not stop the build."""
         self.say(f"warning: {finding.message}")
         self.say(f"hint: {finding.hint}")
+
+    def stopped(self) -> None:
+        """What was going on has stopped, perhaps by an interrupt: the live line goes."""
+        self._progress.ended()
 
     def failed(self, error: OperatorError) -> None:
         """Something that the operator can mend: an error line and a hint line for each problem."""
@@ -125,6 +130,13 @@ class Console:
         where = " in the SANDBOX" if record.sandbox else ""
         for path in record.images:
             self.say(f"DONE{where}: {path} {what} ({record.seconds * 1000:.0f} ms)")
+
+    def tested(self, report: SmokeReport) -> None:
+        """A smoke test has ended."""
+        if report.error is not None:
+            self.failed(report.error)
+        else:
+            self.say(f"OK: {report.email} logs in at {report.url} ({report.seconds:.1f} s)")
 
     def verified(self, report: Report) -> None:
         """A verification has ended."""

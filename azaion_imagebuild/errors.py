@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class OperatorError(Exception):
     """Something that the operator can mend: shown as one error line and one hint line."""
 
     exit_code: ClassVar[ExitCode]
+    facts: Mapping[str, str] = MappingProxyType({})
+    """Fields that it adds to the record."""
 
     def __init__(self, message: str, *, hint: str) -> None:
         super().__init__(message)

@@ -5,8 +5,10 @@ The only use of requests, which is imported late: it costs more than the rest of
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import ipaddress
+import json
 import os
 import ssl
 import time
@@ -49,9 +51,24 @@ class Reply:
             return "(empty answer)"
         return text if len(text) <= _LONGEST_EXCERPT else f"{text[:_LONGEST_EXCERPT]}…"
 
+    def json(self) -> Any:
+        """Return the body as JSON; None: it is none, was cut, or is nested too deeply."""
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError):
+            return None
+
+    @property
+    def is_web_page(self) -> bool:
+        """Tell whether a page came, as of a login or a guest network: no API says so."""
+        return self.body.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"<"
+
 
 class Unreachable(Exception):
-    """No answer came; ``kind`` is one of ``name refused route timeout tls other``."""
+    """No answer came; ``kind`` is one of ``name refused route timeout silent tls other``.
+
+    ``timeout``: no connection; ``silent``: a connection, but no answer.
+    """
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(reason)
@@ -69,6 +86,8 @@ class Transport:
     client_cert: Path | None = None
     client_key: Path | None = None
     ca_file: Path | None = None
+    certificate_name: str | None = None
+    """The name that the server's certificate must carry; None: the host of its URL."""
     connect_timeout: float = 5.0
     read_timeout: float = 30.0
     retries: int = 0
@@ -89,7 +108,7 @@ class JsonClient:
         if self._session is not None:
             self._session.close()
 
-    def send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Reply:
+    def send(self, method: str, path: str, body: Any = None) -> Reply:
         """Send one request and return the answer, whatever its status.
 
         A connection error and the statuses 429, 502, 503 and 504 are tried again with backoff and
@@ -113,9 +132,7 @@ class JsonClient:
             retry = retry.increment(method, path, response=response)
             retry.sleep(response)
 
-    def _send_once(
-        self, method: str, path: str, body: Mapping[str, Any] | None
-    ) -> tuple[Reply, BaseHTTPResponse]:
+    def _send_once(self, method: str, path: str, body: Any) -> tuple[Reply, BaseHTTPResponse]:
         """Send and read one answer, up to 64 KiB and for one read timeout; then hang up."""
         assert self._session is not None  # noqa: S101 - send() has made it
         transport = self._transport
@@ -175,6 +192,22 @@ def checked_url(url: str, what: str) -> str:
     return url
 
 
+def checked_certificates(path: Path, what: str) -> Path:
+    """Return ``path`` if it holds certificates (PEM) to trust.
+
+    Raises:
+        UsageError: it does not, or cannot be read; ``what`` names the setting.
+    """
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except OSError as error:  # ssl.SSLError is one
+        reason = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
+        raise UsageError(
+            f"cannot use {path}: {reason}", hint=f"check {what}: a PEM file of certificates"
+        ) from None
+    return path
+
+
 def where(url: str) -> str:
     """Return scheme and host of a URL: the rest of what a server sends may hold a secret."""
     try:
@@ -220,6 +253,8 @@ def _session(base_url: str, transport: Transport) -> requests.Session:
     # end, and multiply the tries of send().
     broken = _retry(transport.retries).new(respect_retry_after_header=False)
     adapter = HTTPAdapter(max_retries=broken)
+    if transport.certificate_name:
+        adapter.init_poolmanager(1, 1, server_hostname=transport.certificate_name)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     # .netrc would add credentials of its own; proxies and the CA file are chosen here instead.
@@ -282,7 +317,8 @@ def _unreachable(error: BaseException) -> Unreachable:
     if errno.ECONNREFUSED in numbers or "refused" in text:
         return Unreachable("refused", "it refused the connection")
     if isinstance(error, requests.Timeout) or "timed out" in text:
-        return Unreachable("timeout", "it did not answer in time")
+        kind = "timeout" if isinstance(error, requests.ConnectTimeout) else "silent"
+        return Unreachable(kind, "it did not answer in time")
     if numbers & {errno.EHOSTUNREACH, errno.ENETUNREACH} or "unreachable" in text:
         return Unreachable("route", "there is no route to it")
     return Unreachable("other", f"the connection broke ({type(chain[-1]).__name__})")
@@ -301,8 +337,22 @@ def _causes(error: BaseException) -> list[BaseException]:
     return found
 
 
+_BAD_CERTIFICATE = (
+    "self-signed certificate",
+    "self signed certificate",
+    "hostname mismatch",
+    "ip address mismatch",
+    "certificate has expired",
+    "certificate is not yet valid",
+    "unable to get local issuer certificate",
+)
+
+
 def _ssl_reason(text: str) -> str:
-    for known in ("certificate verify failed", "hostname mismatch", "wrong version number"):
-        if known in text.lower():
-            return known
+    text = text.lower()
+    if "certificate verify failed" in text:
+        details = [f": {known}" for known in _BAD_CERTIFICATE if known in text]
+        return f"certificate verify failed{''.join(details[:1])}"
+    if "wrong version number" in text:
+        return "wrong version number"
     return "the server's certificate or protocol was not accepted"

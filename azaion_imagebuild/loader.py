@@ -2,64 +2,96 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Collection
 
-from .errors import VerificationError
-from .http_client import JsonClient, Reply, Transport, Unreachable, checked_url
-from .secret import Secret
+from . import diagnosis
+from .device_conf import DeviceConf
+from .diagnosis import HEALTH, LOGIN, SmokeFailed
+from .errors import UsageError
+from .http_client import JsonClient, Transport, Unreachable, checked_certificates, checked_url
+from .settings import SmokeSettings
 
-_SECONDS = 10.0
+LOGGED_IN = "logged in"
+"""What the record's field ``smoke`` says when all is well."""
+
+_CONNECT = 10.0  # seconds
+_ANSWER = 30.0  # seconds; a Loader waits for its resource API before it answers a login
 _PAUSE = 2.0  # seconds between two looks at a device that boots
+_logger = logging.getLogger(__name__)
 
 
-def smoke_test(loader_url: str, email: str, password: Secret, wait: float) -> None:
-    """Wait for the Loader to be healthy, then log in with the device's own credentials.
-
-    Args:
-        loader_url: base URL of the Loader.
-        email: the device's account.
-        password: its password.
-        wait: seconds that the device may take to boot and become healthy.
+def loader_url(settings: SmokeSettings, serial: str | None) -> str:
+    """Return the base URL of a device's Loader.
 
     Raises:
-        VerificationError: no answer, not healthy, or the login is refused.
+        UsageError: there is none, it is no URL, or it holds ``{serial}`` and none is given.
     """
-    transport = Transport(connect_timeout=_SECONDS, read_timeout=_SECONDS)
-    with JsonClient(checked_url(loader_url, "[smoke] loader_url"), transport) as client:
-        _wait_until_healthy(client, time.monotonic() + wait)
-        login = _ask(client, "POST", "/login", {"email": email, "password": password.reveal()})
-    if login.status != 200:
-        raise VerificationError(
-            f"the device cannot log in: POST /login answered HTTP {login.status}:"
-            f" {login.excerpt()}",
-            hint="check device.conf on the device: path, permissions, and that its password is"
-            " the account's",
+    url = settings.loader_url
+    if url is None:
+        raise UsageError(
+            "no Loader given", hint="give --loader-url, e.g. http://azjn-0042.local:8080"
         )
+    if "{serial}" in url:
+        if serial is None:
+            raise UsageError("[smoke] loader_url needs the device's serial", hint="give --serial")
+        url = url.replace("{serial}", serial)
+    return checked_url(url, "[smoke] loader_url")
 
 
-def _wait_until_healthy(client: JsonClient, deadline: float) -> None:
-    while True:
-        try:
-            health = _ask(client, "GET", "/health", None)
-            if health.status == 200:
-                return
-            problem = VerificationError(
-                f"the Loader is not healthy: GET /health answered HTTP {health.status}:"
-                f" {health.excerpt()}",
-                hint="look at the Loader's log on the device",
-            )
-        except VerificationError as error:
-            problem = error
-        if time.monotonic() >= deadline:
-            raise problem
-        time.sleep(_PAUSE)
+def transport(settings: SmokeSettings) -> Transport:
+    """Return how to speak to a Loader.
+
+    Raises:
+        UsageError: ``ca_file`` holds no certificates.
+    """
+    if settings.ca_file is not None:
+        checked_certificates(settings.ca_file, "[smoke] ca_file")
+    return Transport(
+        ca_file=settings.ca_file,
+        certificate_name=settings.certificate_name,
+        connect_timeout=_CONNECT,
+        read_timeout=_ANSWER,
+    )
 
 
-def _ask(client: JsonClient, method: str, path: str, body: dict[str, str] | None) -> Reply:
+def smoke_test(url: str, credentials: DeviceConf, settings: SmokeSettings) -> None:
+    """Log in at a device's Loader with the device's own credentials.
+
+    A device that is still booting is waited for, ``settings.wait`` seconds. Credentials that were
+    refused are not tried again: an account may be locked by that.
+
+    Args:
+        url: base URL of the Loader, as :func:`loader_url` returns it.
+        credentials: the device's own.
+        settings: how to speak to it, and how long it may take.
+
+    Raises:
+        SmokeFailed: no answer, not healthy, or no login.
+        UsageError: ``ca_file`` holds no certificates.
+    """
+    deadline = time.monotonic() + settings.wait
+    words = [word.lower() for word in settings.status_words]
+    with JsonClient(url, transport(settings)) as client:
+        while problem := _look(client, credentials, words):
+            left = deadline - time.monotonic()
+            if left <= 0 or not problem.may_pass:
+                raise problem
+            _logger.debug("%s, %.0f s left: %s", problem.cause, left, problem.message)
+            time.sleep(min(_PAUSE, left))
+
+
+def _look(
+    client: JsonClient, credentials: DeviceConf, words: Collection[str]
+) -> SmokeFailed | None:
+    """Look at the health, then log in; None: all is well."""
+    asked = HEALTH
     try:
-        return client.send(method, path, body)
+        if problem := diagnosis.of_health(client.send("GET", "/health"), words):
+            return problem
+        asked = LOGIN
+        body = {"email": credentials.email, "password": credentials.password.reveal()}
+        return diagnosis.of_login(client.send("POST", "/login", body), words)
     except Unreachable as error:
-        raise VerificationError(
-            f"cannot reach the Loader at {client.base_url}: {error}",
-            hint="check that the device has booted and is on this network",
-        ) from None
+        return diagnosis.of_connection(client.base_url, asked, error)

@@ -216,7 +216,7 @@ class _Attempt:
             image_sha256=self.image_sha256,
             base_sha256=self.base_sha256,
             flashed=self.flashed,
-            extra=self.extra,
+            extra={**self.extra, **(error.facts if error else {})},
             step=self.current if error else None,
             error=error,
             ledger=self.receipt,

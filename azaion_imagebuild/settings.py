@@ -18,15 +18,57 @@ def option(
     return field(default=default, metadata=meta)
 
 
+METHODS = ("POST", "PUT", "PATCH")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminApiSettings:
     """[admin_api]"""
 
     url: str | None = option(None, "base URL of the admin API", kind="text", env="API_URL")
     role: str = option("CompanionPC", "role of a new account", kind="text")
-    create_path: str = option("/users", "path that creates an account (POST)", kind="text")
-    update_path: str = option("/users/password", "path that sets a password", kind="text")
-    update_method: str = option("PATCH", "method that sets a password", kind="text")
+    create_method: str = option(
+        "POST", "method that creates an account", kind="choice", choices=METHODS
+    )
+    create_path: str = option(
+        "/users", "path that creates an account; {email} is filled in", kind="text"
+    )
+    create_fields: list[str] = option(
+        ["email", "password", "role"], "what its body holds: email, password, role", kind="list"
+    )
+    created_statuses: list[int] = option(
+        [200, 201], "its answers that mean: created", kind="statuses"
+    )
+    exists_statuses: list[int] = option(
+        [409], "its answers that mean: the account exists", kind="statuses"
+    )
+    upsert: bool = option(
+        False,
+        "that request sets the password of an account that exists, too: no second one",
+        kind="yesno",
+    )
+    update_method: str = option(
+        "PATCH", "method that sets a password", kind="choice", choices=METHODS
+    )
+    update_path: str = option(
+        "/users/password", "path that sets a password; {email} and {id} are filled in", kind="text"
+    )
+    update_fields: list[str] = option(
+        ["email", "password"], "what its body holds: email, password, role", kind="list"
+    )
+    updated_statuses: list[int] = option(
+        [200, 204], "its answers (of create_path, with upsert) that mean: updated", kind="statuses"
+    )
+    lookup_path: str | None = option(
+        None, "path to GET an account that exists, for its {id}; {email} is filled in", kind="text"
+    )
+    id_field: str = option("id", "JSON field of {id} in the answer that created it", kind="text")
+    existing_id_field: str | None = option(
+        None,
+        "the same, of lookup_path's answer (without it: of the answer that says that the account"
+        " exists); default: id_field",
+        kind="text",
+    )
     email_field: str = option("email", "JSON field of the e-mail address", kind="text")
     password_field: str = option("password", "JSON field of the password", kind="text")
     role_field: str = option("role", "JSON field of the role", kind="text")
@@ -169,6 +211,17 @@ class SmokeSettings:
     )
     wait: float = option(
         300.0, "seconds to wait for a flashed device to boot and be healthy", kind="number"
+    )
+    ca_file: Path | None = option(
+        None, "certificates to trust, e.g. the devices' self-signed one", kind="path"
+    )
+    certificate_name: str | None = option(
+        None, "name in the Loader's certificate, where it is not loader_url's host", kind="text"
+    )
+    status_words: list[str] = option(
+        ["ok", "healthy", "up", "pass", "ready", "running", "alive", "success"],
+        "what the field status of the Loader's answers says when all is well",
+        kind="list",
     )
 
 

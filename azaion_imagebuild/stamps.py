@@ -14,6 +14,7 @@ from . import device_conf, images
 from .accounts import Accounts, UnknownAccount
 from .bsp import RELEASE_FILE
 from .builds import parts_of_api, stamping_build
+from .credentials import of_device_conf
 from .errors import ImageBuildError, UsageError, VerificationError
 from .identity import email_for, parse_serial
 from .model import DEVICE_CONF, DEVICE_CONF_MODE, DeviceIdentity, Image
@@ -283,15 +284,7 @@ def _provisioned(serial: str, settings: Settings) -> DeviceIdentity:
 
 def _given(path: Path, serial: str) -> DeviceIdentity:
     """Read credentials out of a device.conf; they must be of this serial's account."""
-    try:
-        with path.open("rb") as stream:
-            conf = device_conf.parse(stream.read(device_conf.LONGEST))
-    except OSError as error:
-        raise UsageError(
-            f"cannot read {path}: {error.strerror}", hint="check --device-conf"
-        ) from None
-    except device_conf.MalformedDeviceConf as error:
-        raise UsageError(f"{path} is no device.conf: {error}", hint="check --device-conf") from None
+    conf = of_device_conf(path)
     email = email_for(serial)
     if conf.email != email:
         raise UsageError(

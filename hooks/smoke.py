@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from azaion_imagebuild import hookimpl
+from azaion_imagebuild.device_conf import DeviceConf
 from azaion_imagebuild.errors import UsageError
 from azaion_imagebuild.model import Build, DeviceIdentity, Finding, FlashResult
 
 
 @hookimpl
 def preflight(build: Build) -> list[Finding]:
-    url = _loader_url(build)
-    if url is not None:
-        from azaion_imagebuild.http_client import checked_url
+    settings = build.settings.smoke
+    if settings.loader_url is None:
+        return []
+    from azaion_imagebuild import loader  # late: most builds need none
 
-        try:
-            checked_url(url, "[smoke] loader_url")
-        except UsageError as error:
-            return [Finding(message=error.message, hint=error.hint)]
+    try:
+        loader.loader_url(settings, build.serial)
+        loader.transport(settings)
+    except UsageError as error:
+        return [Finding(message=error.message, hint=error.hint)]
     return []
 
 
@@ -24,15 +27,12 @@ def preflight(build: Build) -> list[Finding]:
 def post_flash(
     build: Build, identity: DeviceIdentity, result: FlashResult | None
 ) -> dict[str, str] | None:
-    url = _loader_url(build)
-    if url is None or result is None:
+    settings = build.settings.smoke
+    if settings.loader_url is None or result is None:
         return None
-    from azaion_imagebuild.loader import smoke_test  # late: most builds need none
+    from azaion_imagebuild import loader
 
-    smoke_test(url, identity.email, identity.password, build.settings.smoke.wait)
-    return {"smoke": "logged in"}
-
-
-def _loader_url(build: Build) -> str | None:
-    url = build.settings.smoke.loader_url
-    return url.replace("{serial}", build.serial) if url else None
+    url = loader.loader_url(settings, build.serial)
+    credentials = DeviceConf(email=identity.email, password=identity.password)
+    loader.smoke_test(url, credentials, settings)
+    return {"smoke": loader.LOGGED_IN}

@@ -12,7 +12,7 @@ ROOT = PACKAGE.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"", "errors", "secret", "resources", "trust", "signals"}),
-    frozenset({"model", "settings", "identity", "usb", "placeholder"}),
+    frozenset({"model", "settings", "identity", "usb", "placeholder", "account_id", "contract"}),
     frozenset(
         {
             "process",
@@ -28,7 +28,9 @@ FLOORS: tuple[frozenset[str], ...] = (
     ),
     frozenset(
         {
+            "api_transport",
             "admin_api",
+            "diagnosis",
             "loader",
             "proof",
             "configuration",
@@ -38,10 +40,10 @@ FLOORS: tuple[frozenset[str], ...] = (
             "stamping",
         }
     ),
-    frozenset({"bsp", "staging", "completeness", "overlay"}),
+    frozenset({"bsp", "staging", "completeness", "overlay", "api_probe", "credentials"}),
     frozenset({"flashing", "clearing", "placing", "report"}),
     frozenset({"bases"}),
-    frozenset({"plugins", "verification"}),
+    frozenset({"plugins", "verification", "smoke"}),
     frozenset({"pipeline"}),
     frozenset({"sandbox"}),
     frozenset({"progress"}),

@@ -35,6 +35,8 @@ EXAMPLES: dict[str, Any] = {
     "admin_api.client_key": "/etc/azaion-imagebuild/client.key",
     "admin_api.ca_file": "/etc/ssl/certs/site-ca.pem",
     "admin_api.headers": {"X-Site": "plant-3"},
+    "admin_api.lookup_path": "/users?email={email}",
+    "admin_api.existing_id_field": "items.id",
     "bsp.dir": "/srv/l4t/Linux_for_Tegra",
     "bsp.rootfs_dir": "/srv/images/orin-nano/rootfs-staging",
     "bsp.external_device": "nvme0n1p1",
@@ -60,6 +62,8 @@ EXAMPLES: dict[str, Any] = {
     "ledger.station": "S1",
     "ledger.operator": "line 2, shift A",
     "smoke.loader_url": "http://{serial}.local:8080",
+    "smoke.ca_file": "/etc/azaion-imagebuild/loader.pem",
+    "smoke.certificate_name": "azaion-loader",
 }
 
 

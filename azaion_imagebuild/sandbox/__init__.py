@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..contract import of_the_runbook
 from ..errors import UsageError
 from ..locks import locked
 from ..settings import Settings
@@ -88,7 +89,7 @@ class Sandbox:
         with admin_api(self.accounts) as api, loader(self.device, api.url) as device:
             yield dataclasses.replace(
                 settings,
-                admin_api=dataclasses.replace(settings.admin_api, url=api.url),
+                admin_api=dataclasses.replace(of_the_runbook(settings.admin_api), url=api.url),
                 bsp=dataclasses.replace(settings.bsp, dir=self.bsp),
                 image=dataclasses.replace(settings.image, keep=True),  # to look at
                 smoke=dataclasses.replace(settings.smoke, loader_url=device.url, wait=0.0),

@@ -27,7 +27,9 @@ def loader(device: Path, resource_api: str, port: int = 0) -> Server:
             return 502, {"error": f"the resource API cannot be reached: {error}"}
         if status == 200:
             return 200, {"status": "ok"}
-        return 401, {"error": "the resource API refused the credentials"}
+        if status in (401, 403):
+            return 401, {"error": "the resource API refused the credentials"}
+        return 502, {"error": f"the resource API answered HTTP {status}"}
 
     def health(_: dict[str, str]) -> Answer:
         try:

@@ -1,0 +1,80 @@
+"""How the settings say to speak to the admin API: its token, headers and certificates."""
+
+from __future__ import annotations
+
+import os
+
+from .errors import UsageError
+from .http_client import Transport
+from .process import hide_variable
+from .secret import Secret
+from .settings import AdminApiSettings
+
+_LONGEST_TOKEN = 16 * 1024
+
+
+def transport(settings: AdminApiSettings) -> Transport:
+    """Return how the settings say to speak to the admin API.
+
+    Raises:
+        UsageError: the token, a header or a certificate file is not usable.
+    """
+    for path in (settings.ca_file, settings.client_cert, settings.client_key):
+        if path is not None and not (path.is_file() and os.access(path, os.R_OK)):
+            raise UsageError(
+                f"cannot read {path}", hint="check [admin_api] ca_file, client_cert, client_key"
+            )
+    for name, value in settings.headers.items():
+        if not (name.isascii() and name.replace("-", "").isalnum() and _is_header_text(value)):
+            raise UsageError(
+                f"[admin_api] headers: {name!a} is not a header",
+                hint="a header's name is letters, digits and hyphens; its value is on one line",
+            )
+    for word in (settings.token_header, settings.token_scheme or "Bearer"):
+        if not (word.isascii() and word.replace("-", "").isalnum()):
+            raise UsageError(
+                f"[admin_api] {word!a} is no header or scheme",
+                hint="token_header and token_scheme are letters, digits and hyphens",
+            )
+    return Transport(
+        headers=settings.headers,
+        token=_token(settings),
+        token_header=settings.token_header,
+        token_scheme=settings.token_scheme,
+        client_cert=settings.client_cert,
+        client_key=settings.client_key,
+        ca_file=settings.ca_file,
+        connect_timeout=settings.connect_timeout,
+        read_timeout=settings.read_timeout,
+        retries=settings.retries,
+    )
+
+
+def _token(settings: AdminApiSettings) -> Secret | None:
+    if settings.token_env is not None:
+        hide_variable(settings.token_env)
+    if settings.token_file is not None:
+        source = str(settings.token_file)
+        try:
+            with settings.token_file.open("rb") as stream:
+                text = stream.read(_LONGEST_TOKEN).decode("ascii", "replace").strip()
+        except OSError as error:
+            raise UsageError(
+                f"cannot read the token file {source}: {error.strerror}",
+                hint="check [admin_api] token_file and its permissions",
+            ) from None
+    elif settings.token_env is not None:
+        source = f"${settings.token_env}"
+        text = os.environ.get(settings.token_env, "").strip()
+    else:
+        return None
+    if not text or not _is_header_text(text) or " " in text:
+        raise UsageError(
+            f"{source} holds no usable token",
+            hint="a token is one line of printable ASCII characters without spaces",
+        )
+    return Secret(text)
+
+
+def _is_header_text(text: str) -> bool:
+    return text.isascii() and text.isprintable()

@@ -1,0 +1,63 @@
+"""A device's credentials, read back from wherever its device.conf lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from . import device_conf, images
+from .device_conf import DeviceConf
+from .errors import StagingError, UsageError, VerificationError
+from .model import DEVICE_CONF, FileEntry
+from .rootfs import Rootfs
+
+
+def of_device_conf(path: Path) -> DeviceConf:
+    """Return what a device.conf on this host holds.
+
+    Raises:
+        UsageError: it cannot be read, or is no device.conf.
+    """
+    try:
+        with path.open("rb") as stream:
+            return device_conf.parse(stream.read(device_conf.LONGEST))
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {path}: {error.strerror}", hint="check --device-conf"
+        ) from None
+    except device_conf.MalformedDeviceConf as error:
+        raise UsageError(f"{path} is no device.conf: {error}", hint="check --device-conf") from None
+
+
+def of_rootfs(folder: Path) -> DeviceConf:
+    """Return what the device.conf of a root filesystem in a folder holds.
+
+    Raises:
+        VerificationError: it is not there, cannot be read, or is malformed.
+    """
+    try:
+        with Rootfs(folder) as rootfs:
+            entry = rootfs.read_file(DEVICE_CONF, device_conf.LONGEST)
+    except StagingError as error:
+        raise VerificationError(error.message, hint=error.hint) from None
+    return _parsed(entry, folder)
+
+
+def of_image(image: Path) -> DeviceConf:
+    """Return what the device.conf of an image holds, whatever its container.
+
+    Raises:
+        VerificationError: it is not there, cannot be read, or is malformed.
+    """
+    return _parsed(images.read_file(image, DEVICE_CONF, device_conf.LONGEST), image)
+
+
+def _parsed(entry: FileEntry | None, where: Path) -> DeviceConf:
+    hint = "name what the device was flashed with, or its device.conf by --device-conf"
+    if entry is None:
+        raise VerificationError(f"{where} holds no /{DEVICE_CONF}", hint=hint)
+    try:
+        return device_conf.parse(entry.data)
+    except device_conf.MalformedDeviceConf as error:
+        raise VerificationError(
+            f"/{DEVICE_CONF} in {where} is malformed: {error}", hint=hint
+        ) from None
