@@ -165,7 +165,7 @@ def _fleet(args: argparse.Namespace, console: Console) -> int:
         plan.refuse_errors()
         return int(ExitCode.DONE)
     with _stdout_is_ours():
-        fleet = run_fleet(order, settings, console, console.fleet())
+        fleet = run_fleet(order, settings, console, console.fleet(scans=order.scans))
     console.fleet_ended(fleet)
     if args.json:
         _print_json(fleet, console)
@@ -174,12 +174,14 @@ def _fleet(args: argparse.Namespace, console: Console) -> int:
 
 def _order(args: argparse.Namespace, settings: Settings) -> Order:
     from .fleet.fleet import Order, default_out
+    from .serials import STDIN
 
     if args.jobs < 1:
         raise UsageError("--jobs is less than 1", hint="leave it out for 4")
     flashes = settings.build.flash and args.out is None
     return Order(
         source=args.serials,
+        scans=args.serials == STDIN and sys.stdin.isatty() and not args.plan,
         jobs=args.jobs,
         out=None if flashes else (args.out or default_out(settings)).absolute(),
         base=args.image.absolute() if args.image else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
 import random
 import signal
 import subprocess
@@ -293,3 +294,26 @@ def test_two_fleets_do_not_write_into_one_folder(run: Run, slow: None) -> None:
         assert "is in use by process" in ran.err
         fleet.terminate()
         fleet.communicate()
+
+
+def test_labels_are_scanned_one_by_one(run: Run, state: Path) -> None:
+    argv = [sys.executable, "-m", "azaion_imagebuild", "fleet", "-", "--out", "images", "--json"]
+    ours, terminal = pty.openpty()
+    fleet = subprocess.Popen(
+        argv, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    os.write(ours, b"AZJN-0001\nbogus\nAZJN-0001\nXYZ-0001\n")
+    while not Path("images/AZJN-0001.img").exists():  # done while the scanner is still in hand
+        assert fleet.poll() is None
+        time.sleep(0.01)
+    os.write(ours, b"AZJN-0002\n\x04")
+    out, err = fleet.communicate(timeout=60)
+    os.close(ours)
+    os.close(terminal)
+    found = json.loads(out)
+    made = [each["serial"] for each in found["records"] if each["outcome"] == "done"]
+    assert made == ["AZJN-0001", "AZJN-0002"]
+    assert "'bogus' is not a serial" in err
+    assert "XYZ-0001" in err
+    accounts = Sandbox(state / "sandbox").accounts
+    assert all(opens_its_account(accounts, image) for image in Path("images").glob("*.img"))

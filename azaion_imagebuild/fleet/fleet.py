@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +26,14 @@ from ..builds import (
 )
 from ..errors import UsageError
 from ..hookspecs import REQUIRED
+from ..identity import parse_serial
 from ..ledger import Entry, Ledger, Standing
 from ..ledger.entry import user
 from ..model import Ownership
 from ..pipeline import Blank, Watcher
 from ..plugins import load_plugins
 from ..report import write_report
-from ..serials import Listed, read_list
+from ..serials import Listed, read_list, scanned
 from ..settings import Settings
 from .places import (
     Folder,
@@ -44,6 +45,7 @@ from .places import (
 )
 from .plan import Plan, make_plan, space_on
 from .running import Display, Feed, Run, blank_record, exit_code, failed, utc
+from .scanning import Scanner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,8 @@ class Order:
 
     source: str
     """A list, ``-``, a range or a serial: see :mod:`azaion_imagebuild.serials`."""
+    scans: bool = False
+    """Stdin is a terminal: devices come one by one, from a barcode scanner."""
     jobs: int = 4
     out: Path | None = None
     """Folder of the images; None: devices are flashed."""
@@ -102,24 +106,41 @@ def run_fleet(
         OperatorError: the fleet could not begin; no account was touched.
     """
     hook = load_plugins(settings.hooks, required=REQUIRED).hook
-    listed = read_list(order.source, settings.serial.pattern)
+    listed = [] if order.scans else read_list(order.source, settings.serial.pattern)
     began = time.time()
     with _parts(order, settings) as (used, sandbox), the_ledger(settings) as ledger:
-        plan = _planned(order, used, listed, ledger, sandbox=sandbox)
+
+        def planned(listed: Sequence[Listed]) -> Plan:
+            return _planned(order, used, listed, ledger, sandbox=sandbox)
+
+        plan = planned(listed)
         display.planned(plan)
         plan.refuse_errors()
+        scanner = _scanner(used, planned, display) if order.scans else None
         run = Run(
-            feed=Feed(iter(plan.todo)),
+            feed=scanner or Feed(iter(plan.todo)),
             hook=hook,
             ledger=ledger,
             display=display,
             max_failures=order.max_failures,
         )
-        if plan.todo:
+        if plan.todo or scanner:
             _run(order, used, plan, run, watcher)
+        if scanner:
+            plan = Plan.of_all(scanner.plans.values(), sandbox=sandbox)
         fleet = _told(plan, run, began, used)
     folder = order.report or state_dir_of(settings) / "fleet" / _stamp(began)
     return {**fleet, "report": str(write_report(folder, fleet))}
+
+
+def _scanner(
+    settings: Settings, planned: Callable[[Sequence[Listed]], Plan], display: FleetDisplay
+) -> Scanner:
+    def look(where: str, text: str) -> Plan:
+        serial = parse_serial(text, settings.serial.pattern)
+        return planned([Listed(serial=serial, where=where)])
+
+    return Scanner(lines=scanned(), look=look, say=display.said)
 
 
 def _run(order: Order, settings: Settings, plan: Plan, run: Run, watcher: Watcher) -> None:
@@ -127,6 +148,7 @@ def _run(order: Order, settings: Settings, plan: Plan, run: Run, watcher: Watche
     if order.out is None:
         raise UsageError("flashing a fleet is not built yet", hint="give --out DIR")
     with opened_folder(order.out, settings.build.lock_wait):
+        jobs = order.jobs if order.scans else min(order.jobs, len(plan.todo))
         blank = _base(order, settings, run.hook, watcher, order.out, sandbox=plan.sandbox)
         places: list[Place] = [
             Folder(
@@ -136,8 +158,11 @@ def _run(order: Order, settings: Settings, plan: Plan, run: Run, watcher: Watche
                 settings=settings,
                 sandbox=plan.sandbox,
             )
-            for number in range(1, min(order.jobs, len(plan.todo)) + 1)
+            for number in range(1, jobs + 1)
         ]
+        if isinstance(run.feed, Scanner):
+            run.display.said("scan the labels; end with Ctrl-D")
+            run.feed.start()
         run.to_the_end(places)
 
 

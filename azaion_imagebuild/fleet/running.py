@@ -50,6 +50,17 @@ class Display(Protocol):
         """Something that the operator should read."""
 
 
+class Source(Protocol):
+    """Where the devices come from; called by several threads."""
+
+    def next(self, place: str) -> Listed | None:
+        """Return the next device for a place; None: there is none, or no new one shall begin."""
+        ...
+
+    def close(self) -> None:
+        """Let nothing new begin."""
+
+
 @dataclass(slots=True)
 class Feed:
     """The devices that are left to do; thread-safe."""
@@ -78,7 +89,7 @@ class Feed:
 class Run:
     """One run of a fleet."""
 
-    feed: Feed
+    feed: Source
     hook: pluggy.HookRelay
     ledger: Ledger
     display: Display
