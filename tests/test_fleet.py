@@ -283,6 +283,14 @@ def test_a_fleet_that_is_killed_again_and_again_ends_well(state: Path) -> None:
     assert sorted(done) == sorted(set(done))
 
 
+def test_images_do_not_go_where_everybody_may_write(run: Run) -> None:
+    Path("images").mkdir()
+    Path("images").chmod(0o777)
+    ran = run("fleet", "AZJN-0001", "--out", "images")
+    assert (ran.code, "all may write it" in ran.err) == (2, True)
+    assert not list(Path("images").iterdir())
+
+
 def test_two_fleets_do_not_write_into_one_folder(run: Run, slow: None) -> None:
     argv = ("fleet", "AZJN-0001..AZJN-0020", "--out", "images", "--jobs", "1")
     with started(*argv) as fleet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from ..pipeline import Blank
 from ..serials import Listed
 from ..settings import Settings
 from ..stamping import copy_image, opened_for_stamping
+from ..trust import is_own
 
 _WORK = ".azaion-fleet"
 
@@ -98,6 +100,8 @@ def opened_folder(folder: Path, wait: float) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not is_own(folder):  # who owns it could put another image in the place of a proven one
+            raise PermissionError(errno.EPERM, "it belongs to another user, or all may write it")
         with locked([folder], wait):
             work = folder / _WORK
             shutil.rmtree(work, ignore_errors=True)
