@@ -40,6 +40,8 @@ class Build:
     flash: bool = True
     lock_fds: tuple[int, ...] = ()
     """Locked descriptors that a script inherits, so that the lock lives as long as it does."""
+    device_instance: int | None = None
+    """Which of several devices that are flashed at once; the BSP tree is then a lane's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +111,10 @@ class FlashResult:
     """The proven image was written to a device."""
 
     device: str
+    usb_instance: str | None = None
+    """Where it was plugged in, e.g. ``1-3``; None: not known."""
+    ecid: str | None = None
+    """The chip's own number; None: the kernel showed none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +129,8 @@ class Finding:
 RECORD_FIELDS = frozenset(
     (
         "serial", "email", "outcome", "sandbox", "attempt", "account", "image", "image_format",
-        "image_sha256", "proof", "device_conf", "flashed", "device", "ledger", "seconds", "step",
-        "error", "hint", "exit_code",
+        "image_sha256", "proof", "device_conf", "flashed", "device", "usb_instance", "ecid",
+        "ledger", "seconds", "step", "error", "hint", "exit_code",
     )
 )  # fmt: skip
 """The fields of a record that are the core's; a plug-in adds others."""
@@ -167,6 +173,8 @@ class BuildRecord:
             "device_conf": self._device_conf(),
             "flashed": self.flashed is not None,
             "device": self.flashed.device if self.flashed else None,
+            "usb_instance": self.flashed.usb_instance if self.flashed else None,
+            "ecid": self.flashed.ecid if self.flashed else None,
             "ledger": None,
             "seconds": round(self.seconds, 3),
             **self.extra,

@@ -8,7 +8,7 @@ import hashlib
 import logging
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -74,9 +74,15 @@ def provision(build: Build, hook: pluggy.HookRelay, watcher: Watcher) -> BuildRe
     return _attempt(build, hook, watcher, _steps_to_staged)
 
 
-def base(build: Build, hook: pluggy.HookRelay, watcher: Watcher) -> BuildRecord:
-    """Build an image that holds a placeholder, to be stamped: no account is touched."""
-    return _attempt(build, hook, watcher, _steps_to_base)
+def base(
+    build: Build, hook: pluggy.HookRelay, watcher: Watcher, *, anew: bool = True
+) -> BuildRecord:
+    """Build an image that holds a placeholder, to be stamped: no account is touched.
+
+    With ``anew=False`` the one that is there is taken, when it is still of this rootfs and these
+    settings.
+    """
+    return _attempt(build, hook, watcher, _steps_to_base if anew else _steps_to_current_base)
 
 
 @dataclass(slots=True)
@@ -190,9 +196,19 @@ def _every_step(done: _Attempt) -> None:
 def _steps_to_base(done: _Attempt) -> None:
     from .bases import build_base  # late, as all that `provision` needs not
 
+    _make_base(done, build_base)
+
+
+def _steps_to_current_base(done: _Attempt) -> None:
+    from .bases import current_base
+
+    _make_base(done, current_base)
+
+
+def _make_base(done: _Attempt, make: Callable[[Build, Ownership], Image]) -> None:
     ownership = _steps_to_prepared(done)
     with done.step("build_image") as notes:
-        done.image = build_base(done.build, ownership)
+        done.image = make(done.build, ownership)
         done.image_sha256 = _sha256(done.image.path)
         notes.append(f"{done.image.path} ({done.image.format}) holds a placeholder")
 
@@ -334,7 +350,9 @@ def _sha256(path: Path) -> str:
 def _locked(build: Build) -> Iterator[Build]:
     folders = [folder for folder in (build.bsp_dir, build.rootfs_dir) if folder is not None]
     with locked(folders, build.settings.build.lock_wait) as descriptors:
-        held = dataclasses.replace(build, lock_fds=descriptors, began=time.time())
+        held = dataclasses.replace(
+            build, lock_fds=(*build.lock_fds, *descriptors), began=time.time()
+        )
         if build.settings.image.staging == "overlay" and build.rootfs_dir.is_dir():
             from .overlay import staged_over  # late: it is rarely wanted
 
