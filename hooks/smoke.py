@@ -9,7 +9,7 @@ from azaion_imagebuild.model import Build, DeviceIdentity, Finding, FlashResult
 
 @hookimpl
 def preflight(build: Build) -> list[Finding]:
-    url = _loader_url(build)
+    url = _loader_url(build, build.settings.bsp.usb_instance)
     if url is not None:
         from azaion_imagebuild.http_client import checked_url
 
@@ -24,7 +24,7 @@ def preflight(build: Build) -> list[Finding]:
 def post_flash(
     build: Build, identity: DeviceIdentity, result: FlashResult | None
 ) -> dict[str, str] | None:
-    url = _loader_url(build)
+    url = _loader_url(build, result.usb_instance if result else None)
     if url is None or result is None:
         return None
     from azaion_imagebuild.loader import smoke_test  # late: most builds need none
@@ -33,6 +33,8 @@ def post_flash(
     return {"smoke": "logged in"}
 
 
-def _loader_url(build: Build) -> str | None:
+def _loader_url(build: Build, usb_instance: str | None) -> str | None:
     url = build.settings.smoke.loader_url
-    return url.replace("{serial}", build.serial) if url else None
+    if url is None:
+        return None
+    return url.replace("{serial}", build.serial).replace("{usb_instance}", usb_instance or "")
