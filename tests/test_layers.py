@@ -26,9 +26,21 @@ FLOORS: tuple[frozenset[str], ...] = (
             "stamping",
         }
     ),
-    frozenset({"bsp", "staging", "completeness", "overlay"}),
-    frozenset({"flashing", "clearing", "placing"}),
-    frozenset({"bases"}),
+    frozenset(
+        {
+            "bsp",
+            "staging",
+            "completeness",
+            "overlay",
+            "scripts",
+            "trees",
+            "host",
+            "exports",
+            "wrapper",
+        }
+    ),
+    frozenset({"flashing", "clearing", "placing", "lane_trees"}),
+    frozenset({"bases", "lanes"}),
     frozenset({"plugins", "verification"}),
     frozenset({"pipeline"}),
     frozenset({"sandbox"}),
