@@ -516,7 +516,9 @@ def sha256_of(path: Path) -> str:
 def _locked(build: Build) -> Iterator[Build]:
     folders = [folder for folder in (build.bsp_dir, build.rootfs_dir) if folder is not None]
     with locked(folders, build.settings.build.lock_wait) as descriptors:
-        held = dataclasses.replace(build, lock_fds=descriptors, began=time.time())
+        held = dataclasses.replace(
+            build, lock_fds=(*build.lock_fds, *descriptors), began=time.time()
+        )
         if build.settings.image.staging == "overlay" and build.rootfs_dir.is_dir():
             from .overlay import staged_over  # late: it is rarely wanted
 

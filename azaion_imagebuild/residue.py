@@ -71,6 +71,15 @@ def remove_images(tree: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_copies(tree: Path) -> None:
+    """Remove what massflash packs for other hosts: the rootfs and every image once more."""
+    for path in _matching(tree, _COPIES):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def remove(tree: Path, *, since: float, keep: Iterable[Path] = ()) -> list[str]:
     """Remove the images, their backups, and massflash's copies; return their names.
 
@@ -97,7 +106,7 @@ def _matching(tree: Path, patterns: Iterable[str]) -> list[Path]:
     return sorted(path for pattern in patterns for path in tree.glob(pattern))
 
 
-def holders(tree: Path, secret: Secret, since: float) -> list[Path]:
+def holders(tree: Path, secret: Secret, since: float, *, linked: bool = False) -> list[Path]:
     """Return the files below ``tree`` that hold the secret, among those changed since then.
 
     What was changed before the secret was made cannot hold it. Holes are skipped; memory is
@@ -105,12 +114,15 @@ def holders(tree: Path, secret: Secret, since: float) -> list[Path]:
 
     Args:
         since: seconds since the epoch, compared with each file's ctime.
+        linked: the tree is a lane. A file that it shares with others counts by its mtime: every
+            lane that is made or removed changes the ctime of all of them.
     """
     needle = secret.reveal().encode()
-    return [path for path in _changed(tree, since - _CLOCK) if _holds(path, needle)]
+    changed = _changed(tree, since - _CLOCK, linked)
+    return [path for path in changed if _holds(path, needle)]
 
 
-def _changed(tree: Path, since: float) -> Iterator[Path]:
+def _changed(tree: Path, since: float, linked: bool) -> Iterator[Path]:
     for folder, _, names in os.walk(tree):
         for name in names:
             path = Path(folder, name)
@@ -118,7 +130,9 @@ def _changed(tree: Path, since: float) -> Iterator[Path]:
                 found = path.lstat()
             except OSError:
                 continue
-            if stat.S_ISREG(found.st_mode) and found.st_ctime >= since:
+            shared = linked and found.st_nlink > 1
+            when = found.st_mtime if shared else found.st_ctime
+            if stat.S_ISREG(found.st_mode) and when >= since:
                 yield path
 
 

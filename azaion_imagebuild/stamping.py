@@ -19,6 +19,7 @@ import fcntl
 import hashlib
 import io
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from .images import CorruptImage
 from .images.locate import Location, Range, locate
 from .locks import locked_file
 from .model import DEVICE_CONF
-from .placeholder import INVALID
+from .placeholder import INVALID, placeholder
 
 _FICLONE = 0x40049409  # ioctl_ficlone(2): share the blocks of another file
 _NOT_SHARED = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL)
@@ -127,6 +128,22 @@ def opened_for_stamping(
         os.close(descriptor)
 
 
+def blank(path: Path, wait: float) -> bool:
+    """Put the placeholder back into an image; tell whether anything else was in it.
+
+    Raises:
+        OperatorError: it is no image with a device.conf, or is being stamped.
+        OSError: it cannot be written.
+    """
+    with opened_for_stamping(path, wait) as opened:
+        blanked = placeholder(opened.location.size)
+        if opened.read() == blanked:
+            return False
+        opened.write(blanked)
+    renew_sha1(path)
+    return True
+
+
 def copy_image(source: Path, target: Path) -> None:
     """Copy an image to a new file (0600): shared blocks where the filesystem can, holes kept.
 
@@ -151,6 +168,16 @@ def copy_image(source: Path, target: Path) -> None:
             f"cannot copy {source} to {target}: {error.strerror}",
             hint="name a file that is not there yet, on a filesystem with room",
         ) from None
+
+
+def shares_blocks(source: Path, folder: Path) -> bool:
+    """Tell whether a copy of ``source`` in ``folder`` would share its blocks, and so cost none."""
+    try:
+        with source.open("rb") as old, tempfile.TemporaryFile(dir=folder) as new:
+            fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
+    except OSError:
+        return False
+    return True
 
 
 def _copy_data(source: int, target: int) -> None:

@@ -40,9 +40,23 @@ FLOORS: tuple[frozenset[str], ...] = (
             "stamping",
         }
     ),
-    frozenset({"bsp", "staging", "completeness", "overlay", "api_probe", "credentials"}),
-    frozenset({"flashing", "clearing", "placing", "report"}),
-    frozenset({"bases"}),
+    frozenset(
+        {
+            "bsp",
+            "staging",
+            "completeness",
+            "overlay",
+            "api_probe",
+            "credentials",
+            "scripts",
+            "trees",
+            "host",
+            "exports",
+            "wrapper",
+        }
+    ),
+    frozenset({"flashing", "clearing", "placing", "lane_trees", "report"}),
+    frozenset({"bases", "lanes"}),
     frozenset({"plugins", "verification", "smoke"}),
     frozenset({"pipeline"}),
     frozenset({"sandbox"}),
