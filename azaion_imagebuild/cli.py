@@ -185,6 +185,7 @@ def _order(args: argparse.Namespace, settings: Settings) -> Order:
         jobs=args.jobs,
         out=None if flashes else (args.out or default_out(settings)).absolute(),
         base=args.image.absolute() if args.image else None,
+        lanes=tuple(args.lane),
         again=args.again,
         max_failures=1 if args.fail_fast else args.max_failures,
         report=args.report.absolute() if args.report else None,
@@ -582,6 +583,13 @@ def _fleet_parser(commands: Any) -> None:
     )
     fleet.add_argument(
         "--image", metavar="FILE", type=Path, help="a base that was built before; no BSP is needed"
+    )
+    fleet.add_argument(
+        "--lane",
+        metavar="BUS-PORT",
+        action="append",
+        default=[],
+        help="flash at this USB instance, e.g. 1-3; several times; default: all in recovery mode",
     )
     fleet.add_argument("--again", action="store_true", help="do devices that are done once more")
     fleet.add_argument("--fail-fast", action="store_true", help="begin no device after a failure")

@@ -127,6 +127,9 @@ class BspSettings:
     usb_instance: str | None = option(
         None, "USB instance of the device to flash, e.g. 1-3", kind="text", env="USB_INSTANCE"
     )
+    device_wait: float = option(
+        600.0, "seconds that a fleet waits for the next device at a USB instance", kind="number"
+    )
     sysfs_usb: Path = option(
         Path("/sys/bus/usb/devices"), "where the kernel shows USB devices", kind="path"
     )

@@ -7,14 +7,15 @@ import dataclasses
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from .. import device_conf, images
-from ..builds import stamping_build
+from ..builds import device_build, stamping_build
 from ..errors import OperatorError, UsageError
+from ..lanes import Lane
 from ..ledger import Entry, Standing
 from ..locks import locked
 from ..model import DEVICE_CONF, Build, Image
@@ -23,6 +24,7 @@ from ..serials import Listed
 from ..settings import Settings
 from ..stamping import copy_image, opened_for_stamping
 from ..trust import is_own
+from .devices import DeviceWatch
 
 _WORK = ".azaion-fleet"
 
@@ -83,6 +85,35 @@ class InPlace:
         """Hand the image out; the next identity overwrites this one."""
         build = stamping_build(each.serial, _stamping(self.settings), sandbox=self.sandbox)
         yield build, self.blank
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnLane:
+    """Flashes one device after the other at one USB instance, from a lane's own tree."""
+
+    lane: Lane
+    blank: Blank
+    settings: Settings
+    sandbox: bool
+    watch: DeviceWatch
+    stopped: Callable[[], bool]
+    """Whether nothing new shall begin: waiting for a device then ends."""
+
+    @property
+    def name(self) -> str:
+        """The USB instance, e.g. ``1-3``."""
+        return self.lane.usb_instance
+
+    @contextlib.contextmanager
+    def ready(self, each: Listed) -> Iterator[tuple[Build, Blank]]:
+        """Wait for a device that has not had its turn."""
+        settings = self.settings
+        device = self.watch.next_device(
+            settings.bsp.sysfs_usb, self.name, settings.bsp.device_wait, self.stopped
+        )
+        build = device_build(each.serial, settings, sandbox=self.sandbox)
+        yield self.lane.build(build), self.blank
+        self.watch.had_its_turn(self.name, device)
 
 
 def image_of(folder: Path, each: Listed) -> Path:
