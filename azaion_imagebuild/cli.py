@@ -177,7 +177,7 @@ def _order(args: argparse.Namespace, settings: Settings) -> Order:
     from .serials import STDIN
 
     if args.jobs < 1:
-        raise UsageError("--jobs is less than 1", hint="leave it out for 4")
+        raise UsageError("--jobs is less than 1", hint="leave it out for 8")
     flashes = settings.build.flash and args.out is None
     return Order(
         source=args.serials,
@@ -576,7 +576,7 @@ def _fleet_parser(commands: Any) -> None:
     )
     fleet.add_argument("--plan", action="store_true", help="only show what would be done")
     fleet.add_argument(
-        "--jobs", metavar="N", type=int, default=4, help="devices at a time; default: 4"
+        "--jobs", metavar="N", type=int, default=8, help="devices at a time; default: 8"
     )
     fleet.add_argument(
         "--out", metavar="DIR", type=Path, help="write an image for each device; none is flashed"

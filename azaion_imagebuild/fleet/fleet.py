@@ -58,7 +58,7 @@ class Order:
     """A list, ``-``, a range or a serial: see :mod:`azaion_imagebuild.serials`."""
     scans: bool = False
     """Stdin is a terminal: devices come one by one, from a barcode scanner."""
-    jobs: int = 4
+    jobs: int = 8
     out: Path | None = None
     """Folder of the images; None: devices are flashed."""
     base: Path | None = None
