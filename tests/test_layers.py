@@ -22,6 +22,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "configuration",
             "hookspecs",
             "leftovers",
+            "places",
             "residue",
             "stamping",
         }
