@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import completeness, device_conf, images, residue
+from . import completeness, device_conf, images, places, residue
 from .errors import ImageBuildError, OperatorError, VerificationError
 from .flashing import FlashSh, InitrdFlash
 from .model import DEVICE_CONF, Build, Finding, Image, Ownership, StagedFile
@@ -138,6 +138,7 @@ def clear_base(build: Build, keep: Path | None = None) -> list[str]:
         except (OperatorError, OSError):
             (tree / BASE_NOTE).unlink(missing_ok=True)
             path.unlink(missing_ok=True)
+            places.forget(path)
         cleared.append(name)
     return cleared
 

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import OperatorError
-from .model import Build, Finding
+from .model import RELEASE_FILE, Build, Finding
 from .rootfs import Rootfs
 from .usb import MOST_AT_ONCE, RECOVERY_HINT, listed, recovery_devices
 
-RELEASE_FILE = "etc/nv_tegra_release"
 FLASH_SH = "flash.sh"
 INITRD_FLASH_SH = "tools/kernel_flash/l4t_initrd_flash.sh"
 INITRD_INTERNAL_SH = "tools/kernel_flash/l4t_initrd_flash_internal.sh"

@@ -22,6 +22,9 @@ DEVICE_CONF = "etc/azaion/device.conf"
 
 DEVICE_CONF_MODE = 0o600
 
+RELEASE_FILE = "etc/nv_tegra_release"
+"""Which release of L4T a rootfs is of."""
+
 LUKS = "luks"
 """The format of an encrypted image (ROOTFS_ENC=1): only what was staged can be proven."""
 

@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from .places import NOTES
 from .secret import Secret
 
 IMAGES = (
@@ -28,6 +29,7 @@ _COPIES = ("mfi_*",)
 BASE_NOTE = "bootloader/azaion-base.json"
 """What a base was built from (see :mod:`.bases`); it goes with the images it speaks of."""
 
+_PLACES = (f"bootloader/{NOTES}", f"tools/kernel_flash/images/*/{NOTES}")
 _UNPACKED = (
     "bootloader/mnt/etc/azaion/device.conf",
     "tools/kernel_flash/images/mnt/etc/azaion/device.conf",
@@ -67,7 +69,7 @@ def out_of_sight(tree: Path) -> Iterator[None]:
 
 def remove_images(tree: Path) -> None:
     """Remove the images of whatever earlier build: a stale one must not pass for a new one."""
-    for path in (*present_images(tree), tree / BASE_NOTE, *_matching(tree, _UNPACKED)):
+    for path in (*present_images(tree), tree / BASE_NOTE, *_matching(tree, (*_UNPACKED, *_PLACES))):
         path.unlink(missing_ok=True)
 
 
@@ -89,7 +91,7 @@ def remove(tree: Path, *, since: float, keep: Iterable[Path] = ()) -> list[str]:
         since: seconds since the epoch; what was last changed before is not of this build and stays.
     """
     kept = set(keep)
-    doomed = [*present_images(tree), *_matching(tree, (*_UNPACKED, *_BACKUPS, *_COPIES))]
+    doomed = [*present_images(tree), *_matching(tree, (*_UNPACKED, *_BACKUPS, *_COPIES, *_PLACES))]
     removed = []
     for path in doomed:
         if path in kept or path.lstat().st_ctime < since - _CLOCK:

@@ -36,6 +36,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "configuration",
             "hookspecs",
             "leftovers",
+            "places",
             "residue",
             "stamping",
         }
