@@ -56,7 +56,7 @@ fleet: $(VENV)/.image | e2fsprogs
 	exec $(RUN)/azaion-imagebuild fleet "$$@" -- "$${SERIALS-}"
 
 test: $(VENV)/.test | e2fsprogs
-	@$(RUN)/pytest
+	@$(RUN)/pytest -n auto --dist worksteal
 
 check: $(VENV)/.test | e2fsprogs
 	@$(RUN)/ruff format --check .

@@ -21,4 +21,4 @@ if shutil.which("pyenv"):  # its shims answer only for the versions that are cho
 def tests(session: nox.Session) -> None:
     """Install the package with its test tools and run the suite."""
     session.install("-e", ".[dev]")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "-n", "auto", "--dist", "worksteal", *session.posargs)
