@@ -1,4 +1,4 @@
-"""The whole test suite on every Python that is installed and supported; the documentation's site."""
+"""The test suite on every Python that is installed and supported; the documentation's site."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""README and the pages of docs/ as what they show: blocks that can be run, words that can be held."""
+"""README and the pages of docs/ as what they show: blocks to run, words to hold."""
 
 from __future__ import annotations
 

@@ -80,17 +80,20 @@ PAGE = """\
 
 A setting is looked for in this order; the first one that is found counts:
 
-1. a flag: `azaion-imagebuild image --board NAME` (or a variable of make: `make image BOARD=NAME`);
+1. a flag: `azaion-imagebuild image --board NAME` (some are variables of make: `BOARD=NAME`);
 2. an environment variable: `AZAION_IMAGEBUILD_BOARD=NAME`;
 3. the file: `--config FILE` (`CONFIG=FILE`), or `imagebuild.toml` of the folder that you are in;
 4. the default.
 
-Copy `templates/imagebuild.toml`: every key is in it, with its help. Relative paths in the file start at the file's folder. An
-`imagebuild.toml` that is not named is only read when it is yours (or root's), and not everybody may write it.
-An unknown key or variable is an error that names the nearest known one. `sudo` drops most variables: use flags or the file there.
+Copy `templates/imagebuild.toml`: every key is in it, with its help. Relative paths in the file
+start at the file's folder. An `imagebuild.toml` that is not named is only read when it is yours (or
+root's), and not everybody may write it. An unknown key or variable is an error that names the
+nearest known one. `sudo` drops most variables: use flags or the file there.
 
-In a variable, a list is written as a shell writes words: `AZAION_IMAGEBUILD_HOOKS_DISABLE="smoke residue"`. Yes or no is `1`, `0`,
-`true`, `false`, `yes`, `no`. The variables below begin with `AZAION_IMAGEBUILD_`. A table (`{ NAME = "value" }`) can only stand in the file.
+In a variable, a list is written as a shell writes words:
+`AZAION_IMAGEBUILD_HOOKS_DISABLE="smoke residue"`. Yes or no is `1`, `0`, `true`, `false`, `yes` or
+`no`. The variables below begin with `AZAION_IMAGEBUILD_`. A table (`{ NAME = "value" }`) can only
+stand in the file.
 """
 
 
