@@ -173,8 +173,11 @@ def image_is_done(folder: Path, each: Listed, standing: Standing) -> Entry | Non
 
 
 def device_is_done(each: Listed, standing: Standing) -> Entry | None:
-    """Return the row of a device that was flashed, and proven, and passed all that came after."""
-    row = standing.settled
+    """Return the row of a device that was flashed, and proven, and passed all that came after.
+
+    Of the last attempt: a later one, however it ended, may have given the account a new password.
+    """
+    row = standing.last
     return row if row is not None and row.flashed and row.outcome == "done" else None
 
 
