@@ -5,8 +5,17 @@ Each test plays one attack on real parts: processes and signals, terminals, sock
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +25,15 @@ from world import Ran, Run
 
 from azaion_imagebuild.stamping import copy_image
 
+TOOL = (sys.executable, "-m", "azaion_imagebuild")
 SHM = Path("/dev/shm")
+SLOW = """
+import time
+
+@hookimpl(tryfirst=True)
+def provision_identity(build):
+    time.sleep(0.2)
+"""
 
 Plugin = Callable[[str], None]
 
@@ -42,6 +59,22 @@ def elsewhere(tmp_path: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
+@contextlib.contextmanager
+def started(*argv: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        ["env", "--default-signal=INT,TERM,HUP", *TOOL, *argv],
+        stdout=subprocess.PIPE,
+        text=True,
+        **{"stderr": subprocess.PIPE, **options},
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
 def outcomes(ran: Ran) -> dict[str, str]:
     found: dict[str, Any] = json.loads(ran.out)
     return {record["serial"]: record["outcome"] for record in found["records"]}
@@ -65,3 +98,52 @@ def test_images_may_go_to_another_filesystem_than_the_base(run: Run, elsewhere: 
     copy_image(sparse, Path("copy"))
     assert Path("copy").read_bytes() == sparse.read_bytes()
     assert Path("copy").stat().st_blocks * 512 < 1 << 20
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_terminal_that_is_closed_leaves_no_device_halfway(
+    run: Run, plugin: Plugin, ignored: bool
+) -> None:
+    plugin(SLOW)
+    ours, terminal = pty.openpty()
+    argv = ("fleet", "AZJN-0001..AZJN-0012", "--out", "images", "--jobs", "2", "--json")
+    with started(*argv, stderr=terminal) as fleet:
+        os.close(terminal)
+        while len(list(Path("images").glob("*.img"))) < 2:
+            assert os.read(ours, 65536)
+        os.close(ours)
+        if not ignored:
+            fleet.send_signal(signal.SIGHUP)
+        out, _ = fleet.communicate(timeout=60)
+    assert (fleet.returncode, json.loads(out)["outcome"]) == (
+        (0, "done") if ignored else (130, "interrupted")
+    )
+    listed = json.loads(run("ledger", "list", "--json").out)
+    assert not [each for each in listed if each["outcome"] == "started"]
+    assert not list(Path("images").glob(".azaion*"))
+
+
+def test_an_admin_api_that_never_answers_does_not_keep_a_fleet_that_was_stopped(run: Run) -> None:
+    assert run("base", "--out", "base.img").code == 0
+    Path("imagebuild.toml").write_text("[admin_api]\nread_timeout = 1\n")
+    connections: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connections.append(server.accept()[0])
+
+        threading.Thread(target=accept, daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        argv = ("AZJN-0001..AZJN-0009", "--image", "base.img", "--out", "images", "--jobs", "2")
+        with started("fleet", *argv, "--api-url", url, "--json") as fleet:
+            while len(connections) < 2:
+                assert fleet.poll() is None
+                time.sleep(0.01)
+            fleet.send_signal(signal.SIGTERM)
+            out, err = fleet.communicate(timeout=60)
+    for each in connections:
+        each.close()
+    assert (fleet.returncode, json.loads(out)["outcome"]) == (130, "interrupted"), err
+    assert len(connections) == 2  # not one more try
