@@ -147,3 +147,9 @@ def test_an_admin_api_that_never_answers_does_not_keep_a_fleet_that_was_stopped(
         each.close()
     assert (fleet.returncode, json.loads(out)["outcome"]) == (130, "interrupted"), err
     assert len(connections) == 2  # not one more try
+
+
+def test_a_list_that_pins_devices_to_ports_makes_images_of_them_too(run: Run) -> None:
+    Path("list.csv").write_text("serial,usb_instance\nAZJN-0001,1-3\nAZJN-0002,\n")
+    ran = run("fleet", "list.csv", "--out", "images", "--json")
+    assert outcomes(ran) == {"AZJN-0001": "done", "AZJN-0002": "done"}

@@ -76,14 +76,16 @@ class Feed:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def of(cls, todo: Iterable[Listed]) -> Feed:
-        """Return the feed of a list; what names a USB instance is for that one only."""
-        every = list(todo)
-        pinned: dict[str, list[Listed]] = {}
-        for each in every:
-            if each.usb_instance is not None:
-                pinned.setdefault(each.usb_instance, []).append(each)
-        return cls(iter([each for each in every if each.usb_instance is None]), pinned)
+    def of(cls, todo: Iterable[Listed], *, pinned: bool = True) -> Feed:
+        """Return the feed of a list; with ``pinned`` a USB instance's devices are for it only."""
+        free: list[Listed] = []
+        of_place: dict[str, list[Listed]] = {}
+        for each in todo:
+            if pinned and each.usb_instance is not None:
+                of_place.setdefault(each.usb_instance, []).append(each)
+            else:
+                free.append(each)
+        return cls(iter(free), of_place)
 
     def next(self, place: str) -> Listed | None:
         """Return the next device for a place; None: there is none, or no new one shall begin."""
