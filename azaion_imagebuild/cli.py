@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from . import __version__
 from .configuration import load
@@ -181,7 +181,7 @@ def _order(args: argparse.Namespace, settings: Settings) -> Order:
     flashes = settings.build.flash and args.out is None
     return Order(
         source=args.serials,
-        scans=args.serials == STDIN and sys.stdin.isatty() and not args.plan,
+        scans=args.serials == STDIN and _is_terminal(sys.stdin) and not args.plan,
         jobs=args.jobs,
         out=None if flashes else (args.out or default_out(settings)).absolute(),
         base=args.image.absolute() if args.image else None,
@@ -190,6 +190,10 @@ def _order(args: argparse.Namespace, settings: Settings) -> Order:
         max_failures=1 if args.fail_fast else args.max_failures,
         report=args.report.absolute() if args.report else None,
     )
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
 
 
 def _doctor(args: argparse.Namespace, console: Console) -> int:

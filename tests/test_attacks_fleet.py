@@ -6,6 +6,7 @@ Each test plays one attack on real parts: processes and signals, terminals, sock
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import pty
@@ -25,6 +26,7 @@ from world import Ran, Run
 
 from azaion_imagebuild.stamping import copy_image
 
+A_SERIAL = "AZJN-" + "9" * 300
 TOOL = (sys.executable, "-m", "azaion_imagebuild")
 SHM = Path("/dev/shm")
 SLOW = """
@@ -153,3 +155,59 @@ def test_a_list_that_pins_devices_to_ports_makes_images_of_them_too(run: Run) ->
     Path("list.csv").write_text("serial,usb_instance\nAZJN-0001,1-3\nAZJN-0002,\n")
     ran = run("fleet", "list.csv", "--out", "images", "--json")
     assert outcomes(ran) == {"AZJN-0001": "done", "AZJN-0002": "done"}
+
+
+def test_a_scanner_that_sends_no_text_does_not_hold_up_the_labels_after_it() -> None:
+    ours, terminal = pty.openpty()
+    environ = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # as in a locale like en_US.UTF-8
+    argv = ("fleet", "-", "--out", "images", "--json")
+    with started(*argv, stdin=terminal, env=environ) as fleet:
+        os.close(terminal)
+        os.write(ours, b"\xff\xfe\x80\n\x1b]0;x\x07\nAZJN-0002\n\x04")
+        out, err = fleet.communicate(timeout=60)
+    os.close(ours)
+    made = [record["serial"] for record in json.loads(out)["records"]]
+    assert (fleet.returncode, made) == (0, ["AZJN-0002"]), err
+    assert "Traceback" not in err
+    assert "\x1b" not in err
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"AZJN-1..AZJN-" + b"1" * 5000,  # more digits than int() takes
+        b"1" * 200_000,  # longer than a field of a CSV may be
+        b"\xff\n" * 1_000_000,
+        b"nonsense\n" * 1_000_000,
+        b"\0" * 1_000_000,
+    ],
+)
+@pytest.mark.parametrize("piped", [False, True])
+def test_what_is_no_list_is_refused_in_a_few_words(
+    run: Run, monkeypatch: pytest.MonkeyPatch, content: bytes, piped: bool
+) -> None:
+    Path("list").write_bytes(content)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    ran = run("fleet", "-" if piped else "list", "--out", "images")
+    assert (ran.code, len(ran.err) < 40_000) == (2, True)
+    assert ran.errors
+
+
+@pytest.mark.parametrize("source", [A_SERIAL, f"{A_SERIAL}..{A_SERIAL}", ".", "/dev/zero"])
+def test_what_cannot_be_a_list_s_name_is_refused(run: Run, source: str) -> None:
+    assert run("fleet", source, "--out", "images").code == 2
+
+
+def test_a_piped_list_may_begin_with_a_byte_order_mark(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list_ = io.BytesIO(b"\xef\xbb\xbfserial,note\r\nAZJN-0001,x\r\n")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(list_))
+    ran = run("fleet", "-", "--out", "images", "--plan", "--json")
+    assert json.loads(ran.out)["todo"] == ["AZJN-0001"]
+
+
+def test_a_fleet_whose_stdin_is_closed_says_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    ran = run("fleet", "-", "--out", "images")
+    assert (ran.code, ran.errors) == (2, ["error: stdin is closed"])
