@@ -162,8 +162,7 @@ def _fleet(args: argparse.Namespace, console: Console) -> int:
         if args.json:
             _print_json(plan.as_json(), console)
         console.planned(plan)
-        plan.refuse_errors()
-        return int(ExitCode.DONE)
+        return plan.exit_code
     with _stdout_is_ours():
         fleet = run_fleet(order, settings, console, console.fleet(scans=order.scans))
     console.fleet_ended(fleet)
@@ -179,6 +178,11 @@ def _order(args: argparse.Namespace, settings: Settings) -> Order:
     if args.jobs < 1:
         raise UsageError("--jobs is less than 1", hint="leave it out for 8")
     flashes = settings.build.flash and args.out is None
+    if flashes and args.image is not None:
+        raise UsageError(
+            "--image is stamped into copies, not flashed",
+            hint="add --out DIR (or FLASH=0); to flash, leave --image out: the BSP's base is used",
+        )
     return Order(
         source=args.serials,
         scans=args.serials == STDIN and _is_terminal(sys.stdin) and not args.plan,
@@ -476,13 +480,7 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     _bsp(image)
     _owner(image)
     _database(image)
-    image.add_argument("--operator", metavar="NAME", help="who builds; default: the user")
-    image.add_argument(
-        "--yes",
-        action="store_const",
-        const=True,
-        help="build a serial that was flashed before ([ledger] reprovision = confirm)",
-    )
+    _operator(image)
 
     base = _command(commands, "base", _base, "build an image with a placeholder, to be stamped")
     base.add_argument("--out", metavar="FILE", type=Path, help="copy the image to this new file")
@@ -610,7 +608,7 @@ def _fleet_parser(commands: Any) -> None:
     _bsp(fleet)
     _owner(fleet)
     _database(fleet)
-    fleet.add_argument("--operator", metavar="NAME", help="who builds; default: the user")
+    _operator(fleet)
 
 
 def _ledger(commands: Any) -> None:
@@ -706,6 +704,16 @@ def _bsp(parser: argparse.ArgumentParser) -> None:
 
 def _database(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--database", metavar="URL", help="of the ledger; default: in --state-dir")
+
+
+def _operator(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--operator", metavar="NAME", help="who builds; default: the user")
+    parser.add_argument(
+        "--yes",
+        action="store_const",
+        const=True,
+        help="build a serial that was flashed before ([ledger] reprovision = confirm)",
+    )
 
 
 def _owner(parser: argparse.ArgumentParser) -> None:

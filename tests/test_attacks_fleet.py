@@ -211,3 +211,23 @@ def test_a_fleet_whose_stdin_is_closed_says_so(run: Run, monkeypatch: pytest.Mon
     monkeypatch.setattr("sys.stdin", None)
     ran = run("fleet", "-", "--out", "images")
     assert (ran.code, ran.errors) == (2, ["error: stdin is closed"])
+
+
+def test_a_fleet_can_be_told_that_doing_a_device_again_is_meant(run: Run) -> None:
+    Path("imagebuild.toml").write_text('[ledger]\nreprovision = "confirm"\n')
+    assert run("fleet", "AZJN-0001").code == 0
+    refused = run("fleet", "AZJN-0001", "--again")
+    assert (refused.code, "add --yes" in refused.err) == (10, True)
+    assert run("fleet", "AZJN-0001", "--again", "--yes").code == 0
+
+
+def test_an_image_that_is_given_is_not_passed_over_by_a_fleet_that_flashes(run: Run) -> None:
+    assert run("base", "--out", "base.img").code == 0
+    ran = run("fleet", "AZJN-0001", "--image", "base.img")
+    assert (ran.code, "add --out" in ran.err) == (2, True)
+
+
+def test_a_plan_that_is_refused_prints_one_line_of_json(run: Run) -> None:
+    Path("list.txt").write_text("AZJN-0001\nXYZ-0001\n")
+    ran = run("fleet", "list.txt", "--out", "images", "--plan", "--json")
+    assert (ran.code, ran.json["outcome"], ran.json["exit_code"]) == (3, "failed", 3)
