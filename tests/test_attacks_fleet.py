@@ -24,6 +24,8 @@ from typing import Any
 import pytest
 from world import Ran, Run
 
+from azaion_imagebuild import cli
+from azaion_imagebuild.sandbox import Sandbox
 from azaion_imagebuild.stamping import copy_image
 
 A_SERIAL = "AZJN-" + "9" * 300
@@ -231,3 +233,22 @@ def test_a_plan_that_is_refused_prints_one_line_of_json(run: Run) -> None:
     Path("list.txt").write_text("AZJN-0001\nXYZ-0001\n")
     ran = run("fleet", "list.txt", "--out", "images", "--plan", "--json")
     assert (ran.code, ran.json["outcome"], ran.json["exit_code"]) == (3, "failed", 3)
+
+
+def test_an_image_whose_identity_has_become_stale_does_not_stay(run: Run, plugin: Plugin) -> None:
+    assert run("fleet", "AZJN-0001", "--out", "images").code == 0
+    plugin("""
+@hookimpl(tryfirst=True)
+def verify_image(build):
+    raise RuntimeError("after the account got a new password")
+""")
+    cli.run(["fleet", "AZJN-0001", "--out", "images", "--again"])
+    assert not list(Path("images").iterdir())
+
+
+def test_what_stands_in_an_image_s_place_and_is_none_costs_that_device_only(run: Run) -> None:
+    Path("images/AZJN-0001.img/mine").mkdir(parents=True)
+    ran = run("fleet", "AZJN-0001..AZJN-0002", "--out", "images", "--json")
+    assert outcomes(ran) == {"AZJN-0001": "failed", "AZJN-0002": "done"}
+    assert "move away what stands there" in ran.err
+    assert len(Sandbox(Path("../state/azaion-imagebuild/sandbox")).accounts.list()) == 1
