@@ -25,6 +25,8 @@ import pytest
 from world import Ran, Run
 
 from azaion_imagebuild import cli
+from azaion_imagebuild.ledger import this_process
+from azaion_imagebuild.ledger.entry import is_alive, this_host
 from azaion_imagebuild.sandbox import Sandbox
 from azaion_imagebuild.stamping import copy_image
 
@@ -252,3 +254,83 @@ def test_what_stands_in_an_image_s_place_and_is_none_costs_that_device_only(run:
     assert outcomes(ran) == {"AZJN-0001": "failed", "AZJN-0002": "done"}
     assert "move away what stands there" in ran.err
     assert len(Sandbox(Path("../state/azaion-imagebuild/sandbox")).accounts.list()) == 1
+
+
+def process(**changes: str) -> str:
+    """Return a process of this machine that has ended, with some words changed."""
+    names = ("boot", "pid", "start", "space", "machine")
+    words = dict(zip(names, this_process().split(" "), strict=True))
+    return " ".join((words | {"pid": "999999999"} | changes).values())
+
+
+@pytest.mark.parametrize(
+    ("host", "changes", "alive"),
+    [
+        (this_host(), {}, False),
+        ("its-name-before", {}, False),  # the host was renamed: its boot id was not
+        (this_host(), {"space": "1"}, True),  # in a container, where that pid is another's
+        (this_host(), {"boot": "b"}, False),  # the machine was restarted
+        (this_host(), {"boot": "b", "machine": "m"}, True),  # a namesake of this machine
+        ("another", {"boot": "b", "machine": "m"}, True),
+        (this_host(), {"space": "?", "machine": "?"}, False),
+    ],
+)
+def test_only_an_attempt_that_is_surely_dead_is_taken_for_dead(
+    host: str, changes: dict[str, str], alive: bool
+) -> None:
+    assert is_alive(host, process(**changes)) is alive
+    assert is_alive(host, this_process())
+    assert not is_alive(this_host(), " ".join(process().split(" ")[:3]))  # as rows were once
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes namespaces")
+def test_of_two_containers_with_one_ledger_only_one_builds_a_serial(
+    run: Run, plugin: Plugin
+) -> None:
+    assert run("base", "--out", "base.img").code == 0
+    plugin("""
+import time
+from pathlib import Path
+
+@hookimpl(tryfirst=True)
+def provision_identity(build):
+    Path("at-work").touch()
+    while not Path("go").exists():
+        time.sleep(0.01)
+""")
+    argv = ["fleet", "AZJN-0001", "--image", "base.img", "--json"]
+    container = ["unshare", "--pid", "--fork", "--mount-proc", *TOOL, *argv, "--out", "theirs"]
+    with subprocess.Popen(container, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as first:
+        while not Path("at-work").exists():
+            if first.poll() is not None:
+                pytest.skip("no namespaces here")
+            time.sleep(0.01)
+        second = run(*argv, "--out", "ours")
+        Path("go").touch()
+        first.communicate(timeout=60)
+    assert (first.returncode, second.code) == (0, 10)
+    assert "is being built since" in second.err
+    assert "ledger resolve --sandbox --reason … AZJN-0001 failed" in second.err
+
+
+def test_an_attempt_that_goes_on_cannot_be_said_to_have_failed(run: Run, plugin: Plugin) -> None:
+    assert run("base", "--out", "base.img").code == 0
+    plugin("import time\n\n@hookimpl(tryfirst=True)\ndef provision_identity(build):\n"
+           "    time.sleep(60)\n")  # fmt: skip
+    resolve = ("ledger", "resolve", "--sandbox", "AZJN-0001", "failed", "--reason", "impatience")
+    with started("fleet", "AZJN-0001", "--image", "base.img", "--out", "images") as fleet:
+        while "started" not in run("ledger", "list").out:
+            assert fleet.poll() is None
+        refused = run(*resolve)
+        assert (refused.code, f"process {fleet.pid}" in refused.err) == (2, True)
+        fleet.kill()
+        fleet.communicate()
+    assert run(*resolve).code == 0
+
+
+def test_a_reason_may_be_any_bytes(run: Run) -> None:
+    assert run("image", "--serial", "AZJN-0001", "--flash", "0").code == 0
+    reason = os.fsdecode(b"looked \xff at it\x1b[2J") + "x" * 10_000
+    resolve = ("ledger", "resolve", "--sandbox", "AZJN-0001", "failed", "--reason", reason)
+    assert run(*resolve).code == 0
+    assert run("ledger", "verify").code == 0
