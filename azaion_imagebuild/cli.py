@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from . import __version__
 from .configuration import load
@@ -162,8 +162,7 @@ def _fleet(args: argparse.Namespace, console: Console) -> int:
         if args.json:
             _print_json(plan.as_json(), console)
         console.planned(plan)
-        plan.refuse_errors()
-        return int(ExitCode.DONE)
+        return plan.exit_code
     with _stdout_is_ours():
         fleet = run_fleet(order, settings, console, console.fleet(scans=order.scans))
     console.fleet_ended(fleet)
@@ -179,9 +178,14 @@ def _order(args: argparse.Namespace, settings: Settings) -> Order:
     if args.jobs < 1:
         raise UsageError("--jobs is less than 1", hint="leave it out for 8")
     flashes = settings.build.flash and args.out is None
+    if flashes and args.image is not None:
+        raise UsageError(
+            "--image is stamped into copies, not flashed",
+            hint="add --out DIR (or FLASH=0); to flash, leave --image out: the BSP's base is used",
+        )
     return Order(
         source=args.serials,
-        scans=args.serials == STDIN and sys.stdin.isatty() and not args.plan,
+        scans=args.serials == STDIN and _is_terminal(sys.stdin) and not args.plan,
         jobs=args.jobs,
         out=None if flashes else (args.out or default_out(settings)).absolute(),
         base=args.image.absolute() if args.image else None,
@@ -190,6 +194,10 @@ def _order(args: argparse.Namespace, settings: Settings) -> Order:
         max_failures=1 if args.fail_fast else args.max_failures,
         report=args.report.absolute() if args.report else None,
     )
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
 
 
 def _doctor(args: argparse.Namespace, console: Console) -> int:
@@ -472,13 +480,7 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     _bsp(image)
     _owner(image)
     _database(image)
-    image.add_argument("--operator", metavar="NAME", help="who builds; default: the user")
-    image.add_argument(
-        "--yes",
-        action="store_const",
-        const=True,
-        help="build a serial that was flashed before ([ledger] reprovision = confirm)",
-    )
+    _operator(image)
 
     base = _command(commands, "base", _base, "build an image with a placeholder, to be stamped")
     base.add_argument("--out", metavar="FILE", type=Path, help="copy the image to this new file")
@@ -606,7 +608,7 @@ def _fleet_parser(commands: Any) -> None:
     _bsp(fleet)
     _owner(fleet)
     _database(fleet)
-    fleet.add_argument("--operator", metavar="NAME", help="who builds; default: the user")
+    _operator(fleet)
 
 
 def _ledger(commands: Any) -> None:
@@ -702,6 +704,16 @@ def _bsp(parser: argparse.ArgumentParser) -> None:
 
 def _database(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--database", metavar="URL", help="of the ledger; default: in --state-dir")
+
+
+def _operator(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--operator", metavar="NAME", help="who builds; default: the user")
+    parser.add_argument(
+        "--yes",
+        action="store_const",
+        const=True,
+        help="build a serial that was flashed before ([ledger] reprovision = confirm)",
+    )
 
 
 def _owner(parser: argparse.ArgumentParser) -> None:

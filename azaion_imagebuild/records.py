@@ -11,7 +11,7 @@ from typing import Any, Literal, TextIO
 from .errors import UsageError
 from .identity import email_for
 from .ledger import Entry, Ledger, this_process
-from .ledger.entry import FIELDS, now, this_host, user
+from .ledger.entry import FIELDS, is_running, now, text_of, this_host, user
 from .ledger.guards import RESOLVE
 from .model import Receipt
 
@@ -91,7 +91,7 @@ def resolve(
         sandbox: a device of the sandbox.
 
     Raises:
-        UsageError: the ledger knows no such serial, or it was never flashed.
+        UsageError: the ledger knows no such serial, or its attempt goes on.
         LedgerError: it cannot be written.
     """
     account = {serial: email_for(serial)}
@@ -100,6 +100,12 @@ def resolve(
         raise UsageError(
             f"the ledger knows no {serial}{' in the sandbox' if sandbox else ''}",
             hint="azaion-imagebuild ledger list shows what it knows",
+        )
+    if last.outcome == "started" and is_running(last.process or ""):
+        raise UsageError(
+            f"{serial} is being built right now, by this machine's process"
+            f" {str(last.process).split(' ')[1]}",
+            hint="wait for it to end, or stop it; then look at the ledger again",
         )
     return ledger.write(_verdict(last, verdict, reason))
 
@@ -123,7 +129,7 @@ def _verdict(last: Entry, verdict: Verdict, reason: str) -> Entry:
         outcome=verdict,
         at=now(),
         flashed=verdict == "done",
-        error=reason,
+        error=text_of(reason),
         exit_code=None,
         operator=user(),
         host=this_host(),

@@ -122,7 +122,7 @@ def run_fleet(
         plan.refuse_errors()
         scanner = _scanner(used, planned, display) if order.scans else None
         run = Run(
-            feed=scanner or Feed.of(plan.todo),
+            feed=scanner or Feed.of(plan.todo, pinned=order.out is None),
             hook=hook,
             ledger=ledger,
             display=display,
