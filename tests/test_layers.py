@@ -68,7 +68,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"displays"}),
     frozenset({"console"}),
     frozenset({"cli"}),
-    frozenset({"__main__"}),
+    frozenset({"__main__", "testing"}),
 )
 HOOKS_MAY_IMPORT = 6
 
