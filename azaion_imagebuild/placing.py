@@ -114,7 +114,7 @@ def _debugfs(path: Path, command: str) -> None:
     program = shutil.which("debugfs", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     if program is None:
         raise VerificationError("debugfs is not installed", hint="sudo apt-get install e2fsprogs")
-    run([program, "-w", "-R", command, str(path)], cwd=Path("/"), timeout=600)
+    run([program, "-w", "-R", command, str(path.absolute())], cwd=Path("/"), timeout=600)
 
 
 def _place_in_tar(descriptor: int, owner: tuple[int, int]) -> None:
