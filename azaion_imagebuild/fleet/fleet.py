@@ -36,6 +36,7 @@ from ..serials import Listed, read_list
 from ..settings import Settings
 from .places import (
     Folder,
+    InPlace,
     Place,
     device_is_done,
     image_is_done,
@@ -55,6 +56,8 @@ class Order:
     jobs: int = 4
     out: Path | None = None
     """Folder of the images; None: devices are flashed."""
+    work: Path | None = None
+    """Folder for what is needed meanwhile; None: one in the state folder."""
     base: Path | None = None
     """An image with a placeholder; None: the BSP's own base, built when it is out of date."""
     again: bool = False
@@ -104,7 +107,7 @@ def run_fleet(
     hook = load_plugins(settings.hooks, required=REQUIRED).hook
     listed = read_list(order.source, settings.serial.pattern)
     began = time.time()
-    with _parts(order, settings) as (used, sandbox), the_ledger(settings) as ledger:
+    with parts_for(order, settings) as (used, sandbox), the_ledger(settings) as ledger:
         plan = _planned(order, used, listed, ledger, sandbox=sandbox)
         display.planned(plan)
         plan.refuse_errors()
@@ -124,21 +127,37 @@ def run_fleet(
 
 def _run(order: Order, settings: Settings, plan: Plan, run: Run, watcher: Watcher) -> None:
     """Get the places ready and do every device."""
-    if order.out is None:
-        raise UsageError("flashing a fleet is not built yet", hint="give --out DIR")
-    with opened_folder(order.out, settings.build.lock_wait):
-        blank = _base(order, settings, run.hook, watcher, order.out, sandbox=plan.sandbox)
-        places: list[Place] = [
-            Folder(
-                name=f"job {number}",
-                dir=order.out,
-                blank=blank,
-                settings=settings,
-                sandbox=plan.sandbox,
-            )
-            for number in range(1, min(order.jobs, len(plan.todo)) + 1)
-        ]
+    order = dataclasses.replace(order, jobs=min(order.jobs, len(plan.todo)))
+    with places_for(order, settings, run.hook, watcher, sandbox=plan.sandbox) as places:
         run.to_the_end(places)
+
+
+@contextmanager
+def places_for(
+    order: Order, settings: Settings, hook: pluggy.HookRelay, watcher: Watcher, *, sandbox: bool
+) -> Iterator[list[Place]]:
+    """Build the base if need be, and yield the places where ``order.jobs`` devices are made.
+
+    Raises:
+        OperatorError: they cannot be made ready; no account was touched.
+    """
+    folder, numbers = order.out, range(1, order.jobs + 1)
+    if folder is None and (order.base is None or settings.bsp.dir is not None):
+        raise UsageError("flashing a fleet is not built yet", hint="give --out DIR")
+    work = folder or order.work or state_dir_of(settings) / "lanes"
+    with opened_folder(work, settings.build.lock_wait):
+        blank = _base(order, settings, hook, watcher, work, sandbox=sandbox)
+        common: dict[str, Any] = {"settings": settings, "sandbox": sandbox}
+        if folder is not None:
+            yield [
+                Folder(name=f"job {number}", dir=folder, blank=blank, **common)
+                for number in numbers
+            ]
+        else:  # a site's own plug-in flashes
+            yield [
+                InPlace(name=name, blank=taken(work, blank, name), flash=True, **common)
+                for name in (f"lane {number}" for number in numbers)
+            ]
 
 
 def _base(
@@ -172,7 +191,7 @@ def _given_base(path: Path, settings: Settings) -> Blank:
 
 
 @contextmanager
-def _parts(order: Order, settings: Settings) -> Iterator[tuple[Settings, bool]]:
+def parts_for(order: Order, settings: Settings) -> Iterator[tuple[Settings, bool]]:
     """Yield the settings to work with; a given base needs no BSP."""
     if order.base is None:
         with parts(settings) as (used, sandbox):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,17 +13,20 @@ from pathlib import Path
 from typing import Protocol
 
 from .. import device_conf, images
+from ..bases import stamp_base
 from ..builds import stamping_build
 from ..errors import OperatorError, UsageError
 from ..ledger import Entry, Standing
 from ..locks import locked
 from ..model import DEVICE_CONF, Build, Image
 from ..pipeline import Blank
+from ..placeholder import placeholder
 from ..serials import Listed
 from ..settings import Settings
 from ..stamping import copy_image, opened_for_stamping
 
 _WORK = ".azaion-fleet"
+_logger = logging.getLogger(__name__)
 
 
 class Place(Protocol):
@@ -69,18 +73,33 @@ class Folder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InPlace:
-    """Stamps one image after the other into the same file: a lane without a device."""
+    """Stamps one image after the other into the same file: a lane without a device of ours.
+
+    With ``flash`` the step is done, by a site's own plug-in, and the placeholder put back after it.
+    """
 
     name: str
     blank: Blank
     settings: Settings
     sandbox: bool = field(default=False)
+    flash: bool = field(default=False)
 
     @contextlib.contextmanager
     def ready(self, each: Listed) -> Iterator[tuple[Build, Blank]]:
         """Hand the image out; the next identity overwrites this one."""
         build = stamping_build(each.serial, _stamping(self.settings), sandbox=self.sandbox)
-        yield build, self.blank
+        build = dataclasses.replace(build, flash=self.flash and self.settings.build.flash)
+        try:
+            yield build, self.blank
+        finally:
+            if self.flash:
+                self._clear(build)
+
+    def _clear(self, build: Build) -> None:
+        try:
+            stamp_base(build, self.blank.image, placeholder())
+        except OperatorError as error:
+            _logger.warning("%s still holds an identity: %s", self.blank.image.path, error.message)
 
 
 def image_of(folder: Path, each: Listed) -> Path:
@@ -112,13 +131,13 @@ def opened_folder(folder: Path, wait: float) -> Iterator[None]:
         ) from None
 
 
-def taken(folder: Path, blank: Blank) -> Blank:
+def taken(folder: Path, blank: Blank, name: str = "base") -> Blank:
     """Copy the base into the work folder: nobody else changes it while the fleet runs.
 
     Raises:
         ImageBuildError: it cannot be copied.
     """
-    own = folder / _WORK / "base.img"
+    own = folder / _WORK / f"{name}.img"
     copy_image(blank.image.path, own)
     return dataclasses.replace(blank, image=dataclasses.replace(blank.image, path=own, also=()))
 
