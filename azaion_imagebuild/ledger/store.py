@@ -28,6 +28,14 @@ FILE = "ledger.sqlite3"
 _LOCKED_FOR = 30.0  # seconds to wait for another writer
 _AWAY_FOR = 60.0  # seconds to wait for a database server that restarts
 _MANY = 500  # values in one IN (…)
+PATIENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 30_000,
+}
+"""How psycopg notices that a PostgreSQL server has silently gone: within half a minute."""
 
 Fence = Callable[["sql.Connection", Entry], None]
 """Looks, in the transaction that writes a row, whether it may be written, or raises its reason."""
@@ -124,7 +132,7 @@ class Ledger:
         Raises:
             LedgerError: the ledger cannot be read.
         """
-        with self._reading() as connection:
+        with self.reading() as connection:
             return _standings(connection, accounts, sandbox)
 
     def recent(self, count: int) -> list[Entry]:
@@ -138,7 +146,7 @@ class Ledger:
         from .schema import rows
 
         query = sql.select(rows).where(rows.c.outcome == "done").order_by(rows.c.row.desc())
-        with self._reading() as connection:
+        with self.reading() as connection:
             return [_entry(row) for row in connection.execute(query.limit(count))]
 
     def attempts(self) -> Iterator[Entry]:
@@ -153,7 +161,7 @@ class Ledger:
 
         newest = sql.select(sql.func.max(rows.c.row)).group_by(rows.c.attempt)
         query = sql.select(rows).where(rows.c.row.in_(newest)).order_by(rows.c.row)
-        with self._reading() as connection:
+        with self.reading() as connection:
             for row in connection.execution_options(yield_per=1000).execute(query):
                 yield _entry(row)
 
@@ -170,7 +178,7 @@ class Ledger:
         query = sql.select(rows).order_by(rows.c.row)
         if serial is not None:
             query = query.where(rows.c.serial == serial)
-        with self._reading() as connection:
+        with self.reading() as connection:
             for row in connection.execution_options(yield_per=1000).execute(query):
                 yield row.row, _entry(row), row.hash
 
@@ -180,7 +188,7 @@ class Ledger:
         Raises:
             LedgerError: the ledger cannot be read, or says nothing.
         """
-        with self._reading() as connection:
+        with self.reading() as connection:
             return _head(connection)
 
     def _written(self, ticket: _Ticket) -> Receipt:
@@ -249,7 +257,12 @@ class Ledger:
             yield connection
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[sql.Connection]:
+    def reading(self) -> Iterator[sql.Connection]:
+        """Yield a connection to look things up.
+
+        Raises:
+            LedgerError: the ledger cannot be read.
+        """
         import sqlalchemy as sql
 
         try:
@@ -284,7 +297,7 @@ class Ledger:
                 engine = sql.create_engine(
                     url.set(drivername="postgresql+psycopg"),
                     pool_pre_ping=True,
-                    connect_args={"connect_timeout": 10},
+                    connect_args=PATIENCE,
                 )
                 guard = contextlib.nullcontext()
             else:
