@@ -38,10 +38,10 @@ class Beats:
 
     async def go_on(self) -> None:
         """Beat for ever; nothing that goes wrong ends it."""
+        await self.manager.signed_on.wait()
         while True:
             try:
-                if self.manager.worker:
-                    await self._beat()
+                await self._beat()
             except OperatorError as error:
                 self.lanes.said(f"warning: {error.message}")
             except Exception:

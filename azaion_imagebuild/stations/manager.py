@@ -52,6 +52,7 @@ class Manager(JobManager):
         self._enlist = enlist
         self._say = say
         self.worker = 0
+        self.signed_on = asyncio.Event()
         self.stopping = False
         """No new job is taken."""
         self.gives_up = False
@@ -67,6 +68,7 @@ class Manager(JobManager):
     async def register_worker(self) -> int:
         """Sign on."""
         self.worker = await self._enlist()
+        self.signed_on.set()
         return self.worker
 
     async def unregister_worker(self, worker_id: int) -> None:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _logger = logging.getLogger(__name__)
-_POLL = 5.0  # seconds between two looks for a job whose time has come
+_POLL = 1.0  # seconds between two looks for a job whose time has come
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +178,7 @@ class _Work:
                 queues=[queue_of(each, sandbox=self.me.sandbox) for each in (self.me.name, None)],
                 concurrency=len(self._free),
                 delete_jobs="successful",
-                fetch_job_polling_interval=min(_POLL, self.settings.dead_after / 4),
+                fetch_job_polling_interval=_POLL,
                 install_signal_handlers=False,
             )
         )
