@@ -27,7 +27,7 @@ help:
 	@echo "           BSP= ROOTFS_DIR= API_URL= BOARD= ROOTDEV= CONFIG= FLASH=0 JSON=1"
 	@echo "                               with neither BSP nor API_URL: in the sandbox"
 	@echo "make fleet SERIALS=list.txt    the same for many devices: a list, a CSV, a range, or -"
-	@echo "           OUT=folder JOBS=4   and all of the above"
+	@echo "           OUT=folder JOBS=8   and all of the above"
 	@echo "make test                      run the tests"
 	@echo "make check                     what CI runs: lint, types, tests on every Python"
 	@echo "make clean                     remove what make has made here"

@@ -165,7 +165,7 @@ def _fleet(args: argparse.Namespace, console: Console) -> int:
         plan.refuse_errors()
         return int(ExitCode.DONE)
     with _stdout_is_ours():
-        fleet = run_fleet(order, settings, console, console.fleet())
+        fleet = run_fleet(order, settings, console, console.fleet(scans=order.scans))
     console.fleet_ended(fleet)
     if args.json:
         _print_json(fleet, console)
@@ -174,15 +174,18 @@ def _fleet(args: argparse.Namespace, console: Console) -> int:
 
 def _order(args: argparse.Namespace, settings: Settings) -> Order:
     from .fleet.fleet import Order, default_out
+    from .serials import STDIN
 
     if args.jobs < 1:
-        raise UsageError("--jobs is less than 1", hint="leave it out for 4")
+        raise UsageError("--jobs is less than 1", hint="leave it out for 8")
     flashes = settings.build.flash and args.out is None
     return Order(
         source=args.serials,
+        scans=args.serials == STDIN and sys.stdin.isatty() and not args.plan,
         jobs=args.jobs,
         out=None if flashes else (args.out or default_out(settings)).absolute(),
         base=args.image.absolute() if args.image else None,
+        lanes=tuple(args.lane),
         again=args.again,
         max_failures=1 if args.fail_fast else args.max_failures,
         report=args.report.absolute() if args.report else None,
@@ -212,6 +215,7 @@ def _station_run(args: argparse.Namespace, console: Console) -> int:
         lanes=args.lanes,
         out=None if flashes else (args.out or default_out(settings)).absolute(),
         base=args.image.absolute() if args.image else None,
+        ports=tuple(args.lane),
     )
     with _stdout_is_ours():
         told = run_station(duty, settings, console, console.station())
@@ -664,13 +668,20 @@ def _fleet_parser(commands: Any) -> None:
     )
     fleet.add_argument("--plan", action="store_true", help="only show what would be done")
     fleet.add_argument(
-        "--jobs", metavar="N", type=int, default=4, help="devices at a time; default: 4"
+        "--jobs", metavar="N", type=int, default=8, help="devices at a time; default: 8"
     )
     fleet.add_argument(
         "--out", metavar="DIR", type=Path, help="write an image for each device; none is flashed"
     )
     fleet.add_argument(
         "--image", metavar="FILE", type=Path, help="a base that was built before; no BSP is needed"
+    )
+    fleet.add_argument(
+        "--lane",
+        metavar="BUS-PORT",
+        action="append",
+        default=[],
+        help="flash at this USB instance, e.g. 1-3; several times; default: all in recovery mode",
     )
     fleet.add_argument("--again", action="store_true", help="do devices that are done once more")
     fleet.add_argument("--fail-fast", action="store_true", help="begin no device after a failure")
@@ -721,7 +732,14 @@ def _station_parser(commands: Any) -> None:
     run = _command(verbs, "run", _station_run, "make devices until Ctrl-C or SIGTERM")
     run.add_argument("--name", metavar="NAME", dest="station", help="of this station, e.g. S1")
     run.add_argument(
-        "--lanes", metavar="N", type=int, default=4, help="devices at a time; default: 4"
+        "--lanes", metavar="N", type=int, default=4, help="images at a time; default: 4"
+    )
+    run.add_argument(
+        "--lane",
+        metavar="BUS-PORT",
+        action="append",
+        default=[],
+        help="flash at this USB instance, e.g. 1-3; several times; default: all in recovery mode",
     )
     run.add_argument(
         "--out", metavar="DIR", type=Path, help="write an image for each device; none is flashed"

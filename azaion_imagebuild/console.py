@@ -96,11 +96,13 @@ class Console:
         done = "DONE in the SANDBOX" if record.build.sandbox else "DONE"
         self.say(f"{done}: {record.build.serial} in {record.seconds:.1f} s")
 
-    def fleet(self) -> Plain:
-        """Return what shows a fleet."""
+    def fleet(self, *, scans: bool) -> Plain:
+        """Return what shows a fleet; while labels are scanned the terminal echoes them: no bars."""
         from .displays import Bars, Plain
 
-        return Bars(self.say, self._stream) if _is_terminal(self._stream) else Plain(self.say)
+        if _is_terminal(self._stream) and not scans:
+            return Bars(self.say, self._stream)
+        return Plain(self.say)
 
     def station(self) -> Lines:
         """Return what shows a station."""

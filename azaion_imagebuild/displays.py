@@ -25,7 +25,7 @@ class Plain:
     def planned(self, plan: Plan) -> None:
         """The plan is made."""
         self._total = len(plan.todo)
-        for line in lines_of(plan):
+        for line in lines_of(plan) if plan.total else ():
             self._say(line)
 
     def going(self, places: Sequence[str]) -> None:
@@ -40,7 +40,8 @@ class Plain:
     def ended(self, place: str, record: Mapping[str, Any]) -> None:
         """A device has ended."""
         self._ended += 1
-        self._say(f"  {self._ended:>{len(str(self._total))}}/{self._total}  {line_of(record)}")
+        whole = f"/{self._total}" if self._total else ""  # nobody knows how many will be scanned
+        self._say(f"  {self._ended:>{len(str(self._total))}}{whole}  {line_of(record)}")
 
     def gone(self) -> None:
         """The last device has ended."""

@@ -25,9 +25,8 @@ def attempts(ledger: Ledger, serial: str | None = None) -> Iterator[dict[str, An
     Raises:
         LedgerError: the ledger cannot be read.
     """
-    for entry in ledger.attempts():
-        if serial is None or entry.serial == serial:
-            yield entry.as_json()
+    for entry in ledger.attempts(serial):
+        yield entry.as_json()
 
 
 def history(ledger: Ledger, serial: str) -> list[dict[str, Any]]:

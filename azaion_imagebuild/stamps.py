@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import device_conf, images
+from . import device_conf, places
 from .accounts import Accounts, UnknownAccount
-from .bsp import RELEASE_FILE
 from .builds import parts_of_api, stamping_build
 from .credentials import of_device_conf
 from .errors import ImageBuildError, UsageError, VerificationError
 from .identity import email_for, parse_serial
-from .model import DEVICE_CONF, DEVICE_CONF_MODE, DeviceIdentity, Image
+from .images import Filesystem
+from .model import DEVICE_CONF, DEVICE_CONF_MODE, RELEASE_FILE, DeviceIdentity, Image
 from .pipeline import sha256_of
 from .placeholder import is_placeholder, padded, placeholder
 from .placing import ensure_place
@@ -88,9 +88,10 @@ def stamp(
     began = time.monotonic()
     serial = parse_serial(serial, settings.serial.pattern)
     template = device_conf.load_template(template_path(settings.device_conf))
-    sandbox = credentials is None and wants_sandbox(image, settings)
-    given = _given(credentials, serial) if credentials else None
-    owner = _owner(image, settings)
+    with places.opened(image) as filesystem:
+        sandbox = credentials is None and _wants_sandbox(filesystem, image, settings)
+        given = _given(credentials, serial) if credentials else None
+        owner = _owner(filesystem, image, settings)
     with _targets(image, out) as targets, _opened(targets, settings, owner) as opened:
         size = min(each.location.size for each in opened)
         padded(device_conf.render(template, _longest(serial)), size)  # fails before the API
@@ -149,7 +150,8 @@ def base_at(path: Path, settings: Settings) -> tuple[Image, tuple[int, int], str
     Raises:
         OperatorError: it is no image, or has no place for an identity.
     """
-    owner = _owner(path, settings)
+    with places.opened(path) as filesystem:
+        owner = _owner(filesystem, path, settings)
     with _opened([path], settings) as opened:
         for each in opened:
             _check_owner(each, owner)
@@ -174,12 +176,14 @@ def _targets(image: Path, out: Path | None) -> Iterator[list[Path]]:
         raise UsageError(f"{out} is there already", hint="name a file that is not there yet")
     new = out.with_name(f".{out.name}.azaion-new")
     new.unlink(missing_ok=True)  # what a killed run left
-    copy_image(image, new)
+    with places.carried_over(image, new):
+        copy_image(image, new)
     try:
         yield [new]
         os.rename(new, out)  # noqa: PTH104 - both are ours
     finally:
         new.unlink(missing_ok=True)
+        places.forget(new)
 
 
 @contextmanager
@@ -228,7 +232,7 @@ def _prove(
     findings = [
         (finding.message, finding.hint)
         for finding in prove(
-            images.read_file(opened.path, DEVICE_CONF, device_conf.LONGEST),
+            places.read_file(opened.path, DEVICE_CONF, device_conf.LONGEST),
             str(opened.path),
             email=identity.email,
             owner=owner,
@@ -242,10 +246,9 @@ def _prove(
         raise VerificationError.of_problems(findings)
 
 
-def _owner(image: Path, settings: Settings) -> tuple[int, int]:
+def _owner(filesystem: Filesystem, image: Path, settings: Settings) -> tuple[int, int]:
     """Return whom device.conf must belong to, by the image's own passwd and group."""
-    with images.opened(image) as filesystem:
-        accounts = Accounts.read(filesystem.read_file)
+    accounts = Accounts.read(filesystem.read_file)
     chosen = settings.device_conf
     try:
         return accounts.resolve(chosen.owner, chosen.group)
@@ -257,6 +260,16 @@ def _owner(image: Path, settings: Settings) -> tuple[int, int]:
 
 
 def wants_sandbox(image: Path, settings: Settings) -> bool:
+    """Tell whether an image is to be stamped with the sandbox's API.
+
+    Raises:
+        OperatorError: no admin API is set, and the image is a real one, or none.
+    """
+    with places.opened(image) as filesystem:
+        return _wants_sandbox(filesystem, image, settings)
+
+
+def _wants_sandbox(filesystem: Filesystem, image: Path, settings: Settings) -> bool:
     """Tell whether the sandbox's API is the one: only for an image of the reference BSP.
 
     Raises:
@@ -264,7 +277,7 @@ def wants_sandbox(image: Path, settings: Settings) -> bool:
     """
     if settings.admin_api.url is not None:
         return False
-    release = images.read_file(image, RELEASE_FILE, limit=4096)
+    release = filesystem.read_file(RELEASE_FILE, 4096)
     if release is None or REFERENCE_BSP not in release.data:
         raise UsageError(
             f"no admin API is set, and {image} is no image of the sandbox",

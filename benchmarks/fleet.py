@@ -1,6 +1,6 @@
 """How fast are identities made? A fleet beside a bare loop of the same requests, in one run.
 
-    .venv/bin/python benchmarks/fleet.py [--devices 1000] [--jobs 4] [--rounds 3]
+    .venv/bin/python benchmarks/fleet.py [--devices 1000] [--jobs 8] [--rounds 3]
 
 The bare loop does nothing but POST /users, with as many threads, one requests.Session each, against
 the same server (the sandbox's admin API, in a process of its own: passwords hashed by scrypt, every
@@ -42,7 +42,7 @@ def main() -> None:
     """Run both, side by side, and print what they took."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--devices", type=int, default=1000)
-    parser.add_argument("--jobs", type=int, default=4)
+    parser.add_argument("--jobs", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--fleet", metavar="URL", help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -179,7 +179,7 @@ def test_three_stations_one_killed_the_database_restarted(
         )
         until(lambda: len(factory.flashed()) > 5, "the first devices")
         factory.hold("flash")
-        until(lambda: len(factory.attempts()) > 6, "devices that are being flashed")
+        until(lambda: is_flashing(factory, "S2"), "S2 to flash")
         two.kill()
         postgres.restart()
         factory.go_on("flash")
@@ -197,6 +197,13 @@ def test_three_stations_one_killed_the_database_restarted(
     passwords = factory.noted("passwords")
     assert len(passwords) >= count
     assert not any(password in dump for password in passwords)
+
+
+def is_flashing(factory: Factory, station: str) -> bool:
+    return any(
+        (row.station, row.step, row.outcome) == (station, "flash", "started")
+        for row in factory.attempts().values()
+    )
 
 
 def ended(factory: Factory) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import pluggy
 
-from .. import __version__, pipeline, stamps
+from .. import __version__, stamps
 from ..builds import (
     base_build,
     is_sandbox,
@@ -24,19 +24,24 @@ from ..builds import (
     the_ledger,
     the_sandbox,
 )
-from ..errors import UsageError
+from ..errors import PreflightError, UsageError
 from ..hookspecs import REQUIRED
+from ..identity import parse_serial
+from ..lanes import opened_lanes
 from ..ledger import Entry, Ledger, Standing
 from ..ledger.entry import user
-from ..model import Ownership
-from ..pipeline import Blank, Watcher
+from ..model import BuildRecord, Ownership
+from ..pipeline import Blank, Watcher, fingerprints, sha256_of, with_base
 from ..plugins import load_plugins
 from ..report import write_report
-from ..serials import Listed, read_list
+from ..serials import Listed, read_list, scanned
 from ..settings import Settings
+from ..usb import checked_instances, devices_to_flash
+from .devices import DeviceWatch
 from .places import (
     Folder,
     InPlace,
+    OnLane,
     Place,
     device_is_done,
     image_is_done,
@@ -45,6 +50,7 @@ from .places import (
 )
 from .plan import Plan, make_plan, space_on
 from .running import Display, Feed, Run, blank_record, exit_code, failed, utc
+from .scanning import Scanner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +59,17 @@ class Order:
 
     source: str
     """A list, ``-``, a range or a serial: see :mod:`azaion_imagebuild.serials`."""
-    jobs: int = 4
+    scans: bool = False
+    """Stdin is a terminal: devices come one by one, from a barcode scanner."""
+    jobs: int = 8
     out: Path | None = None
     """Folder of the images; None: devices are flashed."""
     work: Path | None = None
     """Folder for what is needed meanwhile; None: one in the state folder."""
     base: Path | None = None
     """An image with a placeholder; None: the BSP's own base, built when it is out of date."""
+    lanes: tuple[str, ...] = ()
+    """USB instances to flash at; none: all that are in recovery mode."""
     again: bool = False
     max_failures: int | None = None
     report: Path | None = None
@@ -105,82 +115,201 @@ def run_fleet(
         OperatorError: the fleet could not begin; no account was touched.
     """
     hook = load_plugins(settings.hooks, required=REQUIRED).hook
-    listed = read_list(order.source, settings.serial.pattern)
+    listed = [] if order.scans else read_list(order.source, settings.serial.pattern)
     began = time.time()
     with parts_for(order, settings) as (used, sandbox), the_ledger(settings) as ledger:
-        plan = _planned(order, used, listed, ledger, sandbox=sandbox)
+
+        def planned(listed: Sequence[Listed]) -> Plan:
+            return _planned(order, used, listed, ledger, sandbox=sandbox)
+
+        plan = planned(listed)
         display.planned(plan)
         plan.refuse_errors()
+        scanner = _scanner(used, planned, display) if order.scans else None
         run = Run(
-            feed=Feed(iter(plan.todo)),
+            feed=scanner or Feed.of(plan.todo),
             hook=hook,
             ledger=ledger,
             display=display,
             max_failures=order.max_failures,
         )
-        if plan.todo:
+        if plan.todo or scanner:
             _run(order, used, plan, run, watcher)
+        if scanner:
+            plan = Plan.of_all(scanner.plans.values(), sandbox=sandbox)
         fleet = _told(plan, run, began, used)
     folder = order.report or state_dir_of(settings) / "fleet" / _stamp(began)
     return {**fleet, "report": str(write_report(folder, fleet))}
 
 
+def _scanner(
+    settings: Settings, planned: Callable[[Sequence[Listed]], Plan], display: FleetDisplay
+) -> Scanner:
+    def look(where: str, text: str) -> Plan:
+        serial = parse_serial(text, settings.serial.pattern)
+        return planned([Listed(serial=serial, where=where)])
+
+    return Scanner(lines=scanned(), look=look, say=display.said)
+
+
 def _run(order: Order, settings: Settings, plan: Plan, run: Run, watcher: Watcher) -> None:
     """Get the places ready and do every device."""
-    order = dataclasses.replace(order, jobs=min(order.jobs, len(plan.todo)))
-    with places_for(order, settings, run.hook, watcher, sandbox=plan.sandbox) as places:
+    with places_for(
+        order, settings, plan, run.hook, watcher, stopped=lambda: run.feed.closed
+    ) as places:
+        if isinstance(run.feed, Scanner):
+            run.display.said("scan the labels; end with Ctrl-D")
+            run.feed.start()
         run.to_the_end(places)
 
 
 @contextmanager
 def places_for(
-    order: Order, settings: Settings, hook: pluggy.HookRelay, watcher: Watcher, *, sandbox: bool
+    order: Order,
+    settings: Settings,
+    plan: Plan,
+    hook: pluggy.HookRelay,
+    watcher: Watcher,
+    *,
+    stopped: Callable[[], bool],
 ) -> Iterator[list[Place]]:
-    """Build the base if need be, and yield the places where ``order.jobs`` devices are made.
+    """Build the base if need be, and yield the places where devices are made.
+
+    Args:
+        order: what is asked for; with ``scans`` nobody knows how many devices there will be.
+        settings: of the site, with the sandbox's parts where they are used.
+        plan: which devices.
+        hook: the plug-ins.
+        watcher: who is told how the base is built.
+        stopped: whether nothing new shall begin: waiting for a device then ends.
 
     Raises:
         OperatorError: they cannot be made ready; no account was touched.
     """
-    folder, numbers = order.out, range(1, order.jobs + 1)
-    if folder is None and (order.base is None or settings.bsp.dir is not None):
-        raise UsageError("flashing a fleet is not built yet", hint="give --out DIR")
-    work = folder or order.work or state_dir_of(settings) / "lanes"
+    jobs = order.jobs if order.scans else min(order.jobs, len(plan.todo))
+    if order.out is None and order.base is None:
+        made = _lanes(order, settings, plan, hook, watcher, stopped, jobs)
+    else:
+        made = _copies(order, settings, plan, hook, watcher, jobs)
+    with made as places:
+        yield places
+
+
+@contextmanager
+def _copies(
+    order: Order,
+    settings: Settings,
+    plan: Plan,
+    hook: pluggy.HookRelay,
+    watcher: Watcher,
+    jobs: int,
+) -> Iterator[list[Place]]:
+    """Hold the folder of the images; as many copies are made at a time as there are jobs.
+
+    A given base without a folder is for a site's own plug-in that flashes.
+    """
+    if order.out is None and all(
+        impl.plugin_name == "flash" for impl in hook.flash.get_hookimpls()
+    ):
+        raise UsageError(
+            "an image that was built before is flashed by a site's own plug-in, and there is none",
+            hint="give --out DIR, or leave --image out",
+        )
+    work = order.out or order.work or state_dir_of(settings) / "lanes"
     with opened_folder(work, settings.build.lock_wait):
-        blank = _base(order, settings, hook, watcher, work, sandbox=sandbox)
-        common: dict[str, Any] = {"settings": settings, "sandbox": sandbox}
-        if folder is not None:
+        if order.base is not None:
+            own = taken(work, _given_base(order.base, settings))
+        else:
+            copies = list[Blank]()
+            build = base_build(settings, sandbox=plan.sandbox)
+            _checked(
+                with_base(build, hook, watcher, lambda blank: copies.append(taken(work, blank)))
+            )
+            (own,) = copies
+        common: dict[str, Any] = {"settings": settings, "sandbox": plan.sandbox}
+        numbers = range(1, jobs + 1)
+        if order.out is not None:
             yield [
-                Folder(name=f"job {number}", dir=folder, blank=blank, **common)
+                Folder(name=f"job {number}", dir=order.out, blank=own, **common)
                 for number in numbers
             ]
-        else:  # a site's own plug-in flashes
+        else:
             yield [
-                InPlace(name=name, blank=taken(work, blank, name), flash=True, **common)
+                InPlace(name=name, blank=taken(work, own, name), flash=True, **common)
                 for name in (f"lane {number}" for number in numbers)
             ]
 
 
-def _base(
+@contextmanager
+def _lanes(
     order: Order,
     settings: Settings,
+    plan: Plan,
     hook: pluggy.HookRelay,
     watcher: Watcher,
-    folder: Path,
-    *,
-    sandbox: bool,
-) -> Blank:
-    """Return the base, in a copy of our own: the given image, or the BSP's."""
-    if order.base is not None:
-        return taken(folder, _given_base(order.base, settings))
-    copies: list[Blank] = []
-    quiet = dataclasses.replace(settings.build, flash=False)
-    build = base_build(dataclasses.replace(settings, build=quiet), sandbox=sandbox)
-    record = pipeline.with_base(
-        build, hook, watcher, lambda blank: copies.append(taken(folder, blank))
+    stopped: Callable[[], bool],
+    jobs: int,
+) -> Iterator[list[Place]]:
+    """Open a lane for each USB instance."""
+    instances = _instances(order, settings, plan, jobs)
+    packed = max(settings.bsp.massflash, len(instances))
+    bsp = dataclasses.replace(settings.bsp, massflash=packed)
+    settings = dataclasses.replace(settings, bsp=bsp)
+    build = base_build(settings, sandbox=plan.sandbox)
+    found: list[tuple[Blank, list[tuple[int, ...]]]] = []
+    _checked(
+        with_base(
+            build, hook, watcher, lambda blank: found.append((blank, fingerprints(blank.image)))
+        )
     )
+    ((blank, before),) = found
+    watch = DeviceWatch(virtual=plan.sandbox)
+    with opened_lanes(build, blank.image, instances) as lanes:
+        if fingerprints(blank.image) != before:
+            raise PreflightError(
+                f"{blank.image.path} was changed by another program",
+                hint="let nothing else work in this BSP tree, then run the same command again",
+            )
+        digest = sha256_of(lanes[0].image.path)
+        yield [
+            OnLane(
+                lane=lane,
+                blank=dataclasses.replace(blank, image=lane.image, sha256=digest),
+                settings=settings,
+                sandbox=plan.sandbox,
+                watch=watch,
+                stopped=stopped,
+            )
+            for lane in lanes
+        ]
+
+
+def _instances(order: Order, settings: Settings, plan: Plan, jobs: int) -> tuple[str, ...]:
+    """Return the USB instances to flash at: the named ones, or all in recovery mode.
+
+    Raises:
+        PreflightError: there is none, they are more than ten, or the list names another.
+    """
+    if order.lanes:
+        instances = checked_instances(order.lanes)
+    elif plan.sandbox:
+        instances = checked_instances(the_sandbox(settings).usb_instances(jobs))
+    else:
+        found = devices_to_flash(settings.bsp.sysfs_usb)
+        instances = tuple(each.instance for each in found)
+    for each in plan.todo:
+        if each.usb_instance is not None and each.usb_instance not in instances:
+            raise PreflightError(
+                f"{each.serial} ({each.where}) is for the USB instance {each.usb_instance!a}, where"
+                " no lane is",
+                hint=f"the lanes are: {', '.join(instances)}; name others by --lane",
+            )
+    return instances
+
+
+def _checked(record: BuildRecord) -> None:
     if record.error is not None:
         raise record.error
-    return copies[0]
 
 
 def _given_base(path: Path, settings: Settings) -> Blank:

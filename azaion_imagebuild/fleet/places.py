@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from .. import device_conf, images
 from ..bases import stamp_base
-from ..builds import stamping_build
+from ..builds import device_build, stamping_build
 from ..errors import OperatorError, UsageError
+from ..lanes import Lane
 from ..ledger import Entry, Standing
 from ..locks import locked
 from ..model import DEVICE_CONF, Build, Image
@@ -24,6 +26,8 @@ from ..placeholder import placeholder
 from ..serials import Listed
 from ..settings import Settings
 from ..stamping import copy_image, opened_for_stamping
+from ..trust import is_own
+from .devices import DeviceWatch
 
 _WORK = ".azaion-fleet"
 _logger = logging.getLogger(__name__)
@@ -35,6 +39,10 @@ class Place(Protocol):
     @property
     def name(self) -> str:
         """What an operator calls it."""
+        ...
+
+    def has_device(self) -> bool:
+        """Tell whether there is something to give an identity to; :meth:`ready` waits for it."""
         ...
 
     def ready(self, each: Listed) -> contextlib.AbstractContextManager[tuple[Build, Blank]]:
@@ -51,6 +59,10 @@ class Folder:
     settings: Settings
     sandbox: bool
     name: str = "images"
+
+    def has_device(self) -> bool:
+        """Tell whether there is something to give an identity to."""
+        return True
 
     @contextlib.contextmanager
     def ready(self, each: Listed) -> Iterator[tuple[Build, Blank]]:
@@ -84,6 +96,10 @@ class InPlace:
     sandbox: bool = field(default=False)
     flash: bool = field(default=False)
 
+    def has_device(self) -> bool:
+        """Tell whether there is something to give an identity to."""
+        return True
+
     @contextlib.contextmanager
     def ready(self, each: Listed) -> Iterator[tuple[Build, Blank]]:
         """Hand the image out; the next identity overwrites this one."""
@@ -102,6 +118,39 @@ class InPlace:
             _logger.warning("%s still holds an identity: %s", self.blank.image.path, error.message)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnLane:
+    """Flashes one device after the other at one USB instance, from a lane's own tree."""
+
+    lane: Lane
+    blank: Blank
+    settings: Settings
+    sandbox: bool
+    watch: DeviceWatch
+    stopped: Callable[[], bool]
+    """Whether nothing new shall begin: waiting for a device then ends."""
+
+    @property
+    def name(self) -> str:
+        """The USB instance, e.g. ``1-3``."""
+        return self.lane.usb_instance
+
+    def has_device(self) -> bool:
+        """Tell whether a device that has not had its turn is in recovery mode."""
+        return self.watch.is_there(self.settings.bsp.sysfs_usb, self.name)
+
+    @contextlib.contextmanager
+    def ready(self, each: Listed) -> Iterator[tuple[Build, Blank]]:
+        """Wait for a device that has not had its turn."""
+        settings = self.settings
+        device = self.watch.next_device(
+            settings.bsp.sysfs_usb, self.name, settings.bsp.device_wait, self.stopped
+        )
+        build = device_build(each.serial, settings, sandbox=self.sandbox)
+        yield self.lane.build(build), self.blank
+        self.watch.had_its_turn(self.name, device)
+
+
 def image_of(folder: Path, each: Listed) -> Path:
     """Return where a device's image lies."""
     return folder / f"{each.serial}.img"
@@ -117,6 +166,8 @@ def opened_folder(folder: Path, wait: float) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not is_own(folder):  # who owns it could put another image in the place of a proven one
+            raise PermissionError(errno.EPERM, "it belongs to another user, or all may write it")
         with locked([folder], wait):
             work = folder / _WORK
             shutil.rmtree(work, ignore_errors=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,19 @@ class Plan:
     def total(self) -> int:
         """Return how many devices the list has."""
         return len(self.serials)
+
+    @classmethod
+    def of_all(cls, plans: Iterable[Plan], *, sandbox: bool) -> Plan:
+        """Return one plan for what was planned piece by piece."""
+        every = list(plans)
+        return cls(
+            serials=tuple(serial for plan in every for serial in plan.serials),
+            todo=tuple(each for plan in every for each in plan.todo),
+            done_before=tuple(each for plan in every for each in plan.done_before),
+            unknown=tuple(each for plan in every for each in plan.unknown),
+            refused=tuple(each for plan in every for each in plan.refused),
+            sandbox=sandbox,
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as one JSON object."""

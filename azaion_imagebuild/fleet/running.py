@@ -9,7 +9,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import pluggy
 
 from .. import pipeline
-from ..errors import BugError, ExitCode, OperatorError
+from ..errors import BugError, ExitCode, InterruptedBuild, OperatorError
 from ..ledger import Ledger
 from ..model import Build, Finding, Kept
 from ..secret import redacted
@@ -50,6 +50,20 @@ class Display(Protocol):
         """Something that the operator should read."""
 
 
+class Source(Protocol):
+    """Where the devices come from; called by several threads."""
+
+    closed: bool
+    """Nothing new shall begin."""
+
+    def next(self, place: str) -> Listed | None:
+        """Return the next device for a place; None: there is none, or no new one shall begin."""
+        ...
+
+    def close(self) -> None:
+        """Let nothing new begin."""
+
+
 @dataclass(slots=True)
 class Feed:
     """The devices that are left to do; thread-safe."""
@@ -59,6 +73,16 @@ class Feed:
     """Devices that belong to one place (a USB instance)."""
     closed: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def of(cls, todo: Iterable[Listed]) -> Feed:
+        """Return the feed of a list; what names a USB instance is for that one only."""
+        every = list(todo)
+        pinned: dict[str, list[Listed]] = {}
+        for each in every:
+            if each.usb_instance is not None:
+                pinned.setdefault(each.usb_instance, []).append(each)
+        return cls(iter([each for each in every if each.usb_instance is None]), pinned)
 
     def next(self, place: str) -> Listed | None:
         """Return the next device for a place; None: there is none, or no new one shall begin."""
@@ -78,7 +102,7 @@ class Feed:
 class Run:
     """One run of a fleet."""
 
-    feed: Feed
+    feed: Source
     hook: pluggy.HookRelay
     ledger: Ledger
     display: Display
@@ -176,10 +200,10 @@ def made(
         with place.ready(each) as (build, blank):
             build = dataclasses.replace(build, kept=kept)
             record = pipeline.stamped(build, blank, hook, watcher, ledger)
+    except (KeyboardInterrupt, InterruptedBuild):
+        return {**blank_record(each), "outcome": "not started", "lane": place.name}
     except OperatorError as error:
         return failed(each, error, place=place.name)
-    except KeyboardInterrupt:
-        return {**blank_record(each), "outcome": "not started", "lane": place.name}
     except Exception as error:
         _logger.exception("a bug while making %s", each.serial)
         bug = BugError(f"a bug: {type(error).__name__}: {error}", hint="report it")

@@ -95,6 +95,8 @@ class Entry:
             proof=record.proof,
             flashed=flashed is not None,
             device=_text(flashed.device) if flashed else None,
+            usb_instance=flashed.usb_instance if flashed else None,
+            ecid=flashed.ecid if flashed else None,
             seconds=round(record.seconds, 3),
             exit_code=record.exit_code if record.error else None,
             error=_text(redact(record.error.message)) if record.error else None,

@@ -149,8 +149,8 @@ class Ledger:
         with self.reading() as connection:
             return [_entry(row) for row in connection.execute(query.limit(count))]
 
-    def attempts(self) -> Iterator[Entry]:
-        """Yield the last row of each attempt, in the order of the ledger.
+    def attempts(self, serial: str | None = None) -> Iterator[Entry]:
+        """Yield the last row of each attempt, of one serial or of all, in the ledger's order.
 
         Raises:
             LedgerError: the ledger cannot be read.
@@ -160,6 +160,8 @@ class Ledger:
         from .schema import rows
 
         newest = sql.select(sql.func.max(rows.c.row)).group_by(rows.c.attempt)
+        if serial is not None:
+            newest = newest.where(rows.c.serial == serial)
         query = sql.select(rows).where(rows.c.row.in_(newest)).order_by(rows.c.row)
         with self.reading() as connection:
             for row in connection.execution_options(yield_per=1000).execute(query):

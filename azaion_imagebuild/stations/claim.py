@@ -42,8 +42,8 @@ class Claim:
     lane: str
     step: str | None = None
     """The last intent that was written; None: nothing has begun."""
-    ended: bool = False
-    """The last row of the attempt is written."""
+    asked: bool = False
+    """The attempt got as far as to ask whether it may begin."""
     lost: Receipt | None = field(default=None)
     """The row by which a lost attempt says so."""
 
@@ -57,6 +57,7 @@ class Claim:
         """
         confirmed = settings.confirmed or self.job.confirmed
         settings = dataclasses.replace(settings, confirmed=confirmed)
+        self.asked = True
         self.step = entry.step  # before it is written: a lost answer may have been a yes
         try:
             return self.ledger.begin(entry, settings, self._may_begin)
@@ -79,12 +80,10 @@ class Claim:
         if entry.outcome == "started":
             self.step = entry.step
         try:
-            receipt = self.ledger.write(entry, self._may_go_on)
+            return self.ledger.write(entry, self._may_go_on)
         except Lost as lost:
             self.lost = self.ledger.write(self._farewell(entry, lost))
             raise
-        self.ended = entry.outcome != "started"
-        return receipt
 
     def standings(self, accounts: Mapping[str, str], *, sandbox: bool) -> dict[str, Standing]:
         """Return what the ledger knows of each serial."""

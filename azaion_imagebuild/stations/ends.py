@@ -34,8 +34,10 @@ def end_of(
     """Decide on a device.
 
     Once the intent to flash is written it is never tried again: only a person can tell what the
-    device holds. What the admin API refused is tried a few times, ever later. An interrupted device
-    goes back at once. (A smoke test has its own patience, ``[smoke] wait``, within the attempt.)
+    device holds. What the admin API refused is tried a few times, ever later, and so is what could
+    not begin for another reason than the ledger's. An interrupted device goes back at once, and one
+    for which no hardware was plugged in. (A smoke test has its own patience, ``[smoke] wait``,
+    within the attempt.)
     """
     if record["outcome"] == "done":
         return End(outcome="done")
@@ -47,7 +49,10 @@ def end_of(
         return End(outcome="failed")
     if record["outcome"] == "not started" or record["exit_code"] == ExitCode.INTERRUPTED:
         return End(outcome="given back", wait=0.0)
-    if record["exit_code"] == ExitCode.PROVISIONING and attempts < settings.retries:
+    if not claim.asked and record["exit_code"] == ExitCode.PREFLIGHT:
+        return End(outcome="given back", wait=settings.retry_wait)
+    may_pass = not claim.asked or record["exit_code"] == ExitCode.PROVISIONING
+    if may_pass and attempts < settings.retries:
         return End(outcome="waits", wait=settings.retry_wait * 2.0**attempts)
     return End(outcome="failed")
 

@@ -45,12 +45,21 @@ class Manager(JobManager):
         *,
         enlist: Callable[[], Awaitable[int]],
         say: Callable[[str], None],
+        is_ready: Callable[[], bool],
     ) -> None:
-        """Take what signs the station on and returns its worker, and what tells the operator."""
+        """Make the manager of a station.
+
+        Args:
+            connector: to the database.
+            enlist: signs the station on, and returns its worker.
+            say: tells the operator.
+            is_ready: whether a job could begin now.
+        """
         super().__init__(connector)
         self._pool = connector
         self._enlist = enlist
         self._say = say
+        self._is_ready = is_ready
         self.worker = 0
         self.signed_on = asyncio.Event()
         self.stopping = False
@@ -82,13 +91,13 @@ class Manager(JobManager):
         """Leave that to :meth:`beat`, which goes on to the very end."""
 
     async def fetch_job(self, queues: Iterable[str] | None, worker_id: int) -> Row | None:
-        """Take a job; None: there is none, or none shall be taken any more."""
+        """Take a job; None: there is none, or none shall be taken now."""
 
         async def fetch() -> Row | None:
-            return None if self.stopping else await super(Manager, self).fetch_job(
-                queues=queues, worker_id=self.worker
-            )  # fmt: skip
+            return await super(Manager, self).fetch_job(queues=queues, worker_id=self.worker)
 
+        if self.stopping or not self._is_ready():
+            return None
         job = await self._patiently(fetch, gives_up=lambda: self.stopping)
         if job is not None and job.id is not None:
             self.running.add(job.id)

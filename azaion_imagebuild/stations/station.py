@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from ..builds import state_dir_of
 from ..errors import BugError, ExitCode, LedgerError
 from ..fleet.fleet import Order, parts_for, places_for
 from ..fleet.places import Place
+from ..fleet.plan import Plan
 from ..fleet.running import Display, made
 from ..hookspecs import REQUIRED
 from ..ledger import Ledger
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _logger = logging.getLogger(__name__)
+_BUSY = 5.0  # seconds until a job for a USB instance that is at work is looked at again
 _POLL = 1.0  # seconds between two looks for a job whose time has come
 
 
@@ -57,6 +60,8 @@ class Duty:
     """Folder of the images; None: devices are flashed."""
     base: Path | None = None
     """An image with a placeholder; None: the BSP's own base."""
+    ports: tuple[str, ...] = ()
+    """USB instances to flash at; none: all that are in recovery mode."""
 
 
 def run_station(
@@ -78,11 +83,14 @@ def run_station(
     """
     name = checked_name(settings.ledger.station)
     hook = load_plugins(settings.hooks, required=REQUIRED).hook
+    stopping = threading.Event()
     order = Order(
         source="",
+        scans=True,  # nobody knows how many devices there will be
         jobs=duty.lanes,
         out=duty.out,
         base=duty.base,
+        lanes=duty.ports,
         work=state_dir_of(settings) / "stations" / name,
     )
     began = time.time()
@@ -91,7 +99,8 @@ def run_station(
         parts_for(order, settings) as (used, sandbox),
     ):
         prepare(ledger)
-        with places_for(order, used, hook, watcher, sandbox=sandbox) as places:
+        nothing_yet = Plan(serials=(), todo=(), sandbox=sandbox)
+        with places_for(order, used, nothing_yet, hook, watcher, stopped=stopping.is_set) as places:
             me = Station(
                 name=name,
                 worker=0,
@@ -108,6 +117,7 @@ def run_station(
                 hook=hook,
                 settings=settings.station,
                 lanes=Lanes(display, me.lanes),
+                stopping=stopping,
             )
             work.to_the_end(places)
     return work.told(time.time() - began)
@@ -122,6 +132,7 @@ class _Work:
     hook: pluggy.HookRelay
     settings: StationSettings
     lanes: Lanes
+    stopping: threading.Event
     stops: int = 0
     """How often it was told to stop."""
     ends: Counter[str] = field(default_factory=Counter)
@@ -158,7 +169,9 @@ class _Work:
             timeout=5.0,
             reconnect_timeout=5.0,
         )
-        self._manager = Manager(connector, enlist=self._enlist, say=self.lanes.said)
+        self._manager = Manager(
+            connector, enlist=self._enlist, say=self.lanes.said, is_ready=self._is_ready
+        )
         app = App(connector=connector)
         app.job_manager = self._manager
         app.task(name=TASK, pass_context=True, retry=Again())(self._job)
@@ -217,15 +230,20 @@ class _Work:
                 f"took over from {each.station}: {each.serial} is {each.outcome}: {each.reason}"
             )
 
+    def _is_ready(self) -> bool:
+        """Tell whether some lane has a device to give an identity to."""
+        return any(lane.place.has_device() for lane in self._free)
+
     async def _job(self, context: JobContext, /, **args: Any) -> None:
         """Make one device: procrastinate's task."""
         row = context.job
         assert row.id is not None  # noqa: S101 - it was fetched
         assert row.worker_id is not None  # noqa: S101
-        lane = self._free.pop(0)
+        job = Job.of(args, row.queue)
+        lane = self._lane_for(job)
         claim = Claim(
             ledger=self.ledger,
-            job=Job.of(args, row.queue),
+            job=job,
             id=row.id,
             worker=row.worker_id,
             station=self.me.name,
@@ -237,6 +255,22 @@ class _Work:
         finally:
             self._free.append(lane)
         self._end(claim, record, row.attempts)
+
+    def _lane_for(self, job: Job) -> Lane:
+        """Return a free lane for a job, with a device if there is one.
+
+        Raises:
+            Undone: the job is for a USB instance that is at work, or where this station has none.
+        """
+        from .ends import End, Undone
+
+        wanted = job.usb_instance
+        fit = [each for each in self._free if wanted in (None, each.place.name)]
+        if not fit:
+            raise Undone(End(outcome="given back", wait=_BUSY))
+        lane = max(fit, key=lambda each: each.place.has_device())
+        self._free.remove(lane)
+        return lane
 
     def _made(self, lane: Lane, claim: Claim) -> dict[str, Any]:
         job = claim.job
@@ -268,6 +302,7 @@ class _Work:
 
         def on_signal() -> None:
             self.stops += 1
+            self.stopping.set()
             self._manager.stopping = True
             if self.stops == 1:
                 self.lanes.said(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ExitCode, PreflightError
+from ..errors import ExitCode, PreflightError, UsageError
 from ..fleet.plan import Plan, collisions, make_plan
 from ..ledger import Entry, Ledger, Standing
 from ..serials import Listed, read_list
@@ -93,6 +93,11 @@ def submit(order: Order, settings: Settings) -> Submission:
     listed = read_list(order.source, settings.serial.pattern)
     if order.station is not None:
         checked_name(order.station)
+    elif ports := [each.where for each in listed if each.usb_instance is not None]:
+        raise UsageError(
+            f"{ports[0]} names a USB instance, but not of which station",
+            hint="give --station, or leave the column usb_instance out",
+        )
     if shared := [(each.message, each.hint) for each in collisions(listed)]:
         raise PreflightError.of_problems(shared)
     submission = Submission()
