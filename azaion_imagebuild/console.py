@@ -13,10 +13,11 @@ from .secret import redact
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .displays import Plain
+    from .displays import Lines, Plain
     from .fleet.plan import Plan
     from .smoke import SmokeReport
     from .stamps import StampRecord
+    from .stations.submission import Submission
     from .verification import Report
 
 
@@ -100,6 +101,17 @@ class Console:
         if _is_terminal(self._stream) and not scans:
             return Bars(self.say, self._stream)
         return Plain(self.say)
+
+    def station(self) -> Lines:
+        """Return what shows a station."""
+        from .displays import Lines
+
+        return Lines(self.say)
+
+    def submitted(self, submission: Submission) -> None:
+        """A list has been queued."""
+        for line in submission.lines():
+            self.say(line)
 
     def planned(self, plan: Plan) -> None:
         """A fleet has been planned."""

@@ -130,6 +130,14 @@ class Bars(Plain):
             self._say(line)
 
 
+class Lines(Plain):
+    """For a station: a line for each device that has ended, wherever it is written."""
+
+    def ended(self, place: str, record: Mapping[str, Any]) -> None:
+        """A device has ended."""
+        self._say(f"  {time.strftime('%H:%M:%S')}  {place}  {line_of(record)}")
+
+
 _STEPS = ("provision_identity", "build_image", "verify_image", "flash", "post_flash", "done")
 
 

@@ -65,6 +65,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"builds", "records"}),
     frozenset({"stamps"}),
     frozenset({"fleet"}),
+    frozenset({"stations"}),
     frozenset({"displays"}),
     frozenset({"console", "completion"}),
     frozenset({"cli"}),

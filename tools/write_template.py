@@ -32,6 +32,7 @@ SECTIONS = {
     "image": "The image.",
     "smoke": "The test of the flashed device.",
     "ledger": "The ledger: which identity went into which device, when, from which image.",
+    "station": "Many stations on one PostgreSQL ([ledger] database).",
 }
 EXAMPLES: dict[str, Any] = {
     "admin_api.url": "https://admin.internal.example.com",

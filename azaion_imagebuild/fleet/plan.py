@@ -140,13 +140,13 @@ def make_plan(
         done_before=tuple(done_before),
         unknown=tuple(unknown),
         refused=tuple(refused),
-        findings=tuple(_collisions(listed)),
+        findings=tuple(collisions(listed)),
         seconds=round(took * len(todo) / jobs, 1) if took is not None else None,
         sandbox=sandbox,
     )
 
 
-def _collisions(listed: Sequence[Listed]) -> Iterator[Finding]:
+def collisions(listed: Sequence[Listed]) -> Iterator[Finding]:
     """Find two serials of the list that share an account."""
     holders: dict[str, Listed] = {}
     for each in listed:

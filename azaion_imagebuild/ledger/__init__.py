@@ -8,6 +8,6 @@ from __future__ import annotations
 
 from .entry import Entry, this_process
 from .guards import Standing
-from .store import Ledger, ledger_of
+from .store import Fence, Ledger, Pen, ledger_of
 
-__all__ = ["Entry", "Ledger", "Standing", "ledger_of", "this_process"]
+__all__ = ["Entry", "Fence", "Ledger", "Pen", "Standing", "ledger_of", "this_process"]
