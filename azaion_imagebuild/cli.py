@@ -8,6 +8,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,9 @@ from .settings import Settings
 if TYPE_CHECKING:
     from .fleet.fleet import Order
     from .ledger import Ledger
+
+_PASSWORD = re.compile(r"://[^/@]*:[^@]+@|[?&](ssl)?password=")
+"""In a database's URL."""
 
 _FLAGS: dict[str, tuple[str, str]] = {
     "api_url": ("admin_api", "url"),
@@ -422,6 +426,11 @@ def _settings(args: argparse.Namespace) -> Settings:
         for flag, place in _FLAGS.items()
         if (value := getattr(args, flag, None)) is not None
     }
+    if _PASSWORD.search(getattr(args, "database", None) or ""):
+        raise UsageError(
+            "a password on the command line can be seen by every user of this host",
+            hint="write it into ~/.pgpass, or the URL into the configuration ([ledger] database)",
+        )
     config = args.config if args.config is not None else os.environ.get(ENV_PREFIX + "CONFIG")
     if config == "":
         raise UsageError("--config (CONFIG=) is empty", hint="name a file, or leave it out")

@@ -334,3 +334,56 @@ def test_a_reason_may_be_any_bytes(run: Run) -> None:
     resolve = ("ledger", "resolve", "--sandbox", "AZJN-0001", "failed", "--reason", reason)
     assert run(*resolve).code == 0
     assert run("ledger", "verify").code == 0
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:hunter2hunter2@127.0.0.1:1/db",
+        "postgresql://127.0.0.1:1/db?user=u&password=hunter2hunter2",
+        "postgresql://127.0.0.1:1/db?sslmode=disable&sslpassword=hunter2hunter2",
+        "postgresql://u:p@hunter2hunter2@127.0.0.1:1/db",
+        "postgresql://u:hunter2hunter2@127.0.0.1:port/db",
+        "postgresql://u:p:hunter2hunter2/x@127.0.0.1/db",
+        "u:hunter2hunter2@127.0.0.1",
+        "mysql://u:hunter2hunter2@127.0.0.1/db",
+        "sqlite://u:hunter2hunter2@127.0.0.1/db",
+    ],
+)
+def test_the_ledger_s_password_is_in_no_message(run: Run, url: str) -> None:
+    Path("imagebuild.toml").write_text(f"[ledger]\ndatabase = {json.dumps(url)}\n")
+    ran = run("ledger", "list", "--json")
+    assert ran.code == 9
+    assert "hunter2" not in ran.out + ran.err
+
+
+def test_a_password_on_the_command_line_is_refused(run: Run) -> None:
+    for url in ("postgresql://u:hunter2@h/db", "postgresql://h/db?user=u&password=hunter2"):
+        ran = run("ledger", "list", "--database", url)
+        assert (ran.code, "every user" in ran.err, "hunter2" in ran.err) == (2, True, False)
+
+
+def plant(kind: str, path: Path) -> None:
+    """Put something in the place of the ledger, as another user might."""
+    if kind == "link":
+        path.symlink_to("/etc/passwd")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.touch()
+        path.chmod(0o666)
+    if kind == "open folder":
+        path.unlink()
+        path.parent.chmod(0o777)
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "fifo", "open file", "open folder"])
+def test_a_ledger_that_was_planted_is_refused(run: Run, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "srv/ledger.sqlite3"
+    path.parent.mkdir()
+    plant(kind, path)
+    ran = run("image", "--serial", "AZJN-0001", "--database", f"sqlite:///{path}")
+    assert ran.code == 9
+    assert not Sandbox(Path("../state/azaion-imagebuild/sandbox")).accounts.list()
