@@ -25,6 +25,7 @@ from .model import BuildRecord, Receipt
 from .process import ENV_PREFIX
 from .secret import redacted
 from .settings import Settings
+from .visible import visible
 
 if TYPE_CHECKING:
     from .fleet.fleet import Order
@@ -446,7 +447,8 @@ def _print(line: str, console: Console) -> None:
     with _quiet_pipe(console):
         if sys.stdout is not None:
             encoding = sys.stdout.encoding or "utf-8"
-            print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+            line = visible(line).encode(encoding, "backslashreplace").decode(encoding)
+            print(line, flush=True)
 
 
 @contextlib.contextmanager

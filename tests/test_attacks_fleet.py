@@ -25,6 +25,8 @@ import pytest
 from world import Ran, Run
 
 from azaion_imagebuild import cli
+from azaion_imagebuild.console import Console
+from azaion_imagebuild.displays import Bars
 from azaion_imagebuild.ledger import this_process
 from azaion_imagebuild.ledger.entry import is_alive, this_host
 from azaion_imagebuild.sandbox import Sandbox
@@ -387,3 +389,53 @@ def test_a_ledger_that_was_planted_is_refused(run: Run, tmp_path: Path, kind: st
     ran = run("image", "--serial", "AZJN-0001", "--database", f"sqlite:///{path}")
     assert ran.code == 9
     assert not Sandbox(Path("../state/azaion-imagebuild/sandbox")).accounts.list()
+
+
+EVIL = "m\x1b]0;owned\x07.\x1b[2Jkovacs\u202e"
+
+
+@pytest.mark.parametrize("bars", [False, True])
+def test_a_name_in_the_ledger_does_not_command_the_terminal(run: Run, bars: bool) -> None:
+    assert run("image", "--serial", "XYZ-0001", "--operator", EVIL).code == 0
+    assert run("image", "--serial", "AZJN-0002", "--operator", EVIL).code == 0
+    Path("imagebuild.toml").write_text('[ledger]\nreprovision = "refuse"\n')
+    said = [run("ledger", "list"), run("ledger", "show", "XYZ-0001"),
+            run("image", "--serial", "AZJN-0002")]  # fmt: skip
+    assert all("kovacs" in ran.out + ran.err for ran in said)
+    assert not any(mark in ran.out + ran.err for ran in said for mark in "\x1b\x07\u202e")
+    stream = io.StringIO()
+    display = Bars(lambda line: None, stream) if bars else Console(stream).fleet(scans=False)
+    display.going(["job 1"])
+    display.ended("job 1", {"serial": "AZJN-0001", "outcome": "failed", "error": EVIL})
+    display.said(EVIL)
+    display.gone()
+    assert "kovacs" in stream.getvalue()
+    assert not any(mark in stream.getvalue() for mark in "\x07\u202e")
+
+
+def test_a_folder_s_name_does_not_command_the_terminal(run: Run) -> None:
+    Path("\x1b[2Jimages").mkdir(mode=0o755)
+    ran = run("fleet", "AZJN-0001", "--out", "\x1b[2Jimages")
+    assert (ran.code, "\x1b" in ran.err) == (0, False)
+
+
+def test_a_report_that_cannot_be_written_is_found_before_an_account_is_touched(run: Run) -> None:
+    Path("file").touch()
+    ran = run("fleet", "AZJN-0001", "--out", "images", "--report", "file/report", "--json")
+    assert (ran.code, "give another folder by --report" in ran.err) == (2, True)
+    assert not Path("images").exists()
+
+
+def test_a_report_that_cannot_be_written_any_more_hides_nothing(run: Run, plugin: Plugin) -> None:
+    plugin("""
+import shutil
+from pathlib import Path
+
+@hookimpl
+def post_flash(build):
+    shutil.rmtree("report")
+    Path("report").touch()
+""")
+    ran = run("fleet", "AZJN-0001", "--out", "images", "--report", "report", "--json")
+    assert (ran.code, outcomes(ran), ran.json["report"]) == (0, {"AZJN-0001": "done"}, None)
+    assert "cannot write the report" in ran.err
