@@ -439,3 +439,31 @@ def post_flash(build):
     ran = run("fleet", "AZJN-0001", "--out", "images", "--report", "report", "--json")
     assert (ran.code, outcomes(ran), ran.json["report"]) == (0, {"AZJN-0001": "done"}, None)
     assert "cannot write the report" in ran.err
+
+
+def a_file(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("precious")
+    return path
+
+
+@pytest.mark.parametrize("planted", ["notes/file", "1-3/file", "file", "1-3/Linux_for_Tegra"])
+def test_what_is_no_lane_is_not_removed_as_one(run: Run, tmp_path: Path, planted: str) -> None:
+    sandbox = Sandbox(tmp_path / "state/azaion-imagebuild/sandbox")
+    sandbox.create(1.0)
+    kept = a_file(sandbox.dir / "Linux_for_Tegra.lanes" / planted)
+    if planted.endswith("Linux_for_Tegra"):  # a link to another BSP, whose images are its own
+        kept = a_file(tmp_path / "other/bootloader/system.img")
+        (sandbox.dir / "Linux_for_Tegra.lanes" / planted).unlink()
+        (sandbox.dir / "Linux_for_Tegra.lanes" / planted).symlink_to(tmp_path / "other")
+    assert run("image", "--serial", "AZJN-0001").code == 0
+    ran = run("fleet", "AZJN-0002")
+    assert (ran.code, "move away what stands there" in ran.err) == (3, True)
+    assert kept.read_text() == "precious"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look everywhere")
+def test_a_folder_that_nobody_may_look_into_is_refused(run: Run) -> None:
+    Path("closed").mkdir(mode=0)
+    ran = run("fleet", "AZJN-0001", "--out", "closed/images")
+    assert (ran.code, "cannot write into" in ran.err) == (2, True)
