@@ -8,6 +8,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -24,10 +25,14 @@ from .model import BuildRecord, Receipt
 from .process import ENV_PREFIX
 from .secret import redacted
 from .settings import Settings
+from .visible import visible
 
 if TYPE_CHECKING:
     from .fleet.fleet import Order
     from .ledger import Ledger
+
+_PASSWORD = re.compile(r"://[^/@]*:[^@]+@|[?&](ssl)?password=")
+"""In a database's URL."""
 
 _FLAGS: dict[str, tuple[str, str]] = {
     "api_url": ("admin_api", "url"),
@@ -510,6 +515,11 @@ def _settings(args: argparse.Namespace) -> Settings:
         for flag, place in _FLAGS.items()
         if (value := getattr(args, flag, None)) is not None
     }
+    if _PASSWORD.search(getattr(args, "database", None) or ""):
+        raise UsageError(
+            "a password on the command line can be seen by every user of this host",
+            hint="write it into ~/.pgpass, or the URL into the configuration ([ledger] database)",
+        )
     config = args.config if args.config is not None else os.environ.get(ENV_PREFIX + "CONFIG")
     if config == "":
         raise UsageError("--config (CONFIG=) is empty", hint="name a file, or leave it out")
@@ -525,7 +535,8 @@ def _print(line: str, console: Console) -> None:
     with _quiet_pipe(console):
         if sys.stdout is not None:
             encoding = sys.stdout.encoding or "utf-8"
-            print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+            line = visible(line).encode(encoding, "backslashreplace").decode(encoding)
+            print(line, flush=True)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from .errors import OperatorError
 from .model import Build, BuildRecord, Finding
 from .progress import Lasting, Live, Quiet
 from .secret import redact
+from .visible import visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,9 +38,10 @@ class Console:
         logger.setLevel(logging.DEBUG)
 
     def say(self, line: str) -> None:
-        """Write one line."""
+        """Write one line, or the several of a traceback; nothing in it commands the terminal."""
         if self._stream is not None:
-            print(redact(line), file=self._stream, flush=True)
+            lines = redact(line).expandtabs().split("\n")
+            print("\n".join(map(visible, lines)), file=self._stream, flush=True)
 
     def began(self, build: Build) -> None:
         """A build begins."""
@@ -125,7 +127,8 @@ class Console:
         from .report import summary_lines
 
         *lines, last = summary_lines(fleet)
-        for line in (*lines, f"report: {fleet['report']}", last):
+        report = [f"report: {fleet['report']}"] if fleet["report"] else []
+        for line in (*lines, *report, last):
             self.say(line)
 
     def examined(self, findings: list[Finding]) -> None:

@@ -11,7 +11,7 @@ PACKAGE = Path(azaion_imagebuild.__file__).parent
 ROOT = PACKAGE.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"", "errors", "secret", "resources", "trust", "signals", "manual"}),
+    frozenset({"", "errors", "secret", "resources", "trust", "signals", "manual", "visible"}),
     frozenset({"model", "settings", "identity", "usb", "placeholder", "account_id", "contract"}),
     frozenset(
         {

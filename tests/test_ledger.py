@@ -386,7 +386,8 @@ def test_a_ledger_that_cannot_be_written_stops_the_build_before_the_account(
         "no driver": "mysql://db/azaion",
         "no server": "postgresql://nobody:secretword@127.0.0.1:1/x",
     }.get(place, f"sqlite:///{bad}")
-    ran = run("image", "--serial", SERIAL, "--json", "--database", url)
+    Path("imagebuild.toml").write_text(f"[ledger]\ndatabase = {json.dumps(url)}\n")
+    ran = run("image", "--serial", SERIAL, "--json")
     assert ran.code == 9
     record = records(ran)
     assert (record["account"], record["ledger"], record["flashed"]) == (None, None, False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ from ..ledger.entry import user
 from ..model import BuildRecord, Ownership
 from ..pipeline import Blank, Watcher, fingerprints, sha256_of, with_base
 from ..plugins import load_plugins
-from ..report import write_report
+from ..report import check_folder, write_report
 from ..serials import Listed, read_list, scanned
 from ..settings import Settings
 from ..usb import checked_instances, devices_to_flash
@@ -117,6 +118,7 @@ def run_fleet(
     hook = load_plugins(settings.hooks, required=REQUIRED).hook
     listed = [] if order.scans else read_list(order.source, settings.serial.pattern)
     began = time.time()
+    folder = order.report or state_dir_of(settings) / "fleet" / _stamp(began)
     with parts_for(order, settings) as (used, sandbox), the_ledger(settings) as ledger:
 
         def planned(listed: Sequence[Listed]) -> Plan:
@@ -125,6 +127,7 @@ def run_fleet(
         plan = planned(listed)
         display.planned(plan)
         plan.refuse_errors()
+        check_folder(folder)
         scanner = _scanner(used, planned, display) if order.scans else None
         run = Run(
             feed=scanner or Feed.of(plan.todo, pinned=order.out is None),
@@ -138,8 +141,17 @@ def run_fleet(
         if scanner:
             plan = Plan.of_all(scanner.plans.values(), sandbox=sandbox)
         fleet = _told(plan, run, began, used)
-    folder = order.report or state_dir_of(settings) / "fleet" / _stamp(began)
-    return {**fleet, "report": str(write_report(folder, fleet))}
+    return {**fleet, "report": _reported(folder, fleet, display)}
+
+
+def _reported(folder: Path, fleet: dict[str, Any], display: FleetDisplay) -> str | None:
+    """Write the report; a disk that is full by now must not hide what was done."""
+    try:
+        return str(write_report(folder, fleet))
+    except UsageError as error:
+        display.said(f"error: {error.message}")
+        display.said(f"hint: {error.hint}")
+        return None
 
 
 def _scanner(
@@ -428,7 +440,8 @@ def _counted(outcomes: Iterable[str]) -> dict[str, int]:
 
 
 def _stamp(seconds: float) -> str:
-    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(seconds))
+    when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(seconds))
+    return f"{when}-{secrets.token_hex(3)}"  # two fleets may begin in one second
 
 
 def default_out(settings: Settings) -> Path:

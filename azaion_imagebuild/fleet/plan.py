@@ -165,10 +165,13 @@ def _seconds_each(ledger: Ledger) -> float | None:
     return statistics.median(took) if took else None
 
 
-def space_on(folder: Path) -> int:
-    """Return the bytes that are free where ``folder`` is, or will be."""
+def space_on(folder: Path) -> int | None:
+    """Return the bytes that are free where ``folder`` is, or will be; None: nobody may look."""
     import shutil
 
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+    try:
+        while not folder.exists():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 FILE = "ledger.sqlite3"
 _LOCKED_FOR = 30.0  # seconds to wait for another writer
 _AWAY_FOR = 60.0  # seconds to wait for a database server that restarts
+_PASSWORDS = ("password", "sslpassword")  # names in the query of a URL of PostgreSQL
 _MANY = 500  # values in one IN (…)
 PATIENCE = {
     "connect_timeout": 10,
@@ -73,7 +75,7 @@ class Ledger:
         self.url = url
         self._patience = patience
         self._engine: sql.Engine | None = None
-        self._password: Secret | None = None  # alive, so that it is redacted everywhere
+        self._passwords: tuple[Secret, ...] = ()  # alive, so that they are redacted everywhere
         self._opening, self._writing, self._queueing = (threading.Lock() for _ in range(3))
         self._waiting: list[_Ticket] = []
 
@@ -289,10 +291,8 @@ class Ledger:
 
         from .schema import migrate
 
+        url = self._parsed()
         try:
-            url = sql.make_url(self.url)
-            if url.password:
-                self._password = Secret(str(url.password))
             if url.get_backend_name() == "sqlite":
                 engine, guard = _sqlite(url)
             elif url.get_backend_name() == "postgresql":
@@ -318,9 +318,32 @@ class Ledger:
             raise self._cannot("open", error) from None
         return engine
 
+    def _parsed(self) -> sql.URL:
+        """Return the URL; from then on its passwords are redacted everywhere.
+
+        Raises:
+            LedgerError: it is none. The message shows nothing of it: where no part can be told from
+                another, any may be the password.
+        """
+        import sqlalchemy as sql
+
+        try:
+            url = sql.make_url(self.url)
+        except (sql.exc.ArgumentError, ValueError):
+            url = None
+        if url is None or "@" in (url.host or ""):
+            raise LedgerError(
+                "[ledger] database is no URL of a database",
+                hint="give it like sqlite:////srv/ledger.sqlite3 or postgresql://USER@HOST/NAME;"
+                " in a password write @ as %40, / as %2F, : as %3A",
+            )
+        given = (url.password, *(url.query.get(name) for name in _PASSWORDS))
+        self._passwords = tuple(Secret(str(each)) for each in given if each)
+        return url
+
     def _cannot(self, verb: str, error: Exception) -> LedgerError:
         reason = " ".join(str(getattr(error, "orig", None) or error).split())
-        shown = self.url.rpartition("@")[2] if "@" in self.url else self.url
+        shown = _without_passwords(self._parsed())
         return LedgerError(f"cannot {verb} the ledger {shown}: {reason}", hint=_hint(reason))
 
 
@@ -350,6 +373,12 @@ class Pen:
         return _entry(row) if row else None
 
 
+def _without_passwords(url: sql.URL) -> str:
+    if url.host is None:
+        return f"{url.drivername}:///{url.database or ''}"
+    return f"{url.host}{f':{url.port}' if url.port else ''}/{url.database or ''}"
+
+
 def _sqlite(url: sql.URL) -> tuple[sql.Engine, contextlib.AbstractContextManager[object]]:
     """Return the engine of a SQLite file (0600), and the lock to hold while its tables change."""
     import sqlalchemy as sql
@@ -358,6 +387,7 @@ def _sqlite(url: sql.URL) -> tuple[sql.Engine, contextlib.AbstractContextManager
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        _check_rights(path)
     engine = sql.create_engine(url, connect_args={"timeout": _LOCKED_FOR})
 
     @sql.event.listens_for(engine, "connect")
@@ -372,6 +402,22 @@ def _sqlite(url: sql.URL) -> tuple[sql.Engine, contextlib.AbstractContextManager
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine, locked([path.parent] if path else [], _LOCKED_FOR)
+
+
+def _check_rights(path: Path) -> None:
+    """Refuse a ledger into which everybody can write, or beside which (SQLite reads a -wal there).
+
+    Raises:
+        LedgerError: it is such a one, or no plain file.
+    """
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise LedgerError(f"the ledger {path} is no plain file", hint="look at what it is")
+    for each in (path, path.parent):
+        if each.stat().st_mode & stat.S_IWOTH:
+            raise LedgerError(
+                f"the ledger {path} is not safe: all may write {each}",
+                hint="keep it in a folder of your own, 0700, and the file 0600",
+            )
 
 
 def _insert(connection: sql.Connection, batch: Sequence[_Ticket]) -> list[tuple[_Ticket, Receipt]]:
