@@ -39,6 +39,7 @@ _FLAGS: dict[str, tuple[str, str]] = {
     "owner": ("device_conf", "owner"),
     "group": ("device_conf", "group"),
     "flash": ("build", "flash"),
+    "fuse": ("build", "fuse"),
     "method": ("bsp", "method"),
     "usb_instance": ("bsp", "usb_instance"),
     "keep_image": ("image", "keep"),
@@ -470,6 +471,7 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     _site(image)
     _bsp(image)
     _owner(image)
+    _fuse(image, "run the site's [fuse] command first, once for a serial: it cannot be undone")
     _database(image)
     image.add_argument("--operator", metavar="NAME", help="who builds; default: the user")
     image.add_argument(
@@ -596,6 +598,7 @@ def _fleet_parser(commands: Any) -> None:
     )
     _site(fleet)
     _bsp(fleet)
+    _fuse(fleet, argparse.SUPPRESS)  # taken, to be refused in clear words
     _owner(fleet)
     _database(fleet)
     fleet.add_argument("--operator", metavar="NAME", help="who builds; default: the user")
@@ -630,8 +633,9 @@ def _ledger(commands: Any) -> None:
     resolve.add_argument("serial", metavar="SERIAL")
     resolve.add_argument(
         "verdict",
-        choices=["done", "failed", "retired"],
-        help="done: it has its identity; failed: build it again; retired: out of use",
+        choices=["done", "failed", "retired", "fused", "unfused"],
+        help="done: it has its identity; failed: build it again; retired: out of use; fused,"
+        " unfused: what its fuses are",
     )
     resolve.add_argument("--reason", required=True, help="why, for whoever asks later")
     resolve.add_argument("--sandbox", action="store_true", help="a device of the sandbox")
@@ -690,6 +694,10 @@ def _bsp(parser: argparse.ArgumentParser) -> None:
         help="with --inject stamp: build the base anew",
     )
     parser.add_argument("--flash", metavar="0|1", help="0: build and prove, but do not flash")
+
+
+def _fuse(parser: argparse.ArgumentParser, about: str) -> None:
+    parser.add_argument("--fuse", metavar="0|1", nargs="?", const="1", help=about)
 
 
 def _database(parser: argparse.ArgumentParser) -> None:

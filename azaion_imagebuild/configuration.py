@@ -110,6 +110,11 @@ def _from_file(
                 names = {known_name for part, known_name in known if part == section}
                 raise _unknown(f"key [{section}] {name} in {path}", name, names)
             chosen[section, name] = _convert(key, value, f"{key} in {path}", path.parent)
+            if key.kind == "asked" and chosen[section, name]:
+                raise UsageError(
+                    f"{path} asks for {key}: what cannot be undone is never asked for by a file",
+                    hint=f"leave it out there, and ask by --{name} ({name.upper()}=1)",
+                )
     return chosen
 
 
@@ -273,6 +278,7 @@ _KINDS: dict[str, Callable[[Any, Path], Any]] = {
     "duration": _duration,
     "whole": _whole,
     "yesno": _yesno,
+    "asked": _yesno,
     "list": _list(_text),
     "paths": _list(_path),
     "statuses": _list(_status),
@@ -289,6 +295,7 @@ _WORDS = {
     "duration": "a number of seconds above 0",
     "whole": "a whole number",
     "yesno": "yes or no (1, 0, true, false)",
+    "asked": "yes or no (1, 0, true, false)",
     "list": "a list of texts",
     "paths": "a list of paths",
     "statuses": "a list of HTTP statuses (2xx, 4xx, 5xx)",

@@ -166,17 +166,22 @@ def _flashed(build: Build) -> FlashResult:
     return FlashResult(device=build.settings.bsp.board + (f" at USB {chosen}" if chosen else ""))
 
 
-def _run(tree: Path, build: Build, argv: list[str], error: type[OperatorError]) -> Finished:
-    make_log_dir(build)
+def environment(build: Build) -> dict[str, str]:
+    """Return the variables that NVIDIA's scripts get."""
     environ = dict(build.settings.bsp.environment)
     if os.geteuid() == 0:
         environ["USER"] = "root"  # the scripts look at the variable, not at the uid
+    return environ
+
+
+def _run(tree: Path, build: Build, argv: list[str], error: type[OperatorError]) -> Finished:
+    make_log_dir(build)
     try:
         with residue.out_of_sight(tree):
             return run(
                 argv,
                 cwd=tree,
-                environ=environ,
+                environ=environment(build),
                 log=_log(build),
                 timeout=build.settings.build.script_timeout,
                 keep_open=build.lock_fds,
@@ -197,22 +202,36 @@ def _judge(
     error: type[OperatorError],
     logged: str = "",
 ) -> None:
-    """Believe a script only when its exit code, its errors and its own success line agree."""
+    """Raise unless a script is believed."""
+    what = complaint(finished, success, logged)
+    if what is not None:
+        lines = [*finished.tail, *logged.splitlines()]
+        raise error(what, hint=_meaning(lines, finished, build))
+
+
+def complaint(
+    finished: Finished,
+    success: tuple[str, ...],
+    logged: str = "",
+    *,
+    limit: str = "[build] script_timeout",
+) -> str | None:
+    """Return what is wrong with a script's end; None: it is believed.
+
+    That is so only when its exit code, its errors and its own success line agree.
+    """
     name = Path(finished.argv[0]).name
     lines = [*finished.tail, *logged.splitlines()]
     failures = [line.strip() for line in lines if line.strip().startswith(_FAILURES)]
-    said = any(words in line for line in lines for words in success)
-    if finished.returncode == 0 and said and not failures:
-        return
     if finished.returncode == TIMED_OUT:
-        what = f"{name} was stopped at its time limit ([build] script_timeout)"
-    elif finished.returncode != 0:
-        what = f"{name} failed (exit {finished.returncode}): {finished.last_words()}"
-    elif failures:
-        what = f"{name} ended with 0, but said: {failures[-1]}"
-    else:
-        what = f"{name} ended with 0, but never said “{success[0]}”; last: {finished.last_words()}"
-    raise error(what, hint=_meaning(lines, finished, build))
+        return f"{name} was stopped at its time limit ({limit})"
+    if finished.returncode != 0:
+        return f"{name} failed (exit {finished.returncode}): {finished.last_words()}"
+    if failures:
+        return f"{name} ended with 0, but said: {failures[-1]}"
+    if not any(words in line for line in lines for words in success):
+        return f"{name} ended with 0, but never said “{success[0]}”; last: {finished.last_words()}"
+    return None
 
 
 def _meaning(lines: list[str], finished: Finished, build: Build) -> str:

@@ -66,6 +66,10 @@ class Build:
     """When the attempt began, in seconds since the epoch: what is older is not of this build."""
     sandbox: bool = False
     flash: bool = True
+    fuse: bool = False
+    """The site's fuse command was asked for."""
+    rotates: bool = False
+    """The account exists: it gets a new password, outside a build."""
     kept: Kept | None = field(default=None, compare=False)
     """Where a plug-in may keep what the next device of a fleet can use; None: a build alone."""
     lock_fds: tuple[int, ...] = ()
@@ -142,6 +146,15 @@ class FlashResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FuseResult:
+    """The site's fuse command was run to its good end."""
+
+    command: str
+    """The shell line that repeats it; key files by their paths, never a key."""
+    device: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """Something a check saw; an error stops the build, a warning is shown."""
 
@@ -167,6 +180,7 @@ RECORD_FIELDS = frozenset(
         "serial", "email", "outcome", "sandbox", "attempt", "account", "image", "image_format",
         "image_sha256", "base_sha256", "proof", "device_conf", "flashed", "device", "usb_instance",
         "ecid", "ledger", "seconds", "step", "error", "hint", "exit_code", "lane", "began", "steps",
+        "fused", "fuse_command", "fuse_device", "also", "written",
     )
 )  # fmt: skip
 """The fields of a record that are the core's; a plug-in adds others."""

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import pluggy
 
@@ -35,6 +35,7 @@ from .model import (
     DeviceIdentity,
     Finding,
     FlashResult,
+    FuseResult,
     Image,
     Ownership,
     Receipt,
@@ -148,6 +149,10 @@ class _Attempt:
     base_sha256: str | None = None
     flashed: FlashResult | None = None
     receipt: Receipt | None = None
+    begun: bool = False
+    """The ledger holds an intent of this attempt, whose end it does not know yet."""
+    fused_before: bool = False
+    """The ledger shows the serial as fused."""
     release: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     left_behind: list[tuple[str, str]] = field(default_factory=list)
@@ -176,24 +181,34 @@ class _Attempt:
 
         self.current = "ledger"
         entry = Entry.of(self.record(), step=step, outcome="started")
-        if self.receipt is None:
-            self.receipt = self.ledger.begin(entry, self.build.settings.ledger)
-        else:
+        if self.begun:
             self.receipt = self.ledger.write(entry)
+        else:
+            self.receipt = self.ledger.begin(entry, self.build.settings.ledger)
+            self.begun = True
+
+    def concludes(self, step: str) -> None:
+        """Commit that a step is done, whatever comes; the next intent begins the attempt anew.
+
+        Raises:
+            LedgerError: it cannot be written.
+        """
+        if self.ledger is None:
+            return
+        from .ledger import Entry
+
+        self.receipt = self.ledger.write(Entry.of(self.record(), step=step, outcome="done"))
+        self.begun = False
 
     def recorded(self, error: OperatorError | None = None) -> BuildRecord:
         """Return the record of the whole attempt, which the ledger holds too."""
         record = self.record(error)
-        if self.ledger is None or self.receipt is None:
+        if self.ledger is None or not self.begun:
             return record
         from .ledger import Entry
 
         try:
-            entry = Entry.of(
-                record,
-                step=record.step or self.current,
-                outcome="done" if error is None else "failed",
-            )
+            entry = Entry.of(record, step=record.step or self.current, outcome=self._outcome(error))
             self.receipt = self.ledger.write(entry)
         except LedgerError as unwritten:
             if error is None:
@@ -201,6 +216,13 @@ class _Attempt:
                 return self.record(unwritten)
             error.problems += tuple(each for each in unwritten.problems)
         return dataclasses.replace(record, ledger=self.receipt)
+
+    def _outcome(self, error: OperatorError | None) -> Literal["done", "failed", "unknown"]:
+        if error is None:
+            return "done"
+        # A fuse command that was started may have burned some fuses, however it ended.
+        perhaps_fused = self.current == "fuse" and not isinstance(error, PreflightError)
+        return "unknown" if perhaps_fused else "failed"
 
     def record(self, error: OperatorError | None = None) -> BuildRecord:
         device_conf = [staged for staged in self.staged if staged.path == DEVICE_CONF]
@@ -368,7 +390,34 @@ def _steps_to_prepared(done: _Attempt) -> Ownership:
 def _steps_to_identity(done: _Attempt) -> tuple[DeviceIdentity, Ownership]:
     ownership = _steps_to_prepared(done)
     done.release = _release(done.build) if done.ledger else None
+    if done.build.fuse:
+        _fuse(done)
     return _provision(done), ownership
+
+
+def _fuse(done: _Attempt) -> None:
+    """Burn the device's fuses, once for a serial; that it was done is written down first of all."""
+    if done.fused_before:
+        done.extra["fused"] = "before"
+        return
+    with held_back():  # a fuse command that is torn off leaves a device that nobody knows
+        done.intends("fuse")
+        with done.step("fuse") as notes:
+            result: FuseResult = _answered("fuse", done.hook.fuse(build=done.build))
+            done.extra |= {
+                "fused": "now",
+                "fuse_command": result.command,
+                "fuse_device": result.device,
+            }
+            try:
+                done.concludes("fuse")
+            except LedgerError as error:
+                said = (
+                    f"the fuses of {done.build.serial} are burned, but the ledger has no word of it"
+                )
+                error.problems += ((said, "mend the ledger, then: ledger resolve … fused"),)
+                raise
+            notes.append(f"the device at USB {result.device} is fused")
 
 
 def _provision(done: _Attempt) -> DeviceIdentity:
@@ -387,9 +436,13 @@ def _spoken_against(done: _Attempt) -> list[Finding]:
     if done.ledger is None:
         return []
     build = done.build
-    known = done.ledger.standings({build.serial: build.email}, sandbox=build.sandbox)
-    policy = build.settings.ledger
-    return list(known[build.serial].findings(policy.reprovision, confirmed=policy.confirmed))
+    standings = done.ledger.standings({build.serial: build.email}, sandbox=build.sandbox)
+    policy, known = build.settings.ledger, standings[build.serial]
+    done.fused_before = known.fused is not None
+    return [
+        *known.findings(policy.reprovision, confirmed=policy.confirmed),
+        *known.findings_of_fuses(asked=build.fuse),
+    ]
 
 
 def _release(build: Build) -> str | None:

@@ -11,11 +11,20 @@ from typing import Any, Literal, TextIO
 from .errors import UsageError
 from .identity import email_for
 from .ledger import Entry, Ledger, this_process
-from .ledger.entry import FIELDS, now, this_host, user
-from .ledger.guards import RESOLVE
+from .ledger.entry import FIELDS, Outcome, now, this_host, user
+from .ledger.guards import FUSE, RESOLVE, died
+from .ledger.store import ended
 from .model import Receipt
 
-Verdict = Literal["done", "failed", "retired"]
+Verdict = Literal["done", "failed", "retired", "fused", "unfused"]
+_VERDICTS: dict[Verdict, tuple[str, Outcome]] = {
+    "done": (RESOLVE, "done"),
+    "failed": (RESOLVE, "failed"),
+    "retired": (RESOLVE, "retired"),
+    "fused": (FUSE, "done"),
+    "unfused": (FUSE, "failed"),
+}
+"""An operator's word → step and outcome of its row."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -86,21 +95,28 @@ def resolve(
         ledger: what it is written into.
         serial: the device.
         verdict: ``done``: the device has its identity; ``failed``: it has not, and may be built
-            again; ``retired``: it is out of use, its serial and its account are free again.
+            again; ``retired``: it is out of use, its serial and its account are free again;
+            ``fused``, ``unfused``: its fuses are burned, or none is.
         reason: why, for whoever asks later.
         sandbox: a device of the sandbox.
 
     Raises:
-        UsageError: the ledger knows no such serial, or it was never flashed.
+        UsageError: the ledger knows no such serial, or (of its fuses) an attempt goes on.
         LedgerError: it cannot be written.
     """
     account = {serial: email_for(serial)}
-    last = ledger.standings(account, sandbox=sandbox)[serial].last
+    standing = ledger.standings(account, sandbox=sandbox)[serial]
+    last = standing.last
     if last is None:
         raise UsageError(
             f"the ledger knows no {serial}{' in the sandbox' if sandbox else ''}",
             hint="azaion-imagebuild ledger list shows what it knows",
         )
+    if _VERDICTS[verdict][0] == FUSE:
+        if standing.at_work:
+            raise UsageError(f"{serial} is being built", hint="wait for it to end")
+        if died(last):  # what else it was about to do is not decided by this
+            ledger.write(ended(last))
     return ledger.write(_verdict(last, verdict, reason))
 
 
@@ -117,12 +133,13 @@ def retire_sandbox(ledger: Ledger) -> None:
 
 
 def _verdict(last: Entry, verdict: Verdict, reason: str) -> Entry:
+    step, outcome = _VERDICTS[verdict]
     return dataclasses.replace(
         last,
-        step=RESOLVE,
-        outcome=verdict,
+        step=step,
+        outcome=outcome,
         at=now(),
-        flashed=verdict == "done",
+        flashed=verdict == "done" if step == RESOLVE else last.flashed,
         error=reason,
         exit_code=None,
         operator=user(),

@@ -168,6 +168,12 @@ class BuildSettings:
     """[build]"""
 
     flash: bool = option(True, "flash the device after the proof", kind="yesno", env="FLASH")
+    fuse: bool = option(
+        False,
+        "run [fuse] command first; a file can only say no: it is asked for by --fuse (FUSE=1)",
+        kind="asked",
+        env="FUSE",
+    )
     lock_wait: float = option(600.0, "seconds to wait for another build of the tree", kind="number")
     script_timeout: float = option(
         7200.0, "seconds that one NVIDIA script may take", kind="duration"
@@ -175,6 +181,22 @@ class BuildSettings:
     state_dir: Path | None = option(
         None, "folder of logs and of the sandbox", kind="path", env="STATE_DIR"
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FuseSettings:
+    """[fuse]"""
+
+    command: list[str] = option(
+        [],
+        "the site's own fuse command, run in the BSP tree without a shell, before provisioning;"
+        " {serial} and {usb_instance} are filled in; name key files here, never a key",
+        kind="list",
+    )
+    success: str = option(
+        "*** done.", "words that it must print: its exit code alone is no evidence", kind="text"
+    )
+    timeout: float = option(1800.0, "seconds that it may take", kind="duration")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,6 +280,7 @@ class Settings:
     serial: SerialSettings = field(default_factory=SerialSettings)
     hooks: HooksSettings = field(default_factory=HooksSettings)
     build: BuildSettings = field(default_factory=BuildSettings)
+    fuse: FuseSettings = field(default_factory=FuseSettings)
     image: ImageSettings = field(default_factory=ImageSettings)
     smoke: SmokeSettings = field(default_factory=SmokeSettings)
     ledger: LedgerSettings = field(default_factory=LedgerSettings)

@@ -41,7 +41,7 @@ FLOORS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"bsp", "staging", "completeness", "overlay", "api_probe", "credentials"}),
-    frozenset({"flashing", "clearing", "placing", "report"}),
+    frozenset({"flashing", "clearing", "placing", "report", "fuses"}),
     frozenset({"bases"}),
     frozenset({"plugins", "verification", "smoke"}),
     frozenset({"pipeline"}),

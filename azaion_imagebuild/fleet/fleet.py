@@ -80,6 +80,7 @@ def plan_fleet(order: Order, settings: Settings) -> Plan:
     Raises:
         OperatorError: the list or the settings are wrong, or the ledger cannot be read.
     """
+    _refuse_fuses(settings)
     listed = read_list(order.source, settings.serial.pattern)
     sandbox = (
         is_sandbox(settings) if order.base is None else stamps.wants_sandbox(order.base, settings)
@@ -105,6 +106,7 @@ def run_fleet(
     Raises:
         OperatorError: the fleet could not begin; no account was touched.
     """
+    _refuse_fuses(settings)
     hook = load_plugins(settings.hooks, required=REQUIRED).hook
     listed = [] if order.scans else read_list(order.source, settings.serial.pattern)
     began = time.time()
@@ -131,6 +133,15 @@ def run_fleet(
         fleet = _told(plan, run, began, used)
     folder = order.report or state_dir_of(settings) / "fleet" / _stamp(began)
     return {**fleet, "report": str(write_report(folder, fleet))}
+
+
+def _refuse_fuses(settings: Settings) -> None:
+    """What cannot be undone is done with one device in front of one operator."""
+    if settings.build.fuse:
+        raise UsageError(
+            "a fleet burns no fuses",
+            hint="fuse devices one by one: azaion-imagebuild image --fuse --serial …",
+        )
 
 
 def _scanner(

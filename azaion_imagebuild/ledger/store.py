@@ -17,7 +17,7 @@ from ..model import Receipt
 from ..secret import Secret
 from ..settings import LedgerSettings
 from .entry import FIELDS, Entry, now
-from .guards import FLASH, Standing, died
+from .guards import FLASH, FUSE, ROTATE, Standing, died
 
 if TYPE_CHECKING:
     import sqlalchemy as sql
@@ -104,7 +104,7 @@ class Ledger:
             return _standings(connection, accounts, sandbox)
 
     def recent(self, count: int) -> list[Entry]:
-        """Return the last rows that ended an attempt well, newest first.
+        """Return the last rows that ended a build well, newest first.
 
         Raises:
             LedgerError: the ledger cannot be read.
@@ -113,7 +113,8 @@ class Ledger:
 
         from .schema import rows
 
-        query = sql.select(rows).where(rows.c.outcome == "done").order_by(rows.c.row.desc())
+        built = (rows.c.outcome == "done", rows.c.step.not_in((FUSE, ROTATE)))
+        query = sql.select(rows).where(*built).order_by(rows.c.row.desc())
         with self._reading() as connection:
             return [_entry(row) for row in connection.execute(query.limit(count))]
 
@@ -344,15 +345,22 @@ def _guarded(connection: sql.Connection, ticket: _Ticket) -> list[Entry]:
         return [entry]
     known = _standings(connection, {entry.serial: entry.email}, entry.sandbox)[entry.serial]
     guard = ticket.guard
-    findings = known.findings(guard.reprovision, confirmed=guard.confirmed)
+    findings = [*known.findings(guard.reprovision, confirmed=guard.confirmed)]
+    if entry.step == FUSE:
+        findings += known.findings_of_fuses(asked=True)
     if errors := [(each.message, each.hint) for each in findings if each.severity == "error"]:
         raise PreflightError.of_problems(errors)
+    if entry.step == FUSE and known.fused is not None:  # not so when preflight looked
+        raise PreflightError(
+            f"{entry.serial} was fused by another station in this moment",
+            hint="run the same command again: it goes on without fusing",
+        )
     return [ended(known.last), entry] if known.last and died(known.last) else [entry]
 
 
 def ended(row: Entry) -> Entry:
     """Return the row that ends an attempt whose process is gone."""
-    outcome: Any = "unknown" if row.step == FLASH else "failed"
+    outcome: Any = "unknown" if row.step in (FLASH, FUSE) else "failed"
     error = f"it was killed during {row.step}"
     return dataclasses.replace(row, outcome=outcome, at=now(), error=error)
 
