@@ -151,7 +151,8 @@ def _origin(build: Build, ownership: Ownership) -> str:
     digest = hashlib.sha256()
     bsp = dataclasses.asdict(build.settings.bsp) | {"usb_instance": None, "sysfs_usb": None}
     owner = (ownership.uid, ownership.gid)
-    digest.update(json.dumps([bsp, owner, str(build.rootfs_dir)], default=str).encode())
+    size = build.settings.image.placeholder_size
+    digest.update(json.dumps([bsp, owner, size, str(build.rootfs_dir)], default=str).encode())
     for line in sorted(_described(build.rootfs_dir)):
         digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

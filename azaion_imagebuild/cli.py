@@ -137,16 +137,18 @@ def _base(args: argparse.Namespace, console: Console) -> int:
 def _stamp(args: argparse.Namespace, console: Console) -> int:
     from . import stamps
 
-    settings = _settings(args)
-    if args.clear and (args.serial or args.out or args.device_conf):
+    settings, serial = _settings(args), args.serial or ""
+    if args.clear and (serial or args.out or args.device_conf):
         raise UsageError("--clear takes the image only", hint="leave the other flags out")
-    with _stdout_is_ours():
-        if args.clear:
-            record = stamps.clear(args.image, settings)
-        else:
-            record = stamps.stamp(
-                args.image, args.serial or "", settings, credentials=args.device_conf, out=args.out
-            )
+    if not args.clear and args.device_conf is None:
+        with _stdout_is_ours():
+            built = stamps.stamp(args.image, serial, settings, console, out=args.out)
+        return _finish(built, args, console)
+    if args.clear:
+        record = stamps.clear(args.image, settings)
+    else:
+        given, out = args.device_conf, args.out
+        record = stamps.stamp_given(args.image, serial, settings, given, out=out)
     console.stamped(record)
     if args.json:
         _print_json(record.as_json(), console)
@@ -255,6 +257,49 @@ def _smoke(args: argparse.Namespace, console: Console) -> int:
     if args.json:
         _print_json(report.as_json(), console)
     return report.exit_code
+
+
+def _rotate(args: argparse.Namespace, console: Console) -> int:
+    from . import rotation
+    from .targets import ConfFile, ImageFile, RootfsFolder, Target
+
+    settings = _settings(args)
+    places: list[tuple[Callable[..., Target], Path | None]] = [
+        (RootfsFolder, args.rootfs_dir), (ImageFile, args.image), (ConfFile, args.device_conf),
+    ]  # fmt: skip
+    targets = [kind(path=path.absolute()) for kind, path in places if path is not None]
+    if args.all_older_than is not None:
+        return _rotate_all(args, settings, targets, console)
+    if args.plan or args.out is not None:
+        raise UsageError("--plan and --out go with --all-older-than", hint="leave them out")
+    with _stdout_is_ours():
+        record = rotation.rotate(args.serial, targets, settings, console)
+    return _finish(record, args, console)
+
+
+def _rotate_all(
+    args: argparse.Namespace, settings: Settings, targets: Sequence[object], console: Console
+) -> int:
+    from . import rotation
+
+    age = rotation.parse_age(args.all_older_than)
+    if targets or (args.out is None and not args.plan):
+        raise UsageError(
+            "the new files of --all-older-than go into a folder",
+            hint="give --out DIR, and no --rootfs-dir, --image or --device-conf",
+        )
+    if args.plan:
+        result = rotation.plan_all(age, settings)
+        console.rotation_planned(result)
+    else:
+        with _stdout_is_ours():
+            result = rotation.rotate_all(
+                age, args.out.absolute(), settings, console.warned, console.rotated
+            )
+        console.rotation_ended(result)
+    if args.json:
+        _print_json(result, console)
+    return int(result["exit_code"])
 
 
 def _hooks(args: argparse.Namespace, console: Console) -> int:
@@ -473,13 +518,8 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     _owner(image)
     _fuse(image, "run the site's [fuse] command first, once for a serial: it cannot be undone")
     _database(image)
-    image.add_argument("--operator", metavar="NAME", help="who builds; default: the user")
-    image.add_argument(
-        "--yes",
-        action="store_const",
-        const=True,
-        help="build a serial that was flashed before ([ledger] reprovision = confirm)",
-    )
+    _operator(image)
+    _yes(image)
 
     base = _command(commands, "base", _base, "build an image with a placeholder, to be stamped")
     base.add_argument("--out", metavar="FILE", type=Path, help="copy the image to this new file")
@@ -500,6 +540,9 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     stamp.add_argument("--clear", action="store_true", help="put the placeholder back")
     stamp.add_argument("--api-url", metavar="URL", help="base URL of the admin API")
     _owner(stamp)
+    _database(stamp)
+    _operator(stamp)
+    _yes(stamp)
     _disable(stamp)
 
     _fleet_parser(commands)
@@ -552,6 +595,8 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
         "--ca-file", metavar="FILE", help="certificate to trust, e.g. the device's own"
     )
 
+    _rotate_parser(commands)
+
     hooks = _command(commands, "hooks", _hooks, "list the steps and the plug-ins that do them")
     _disable(hooks)
 
@@ -566,6 +611,33 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
         help="default: show",
     )
     return parser
+
+
+def _rotate_parser(commands: Any) -> None:
+    rotate = _command(commands, "rotate", _rotate, "give a device's account a new password")
+    which = rotate.add_mutually_exclusive_group(required=True)
+    which.add_argument("--serial", help="the device's serial, e.g. AZJN-0042")
+    which.add_argument(
+        "--all-older-than",
+        metavar="AGE",
+        help="every device of the ledger whose credential is older: 90d, 12h, 4w",
+    )
+    rotate.add_argument(
+        "--rootfs-dir", metavar="DIR", type=_path, help="write it into this root filesystem"
+    )
+    rotate.add_argument("--image", metavar="FILE", type=_path, help="and/or into this image")
+    rotate.add_argument(
+        "--device-conf", metavar="FILE", type=_path, help="and/or to this file (0600)"
+    )
+    rotate.add_argument(
+        "--out", metavar="DIR", type=_path, help="with --all-older-than: folder of SERIAL.conf"
+    )
+    rotate.add_argument("--plan", action="store_true", help="only show which devices are old")
+    rotate.add_argument("--api-url", metavar="URL", help="base URL of the admin API")
+    _owner(rotate)
+    _database(rotate)
+    _operator(rotate)
+    _disable(rotate)
 
 
 def _fleet_parser(commands: Any) -> None:
@@ -601,7 +673,7 @@ def _fleet_parser(commands: Any) -> None:
     _fuse(fleet, argparse.SUPPRESS)  # taken, to be refused in clear words
     _owner(fleet)
     _database(fleet)
-    fleet.add_argument("--operator", metavar="NAME", help="who builds; default: the user")
+    _operator(fleet)
 
 
 def _ledger(commands: Any) -> None:
@@ -641,6 +713,12 @@ def _ledger(commands: Any) -> None:
     resolve.add_argument("--sandbox", action="store_true", help="a device of the sandbox")
     for verb in (every, show, verify, export, resolve):
         _database(verb)
+
+
+def _path(text: str) -> Path:
+    if not text:  # Path("") would be the folder that one is in
+        raise argparse.ArgumentTypeError("it is empty")
+    return Path(text)
 
 
 def _anchor(text: str) -> Receipt:
@@ -702,6 +780,19 @@ def _fuse(parser: argparse.ArgumentParser, about: str) -> None:
 
 def _database(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--database", metavar="URL", help="of the ledger; default: in --state-dir")
+
+
+def _operator(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--operator", metavar="NAME", help="who does it; default: the user")
+
+
+def _yes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--yes",
+        action="store_const",
+        const=True,
+        help="take a serial that was flashed before ([ledger] reprovision = confirm)",
+    )
 
 
 def _owner(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from .errors import UsageError
+from .placeholder import LARGEST, SIZE
 from .process import ENV_PREFIX
 from .settings import Settings
 from .trust import is_own
@@ -231,6 +232,13 @@ def _whole(value: Any, base: Path) -> int:
     return number
 
 
+def _room(value: Any, base: Path) -> int:
+    number = _whole(value, base)
+    if not SIZE <= number <= LARGEST:
+        raise ValueError
+    return number
+
+
 def _yesno(value: Any, base: Path) -> bool:
     if isinstance(value, bool):
         return value
@@ -277,6 +285,7 @@ _KINDS: dict[str, Callable[[Any, Path], Any]] = {
     "number": _number,
     "duration": _duration,
     "whole": _whole,
+    "room": _room,
     "yesno": _yesno,
     "asked": _yesno,
     "list": _list(_text),
@@ -294,6 +303,7 @@ _WORDS = {
     "number": "a number of seconds",
     "duration": "a number of seconds above 0",
     "whole": "a whole number",
+    "room": f"a whole number of bytes from {SIZE} to {LARGEST}",
     "yesno": "yes or no (1, 0, true, false)",
     "asked": "yes or no (1, 0, true, false)",
     "list": "a list of texts",

@@ -203,6 +203,8 @@ class BuildRecord:
     image_sha256: str | None = None
     base_sha256: str | None = None
     """Of the image with a placeholder that the identity was stamped into, where that is known."""
+    proven: bool = False
+    """The image was read back, or what was staged for an encrypted one."""
     flashed: FlashResult | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     step: str | None = None
@@ -248,7 +250,7 @@ class BuildRecord:
     @property
     def proof(self) -> str | None:
         """Return what was proven: the ``image`` itself, or what was ``staged``; None: nothing."""
-        if self.image is None or (self.image_sha256 or self.base_sha256) is None:
+        if self.image is None or not self.proven:
             return None
         return "staged" if self.image.format == LUKS else "image"
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import pluggy
 
+from . import device_conf
 from .errors import (
     BugError,
     FlashError,
@@ -22,6 +23,7 @@ from .errors import (
     LedgerError,
     OperatorError,
     PreflightError,
+    ProvisioningError,
     StagingError,
     VerificationError,
 )
@@ -45,6 +47,7 @@ from .signals import held_back
 
 if TYPE_CHECKING:
     from .ledger import Ledger
+    from .targets import Opened, Target
 
 _logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -119,6 +122,26 @@ def stamped(
     return _attempt(build, hook, watcher, steps, ledger)
 
 
+def issued(
+    build: Build,
+    targets: Sequence[Target],
+    hook: pluggy.HookRelay,
+    watcher: Watcher,
+    ledger: Ledger,
+) -> BuildRecord:
+    """Give one device a new credential in what is finished already; return what was done.
+
+    As :func:`run`, without building anything: every target is looked at before the account is
+    touched; then the account, and all targets, whatever becomes of one of them.
+    """
+
+    def steps(done: _Attempt) -> None:
+        with contextlib.ExitStack() as held:
+            _steps_to_issued(done, targets, held)
+
+    return _attempt(build, hook, watcher, steps, ledger)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blank:
     """A finished image that holds a placeholder, for one device's identity."""
@@ -127,6 +150,8 @@ class Blank:
     ownership: Ownership
     sha256: str
     """Of the image with the placeholder."""
+    size: int
+    """Bytes of the placeholder."""
     release: str | None = None
     publish: Callable[[], Image] | None = None
     """Brings the image, once stamped and proven, to where it belongs."""
@@ -147,12 +172,11 @@ class _Attempt:
     image: Image | None = None
     image_sha256: str | None = None
     base_sha256: str | None = None
+    proven: bool = False
     flashed: FlashResult | None = None
     receipt: Receipt | None = None
     begun: bool = False
     """The ledger holds an intent of this attempt, whose end it does not know yet."""
-    fused_before: bool = False
-    """The ledger shows the serial as fused."""
     release: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     left_behind: list[tuple[str, str]] = field(default_factory=list)
@@ -237,6 +261,7 @@ class _Attempt:
             image=self.image,
             image_sha256=self.image_sha256,
             base_sha256=self.base_sha256,
+            proven=self.proven,
             flashed=self.flashed,
             extra={**self.extra, **(error.facts if error else {})},
             step=self.current if error else None,
@@ -331,7 +356,7 @@ def _steps_to_base(done: _Attempt) -> None:
 
     ownership = _steps_to_prepared(done)
     with done.step("build_image") as notes:
-        done.image = build_base(done.build, ownership)
+        done.image, done.proven = build_base(done.build, ownership), True
         done.image_sha256 = sha256_of(done.image.path)
         notes.append(f"{done.image.path} ({done.image.format}) holds a placeholder")
 
@@ -343,13 +368,15 @@ def _steps_to_blank(done: _Attempt) -> Blank:
     ownership = _steps_to_prepared(done)
     with done.step("build_image") as notes:
         done.image = current_base(done.build, ownership)
-        stamp_base(done.build, done.image, placeholder())  # one that was kept holds an identity
+        size = done.build.settings.image.placeholder_size
+        stamp_base(done.build, done.image, placeholder(size))  # one that was kept holds an identity
         done.image_sha256 = sha256_of(done.image.path)
         notes.append(f"{done.image.path} ({done.image.format}) holds a placeholder")
     return Blank(
         image=done.image,
         ownership=ownership,
         sha256=done.image_sha256,
+        size=size,
         release=_release(done.build),
     )
 
@@ -360,8 +387,8 @@ def _steps_to_stamped(done: _Attempt, blank: Blank) -> None:
     done.release = blank.release
     identity = _provision(done)
     with done.step("build_image"):
-        done.staged = (staging.to_be_stamped(done.build, identity, blank.ownership),)
-        content = staging.stamped_content(done.build, identity)
+        content = staging.stamped_content(done.build, identity, blank.size)
+        done.staged = (staging.to_be_stamped(content, blank.ownership),)
         bases.stamp_base(done.build, blank.image, content)
         done.image = blank.image
     before = _fingerprints(blank.image)
@@ -373,6 +400,41 @@ def _steps_to_stamped(done: _Attempt, blank: Blank) -> None:
     _finish(done, identity, done.image)
 
 
+def _steps_to_issued(done: _Attempt, targets: Sequence[Target], held: contextlib.ExitStack) -> None:
+    build = done.build
+    name = "rotate" if build.rotates else "stamp"
+    with done.step("preflight"):
+        against = _spoken_against(done)
+        if build.rotates:  # that the old password ends is what it is for
+            against = [each for each in against if each.severity == "error"]
+        _refuse([against], PreflightError, done.watcher)
+        opened = [held.enter_context(target.opened(build)) for target in targets]
+    identity = _provision(done, name if build.rotates else "provision_identity")
+    with held_back(), done.step(name) as notes:
+        _write(done, opened, identity)
+        notes += done.extra["written"]
+
+
+def _write(done: _Attempt, opened: Sequence[Opened], identity: DeviceIdentity) -> None:
+    """Write a credential into every target: where one fails, another one may save the device."""
+    done.extra["written"] = []
+    errors = []
+    for each in opened:
+        try:
+            staged = each.write(identity)
+        except OperatorError as error:
+            errors.append(error)
+            continue
+        done.extra["written"] += map(str, each.files)
+        done.staged += (staged,) if staged else ()
+        if each.image is not None:
+            done.image, done.proven = each.image, True
+            done.extra["also"] = [str(path) for path in each.image.also]
+    if errors:
+        errors[0].problems = tuple(pair for error in errors for pair in error.problems)
+        raise errors[0]
+
+
 def _steps_to_staged(done: _Attempt) -> None:
     identity, ownership = _steps_to_identity(done)
     _stage(done, identity, ownership)
@@ -380,8 +442,9 @@ def _steps_to_staged(done: _Attempt) -> None:
 
 def _steps_to_prepared(done: _Attempt) -> Ownership:
     with done.step("preflight"):
+        against = _spoken_against(done)
         findings = done.hook.preflight(build=done.build)
-        _refuse([*findings, _spoken_against(done)], PreflightError, done.watcher)
+        _refuse([*findings, against], PreflightError, done.watcher)
     with done.step("prepare"):
         ownership: Ownership = _answered("prepare", done.hook.prepare(build=done.build))
     return ownership
@@ -396,10 +459,7 @@ def _steps_to_identity(done: _Attempt) -> tuple[DeviceIdentity, Ownership]:
 
 
 def _fuse(done: _Attempt) -> None:
-    """Burn the device's fuses, once for a serial; that it was done is written down first of all."""
-    if done.fused_before:
-        done.extra["fused"] = "before"
-        return
+    """Burn the device's fuses; that it was done is written down before anything else is."""
     with held_back():  # a fuse command that is torn off leaves a device that nobody knows
         done.intends("fuse")
         with done.step("fuse") as notes:
@@ -420,25 +480,47 @@ def _fuse(done: _Attempt) -> None:
             notes.append(f"the device at USB {result.device} is fused")
 
 
-def _provision(done: _Attempt) -> DeviceIdentity:
-    done.intends("provision_identity")
+def _provision(done: _Attempt, intent: str = "provision_identity") -> DeviceIdentity:
+    done.intends(intent)
     with done.step("provision_identity") as notes:
         identity: DeviceIdentity = _answered(
             "provision_identity", done.hook.provision_identity(build=done.build)
         )
+        _refuse_foreign(done.build, identity)
         done.identity = identity
+        if why := device_conf.unusable(identity):
+            raise ProvisioningError(
+                f"the credential that {identity.serial} was given cannot stand in device.conf:"
+                f" {why}",
+                hint="mend the plug-in that provisions, or what its API issues",
+            )
         notes.append(f"account {identity.email} {identity.enrolled}")
     return identity
 
 
+def _refuse_foreign(build: Build, identity: DeviceIdentity) -> None:
+    """Raise unless an identity, which a plug-in may have from anywhere, is the device's."""
+    if (identity.serial, identity.email) != (build.serial, build.email):
+        raise ProvisioningError(
+            f"a plug-in answered with {identity.serial!a} and {identity.email!a}, not with"
+            f" {build.serial} and {build.email}",
+            hint="mend the plug-in that provisions: azaion-imagebuild hooks shows which it is",
+        )
+
+
 def _spoken_against(done: _Attempt) -> list[Finding]:
-    """Return what the ledger knows against another attempt for this serial."""
+    """Return what the ledger knows against another attempt for this serial.
+
+    What it shows as fused is not fused again: that is then no part of the build any more.
+    """
     if done.ledger is None:
         return []
     build = done.build
     standings = done.ledger.standings({build.serial: build.email}, sandbox=build.sandbox)
     policy, known = build.settings.ledger, standings[build.serial]
-    done.fused_before = known.fused is not None
+    if build.fuse and known.fused is not None:
+        done.build = dataclasses.replace(build, fuse=False)
+        done.extra["fused"] = "before"
     return [
         *known.findings(policy.reprovision, confirmed=policy.confirmed),
         *known.findings_of_fuses(asked=build.fuse),
@@ -482,6 +564,7 @@ def _verify(done: _Attempt, identity: DeviceIdentity, image: Image) -> None:
             build=done.build, identity=identity, staged=done.staged, image=image
         )
         _refuse(findings, VerificationError, done.watcher)
+        done.proven = True
         proven = "staged, not read back:" if image.format == LUKS else "carries"
         notes.append(f"{proven} {identity.email}")
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .identity import PASSWORD_FORMAT
+from .placeholder import SIZE
+
 
 def option(
     default: Any, help: str, *, kind: str, env: str | None = None, choices: tuple[str, ...] = ()
@@ -146,6 +149,11 @@ class DeviceConfSettings:
     )
     group: str | None = option(None, "group; default: the owner's own", kind="text")
     template: Path | None = option(None, "template of device.conf", kind="path")
+    password_pattern: str = option(
+        PASSWORD_FORMAT.pattern,
+        "regular expression of a whole password, for verify, which knows no more of it",
+        kind="pattern",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +226,11 @@ class ImageSettings:
         "rootfs: stage into the rootfs itself; overlay: into a tmpfs over it (root)",
         kind="choice",
         choices=("rootfs", "overlay"),
+    )
+    placeholder_size: int = option(
+        SIZE,
+        "bytes for a stamped device.conf; more than 512 where the API issues long credentials",
+        kind="room",
     )
     keep: bool = option(
         False, "keep the image (0600) after flashing it", kind="yesno", env="KEEP_IMAGE"

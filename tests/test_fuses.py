@@ -347,6 +347,8 @@ def test_the_device_that_is_burned_is_the_one_that_is_meant(
     for folder in ("1-3", "1-5"):
         for name in (sysfs / folder).iterdir():
             name.unlink()
+    again = image(run, *argv)  # what is fused needs no device
+    assert (again.code, again.json["fused"]) == (0, "before"), again.err
     nobody = run("image", "--serial", "AZJN-0043", *argv)
     assert nobody.code == 3
     assert "no device is in recovery mode" in nobody.err

@@ -29,7 +29,6 @@ from ..hookspecs import REQUIRED
 from ..identity import parse_serial
 from ..ledger import Entry, Ledger, Standing
 from ..ledger.entry import user
-from ..model import Ownership
 from ..pipeline import Blank, Watcher
 from ..plugins import load_plugins
 from ..report import write_report
@@ -202,9 +201,7 @@ def _base(
 
 def _given_base(path: Path, settings: Settings) -> Blank:
     """Look at an image that was built before; it must be ready to be stamped."""
-    image, owner, digest = stamps.base_at(path, settings)
-    uid, gid = owner
-    return Blank(image=image, ownership=Ownership(uid=uid, gid=gid), sha256=digest)
+    return stamps.base_at(path, settings)
 
 
 @contextmanager

@@ -20,6 +20,16 @@ RESOLVE = "resolve"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
+    """Since when a device has the credential that it has."""
+
+    serial: str
+    email: str
+    since: str
+    """As :attr:`.Entry.at`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """A serial's past, as far as it matters for its next attempt."""
 

@@ -17,7 +17,7 @@ from ..model import Receipt
 from ..secret import Secret
 from ..settings import LedgerSettings
 from .entry import FIELDS, Entry, now
-from .guards import FLASH, FUSE, ROTATE, Standing, died
+from .guards import FLASH, FUSE, ROTATE, Credential, Standing, died
 
 if TYPE_CHECKING:
     import sqlalchemy as sql
@@ -135,6 +135,29 @@ class Ledger:
         with self._reading() as connection:
             for row in connection.execution_options(yield_per=1000).execute(query):
                 yield _entry(row)
+
+    def credentials(self, *, sandbox: bool) -> list[Credential]:
+        """Return the last known credential of each device in use, the oldest first.
+
+        Raises:
+            LedgerError: the ledger cannot be read.
+        """
+        import sqlalchemy as sql
+
+        from .schema import rows
+
+        wanted = sql.or_(rows.c.account.is_not(None), rows.c.outcome == "retired")
+        columns = [rows.c[name] for name in ("serial", "email", "outcome", "credential", "at")]
+        query = sql.select(*columns).where(wanted, rows.c.sandbox == sandbox).order_by(rows.c.row)
+        found: dict[str, tuple[str, Credential]] = {}
+        with self._reading() as connection:
+            for row in connection.execution_options(yield_per=1000).execute(query):
+                if row.outcome == "retired":
+                    found.pop(row.serial, None)
+                elif row.serial not in found or found[row.serial][0] != row.credential:
+                    given = Credential(serial=row.serial, email=row.email, since=row.at)
+                    found[row.serial] = (row.credential, given)
+        return sorted((each for _, each in found.values()), key=lambda each: each.since)
 
     def rows(self, serial: str | None = None) -> Iterator[tuple[int, Entry, str]]:
         """Yield (number, row, hash), of one serial or of all, in the order of the ledger.
