@@ -115,36 +115,29 @@ class ImageFile:
                 padded(device_conf.render(template, _trial(build)), each.location.size)
                 check_owner(each, owner)
                 _refuse_other(each.read(), each.path, build)
-            yield _OpenedImage(template=template, owner=owner, opened=opened, target=self)
+            yield _OpenedImage(opened, self.out, template, owner)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _OpenedImage:
-    template: str
-    owner: tuple[int, int]
-    opened: Sequence[OpenImage]
-    """The one that was named first."""
-    target: ImageFile
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return (self.target.out,) if self.target.out else tuple(each.path for each in self.opened)
-
-    @property
-    def image(self) -> Image:
-        found = self.opened[0].location.format
-        return Image(path=self.files[0], format=found, also=self.files[1:])
+    def __init__(
+        self, opened: Sequence[OpenImage], out: Path | None, template: str, owner: tuple[int, int]
+    ) -> None:
+        self.files = (out,) if out else tuple(each.path for each in opened)
+        found = opened[0].location.format
+        self.image = Image(path=self.files[0], format=found, also=self.files[1:])
+        self._opened, self._out, self._template, self._owner = opened, out, template, owner
 
     def write(self, identity: DeviceIdentity) -> StagedFile:
-        rendered = device_conf.render(self.template, identity)
-        contents = [padded(rendered, each.location.size) for each in self.opened]
-        for each, data in zip(self.opened, contents, strict=True):
+        rendered = device_conf.render(self._template, identity)
+        contents = [padded(rendered, each.location.size) for each in self._opened]
+        for each, data in zip(self._opened, contents, strict=True):
             write_into(each, data)
-            _prove_image(each, data, identity, self.owner)
+            _prove_image(each, data, identity, self._owner)
             renew_sha1(each.path)
-        if self.target.out is not None:
-            os.rename(self.opened[0].path, self.target.out)  # noqa: PTH104 - both are ours
-        return staging.to_be_stamped(contents[0], Ownership(uid=self.owner[0], gid=self.owner[1]))
+        if self._out is not None:
+            os.rename(self._opened[0].path, self._out)  # noqa: PTH104 - both are ours
+        uid, gid = self._owner
+        return staging.to_be_stamped(contents[0], Ownership(uid=uid, gid=gid))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +163,7 @@ class RootfsFolder:
                     mode=DEVICE_CONF_MODE,
                     ownership=ownership,
                 )
-            opened = _OpenedRootfs(build=held, ownership=ownership)
+            opened = _OpenedRootfs(held, ownership)
             try:
                 yield opened
             finally:
@@ -178,30 +171,24 @@ class RootfsFolder:
                     staging.unstage(held, (tried,))
 
 
-@dataclass(slots=True, kw_only=True)
 class _OpenedRootfs:
-    build: Build
-    ownership: Ownership
-    written: bool = False
+    image = None
 
-    @property
-    def image(self) -> None:
-        return None
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return (self.build.rootfs_dir / DEVICE_CONF,)
+    def __init__(self, build: Build, ownership: Ownership) -> None:
+        self.files = (build.rootfs_dir / DEVICE_CONF,)
+        self.written = False
+        self._build, self._ownership = build, ownership
 
     def write(self, identity: DeviceIdentity) -> StagedFile:
-        staged = staging.stage(self.build, identity, self.ownership)
+        staged = staging.stage(self._build, identity, self._ownership)
         self.written = True
-        with Rootfs(self.build.rootfs_dir) as rootfs:
+        with Rootfs(self._build.rootfs_dir) as rootfs:
             entry = rootfs.read_file(DEVICE_CONF, device_conf.LONGEST)
         findings = prove(
             entry,
-            str(self.build.rootfs_dir),
+            str(self._build.rootfs_dir),
             email=identity.email,
-            owner=(self.ownership.uid, self.ownership.gid),
+            owner=(self._ownership.uid, self._ownership.gid),
             password=identity.password,
             sha256=staged.sha256,
         )
@@ -239,39 +226,31 @@ class ConfFile:
                         f"cannot write {self.path}: {error.strerror}",
                         hint="name a file in a folder of your own, with room",
                     ) from None
-                yield _OpenedFile(path=self.path, new=new, stream=stream, template=template)
+                yield _OpenedFile(self.path, new, stream, template)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _OpenedFile:
-    path: Path
-    new: Path
-    stream: BinaryIO
-    template: str
+    image = None
 
-    @property
-    def image(self) -> None:
-        return None
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return (self.path,)
+    def __init__(self, path: Path, new: Path, stream: BinaryIO, template: str) -> None:
+        self.files = (path,)
+        self._path, self._new, self._stream, self._template = path, new, stream, template
 
     def write(self, identity: DeviceIdentity) -> None:
-        data = device_conf.render(self.template, identity)
+        data = device_conf.render(self._template, identity)
         try:
-            _write_all(self.stream, data)
-            os.rename(self.new, self.path)  # noqa: PTH104 - both are ours
-            _sync_folder(self.path.parent)
-            found = self.path.read_bytes()
+            _write_all(self._stream, data)
+            os.rename(self._new, self._path)  # noqa: PTH104 - both are ours
+            _sync_folder(self._path.parent)
+            found = self._path.read_bytes()
         except OSError as error:
             raise StagingError(
-                f"cannot write {self.path}: {error.strerror}",
+                f"cannot write {self._path}: {error.strerror}",
                 hint="make room or name another file, then run the same command again",
             ) from None
         if found != data:
             raise VerificationError(
-                f"{self.path} reads back other bytes than were written", hint="check its disk"
+                f"{self._path} reads back other bytes than were written", hint="check its disk"
             )
 
 
@@ -454,7 +433,8 @@ def _look_at_file(path: Path, build: Build) -> None:
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
             raise UsageError(f"{path} is no regular file", hint="name a new file")
-        data = path.read_bytes()[: device_conf.LONGEST]
+        with path.open("rb") as stream:
+            data = stream.read(device_conf.LONGEST)
     except FileNotFoundError:
         return
     except OSError as error:
