@@ -1,7 +1,8 @@
 """The base: an image with a placeholder, built once; each device's identity is stamped into it.
 
 ``bootloader/azaion-base.json`` says what it was built from. It is built anew when the rootfs, the
-settings or the release are others than noted there.
+settings or the release are others than noted there, or when it was packed for fewer devices at once
+than ``[bsp] massflash`` asks for. In a lane (see :mod:`.lanes`) the base is the lane's image.
 """
 
 from __future__ import annotations
@@ -16,22 +17,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import completeness, device_conf, images, residue
-from .errors import OperatorError, VerificationError
+from . import completeness, device_conf, images, places, residue
+from .errors import ImageBuildError, OperatorError, VerificationError
 from .flashing import FlashSh, InitrdFlash
 from .model import DEVICE_CONF, Build, Finding, Image, Ownership, StagedFile
-from .placeholder import placeholder
 from .residue import BASE_NOTE
 from .staging import stage_placeholder, unstage
-from .stamping import opened_for_stamping, renew_sha1
+from .stamping import blank, opened_for_stamping, renew_sha1
 
 _CHANGED_BY_EVERY_RUN = ("etc/user_release_version",)
 _CHANGED_IN_PLACE = ("boot/", "etc/nv_boot_control.conf")  # written anew with the same content
 
 
-def flash_method(build: Build, tree: Path) -> FlashSh | InitrdFlash:
-    """Return NVIDIA's way to build and write an image that the settings choose."""
-    return InitrdFlash(tree) if build.settings.bsp.method == "initrd" else FlashSh(tree)
+def flash_method(build: Build, tree: Path, devices: int = 1) -> FlashSh | InitrdFlash:
+    """Return NVIDIA's way to build and write an image that the settings choose.
+
+    Args:
+        build: for its settings.
+        tree: the Linux_for_Tegra folder.
+        devices: to how many at once an image that is built shall be flashed.
+    """
+    return InitrdFlash(tree, devices) if build.settings.bsp.method == "initrd" else FlashSh(tree)
 
 
 def build_base(build: Build, ownership: Ownership) -> Image:
@@ -43,25 +49,59 @@ def build_base(build: Build, ownership: Ownership) -> Image:
     tree = _tree(build)
     staged = stage_placeholder(build, ownership)
     try:
-        image = flash_method(build, tree).build_image(build)
+        devices = build.settings.bsp.massflash
+        image = flash_method(build, tree, devices).build_image(build)
         if findings := _findings(build, image, staged):
             raise VerificationError.of_problems((each.message, each.hint) for each in findings)
     finally:
         unstage(build, (staged,))
-    note = {"of": _origin(build, ownership), "image": _names(tree, image)}
+    note_base(tree, image, _origin(build, ownership), build.settings.bsp.massflash)
+    return dataclasses.replace(image, aside=())  # what reaches no device keeps its placeholder
+
+
+def note_base(tree: Path, image: Image, origin: str, devices: int) -> None:
+    """Note which files of a tree are a base.
+
+    Args:
+        tree: the Linux_for_Tegra folder.
+        image: the base, in that tree.
+        origin: a digest of what it was built from.
+        devices: for how many devices at once it was packed.
+    """
+    note = {"of": origin, "image": _names(tree, image), "devices": devices}
     (tree / BASE_NOTE).write_text(json.dumps(note))
-    return image
 
 
 def current_base(build: Build, ownership: Ownership) -> Image:
     """Return the base, built anew where it is missing or out of date (or ``[image] rebuild``)."""
     tree = _tree(build)
+    if build.device_instance is not None:
+        return _base_of_lane(tree)
     note = {} if build.settings.image.rebuild else _read_note(tree)
-    if note.get("of") != _origin(build, ownership):
+    if not _packed_for_enough(build, note) or note.get("of") != _origin(build, ownership):
         return build_base(build, ownership)
-    paths = [tree / name for name in note["image"]]
-    if not all(path.is_file() for path in paths):
-        return build_base(build, ownership)
+    return _noted_image(tree, note) or build_base(build, ownership)
+
+
+def _packed_for_enough(build: Build, note: dict[str, Any]) -> bool:
+    settings = build.settings.bsp
+    return settings.method == "flash" or note.get("devices", 1) >= settings.massflash
+
+
+def _base_of_lane(tree: Path) -> Image:
+    image = _noted_image(tree, _read_note(tree))
+    if image is None:
+        raise ImageBuildError(
+            f"the lane {tree} has lost its image",
+            hint="start the fleet again: its lanes are made anew",
+        )
+    return image
+
+
+def _noted_image(tree: Path, note: dict[str, Any]) -> Image | None:
+    paths = [tree / name for name in note.get("image", ())]
+    if not paths or not all(path.is_file() for path in paths):
+        return None
     return Image(path=paths[0], format=images.format_of(paths[0]), also=tuple(paths[1:]))
 
 
@@ -94,12 +134,11 @@ def clear_base(build: Build, keep: Path | None = None) -> list[str]:
         if path == keep or not path.is_file():
             continue
         try:
-            with opened_for_stamping(path, build.settings.build.lock_wait) as opened:
-                opened.write(placeholder(opened.location.size))
-            renew_sha1(path)
+            blank(path, build.settings.build.lock_wait)
         except (OperatorError, OSError):
             (tree / BASE_NOTE).unlink(missing_ok=True)
             path.unlink(missing_ok=True)
+            places.forget(path)
         cleared.append(name)
     return cleared
 
@@ -125,6 +164,7 @@ def _read_note(tree: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     usable = isinstance(note, dict) and isinstance(note.get("image"), list)
+    usable = usable and isinstance(note.get("devices", 1), int)
     if not usable or not note["image"] or not set(note["image"]) <= set(residue.IMAGES):
         return {}
     return dict(note)
@@ -149,7 +189,12 @@ def _findings(build: Build, image: Image, staged: StagedFile) -> list[Finding]:
 def _origin(build: Build, ownership: Ownership) -> str:
     """Return a digest of all that the base is built from: settings, owner, and the rootfs."""
     digest = hashlib.sha256()
-    bsp = dataclasses.asdict(build.settings.bsp) | {"usb_instance": None, "sysfs_usb": None}
+    other = {
+        "usb_instance": None,
+        "sysfs_usb": None,
+        "massflash": None,
+    }  # says nothing of the image
+    bsp = dataclasses.asdict(build.settings.bsp) | other
     owner = (ownership.uid, ownership.gid)
     size = build.settings.image.placeholder_size
     digest.update(json.dumps([bsp, owner, size, str(build.rootfs_dir)], default=str).encode())

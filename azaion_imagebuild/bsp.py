@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import OperatorError
-from .model import Build, Finding
+from .model import RELEASE_FILE, Build, Finding
 from .rootfs import Rootfs
-from .usb import recovery_devices
+from .usb import MOST_AT_ONCE, RECOVERY_HINT, listed, recovery_devices
 
-RELEASE_FILE = "etc/nv_tegra_release"
 FLASH_SH = "flash.sh"
 INITRD_FLASH_SH = "tools/kernel_flash/l4t_initrd_flash.sh"
+INITRD_INTERNAL_SH = "tools/kernel_flash/l4t_initrd_flash_internal.sh"
+"""What NVIDIA's wrapper runs for each device."""
 WHOLE_ROOTFS = ("internal", "mmcblk0p1")
 """Root devices with which plain flash.sh packs the whole rootfs; with others, only /boot."""
 
@@ -24,6 +25,7 @@ _BOARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*", re.ASCII)
 _TOOLS = ("mke2fs", "debugfs", "e2fsck")
 _SYSTEM_PATH = "/usr/sbin:/sbin"
 _COPIES = {"flash": 2, "initrd": 4}  # of the rootfs, that the scripts leave on disk
+_COPIES_OF_MASSFLASH = 4  # the rootfs, its tar, and both again in an archive
 _OURS = (
     "-r",
     "-R",
@@ -33,6 +35,7 @@ _OURS = (
     "--usb-instance",
     "--network",
     "--massflash",
+    "--device-instance",
 )
 _AT_WORK = re.compile(rb"flash\.sh|l4t_[a-z_]+\.sh")
 
@@ -103,6 +106,11 @@ class LinuxForTegra:
                     f"[bsp] args holds {word}, which this tool sets itself",
                     "leave it out; see size, rootfs_dir, usb_instance and network",
                 )
+        if not 1 <= settings.massflash <= MOST_AT_ONCE:
+            yield _error(
+                f"a base cannot be packed for {settings.massflash} devices at once",
+                f"set [bsp] massflash to 1 to {MOST_AT_ONCE}",
+            )
         if settings.method == "initrd":
             yield from self._initrd_findings(build)
 
@@ -161,9 +169,12 @@ class LinuxForTegra:
         yield from self._space_findings(build)
 
     def _space_findings(self, build: Build) -> Iterator[Finding]:
-        if not build.rootfs_dir.is_dir():
-            return
-        needed = _disk_usage(build.rootfs_dir) * _COPIES[build.settings.bsp.method]
+        if not build.rootfs_dir.is_dir() or build.device_instance is not None:
+            return  # in a lane no image is built
+        settings = build.settings.bsp
+        packed = settings.method == "initrd" and settings.massflash > 1
+        copies = _COPIES[settings.method] + (_COPIES_OF_MASSFLASH if packed else 0)
+        needed = _disk_usage(build.rootfs_dir) * copies
         free = shutil.disk_usage(self.dir).free
         if free < needed:
             yield _error(
@@ -177,18 +188,17 @@ class LinuxForTegra:
             return
         settings = build.settings.bsp
         found = recovery_devices(settings.sysfs_usb)
-        listed = ", ".join(f"{each.instance} (0955:{each.product})" for each in found)
         wanted = settings.usb_instance
         if wanted is not None and wanted not in [each.instance for each in found]:
             yield _error(
                 f"no device in recovery mode at the USB instance {wanted!a}",
-                f"in recovery mode are: {listed or 'none'}",
+                f"in recovery mode are: {listed(found) or 'none'}",
             )
         elif not found:
             yield _error("no device is in recovery mode", RECOVERY_HINT)
         elif wanted is None and len(found) > 1:
             yield _error(
-                f"{len(found)} devices are in recovery mode: {listed}",
+                f"{len(found)} devices are in recovery mode: {listed(found)}",
                 "say which one by --usb-instance, or unplug the others",
             )
 
@@ -205,9 +215,6 @@ class LinuxForTegra:
             if inside and _AT_WORK.search(words):
                 found.append(f"process {process.name}")
         return found
-
-
-RECOVERY_HINT = "hold FORCE RECOVERY, press RESET, then look for 0955: in lsusb"
 
 
 def _error(message: str, hint: str) -> Finding:

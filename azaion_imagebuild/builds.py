@@ -46,7 +46,6 @@ def build_base(settings: Settings, watcher: Watcher, out: Path | None) -> BuildR
         ImageBuildError: the image was built, but cannot be copied.
     """
     hook = load_plugins(settings.hooks, required=REQUIRED).hook
-    settings = dataclasses.replace(settings, build=dataclasses.replace(settings.build, flash=False))
     with parts(settings) as (used, sandbox):
         record = pipeline.base(base_build(used, sandbox=sandbox), hook, watcher)
     if out is None or record.image is None or record.error is not None:
@@ -148,14 +147,15 @@ def stamping_build(serial: str, settings: Settings, *, sandbox: bool = False) ->
     return _build(serial, settings, Path(os.devnull), sandbox=sandbox)
 
 
-def lane_build(serial: str, settings: Settings, tree: Path, *, sandbox: bool) -> Build:
-    """Return the build of a device that is flashed from a Linux_for_Tegra of its own."""
-    return _build(serial, settings, tree / "rootfs", bsp_dir=tree, sandbox=sandbox)
+def device_build(serial: str, settings: Settings, *, sandbox: bool) -> Build:
+    """Return the build of a device, with the settings' BSP."""
+    return _image_build(serial, settings, sandbox)
 
 
 def base_build(settings: Settings, *, sandbox: bool) -> Build:
-    """Return the build of an image with a placeholder."""
-    return _image_build("BASE-0", settings, sandbox)
+    """Return the build of an image with a placeholder, which is never flashed."""
+    quiet = dataclasses.replace(settings.build, flash=False)
+    return _image_build("BASE-0", dataclasses.replace(settings, build=quiet), sandbox)
 
 
 def the_ledger(settings: Settings) -> Ledger:

@@ -26,11 +26,9 @@ def clear_after(build: Build, identity: DeviceIdentity, image: Image, tree: Path
     kept = [image.path] if build.settings.image.keep or not build.flash else []
     stamped = build.settings.image.inject == "stamp"  # the plug-in base has cleared them
     removed = [] if stamped else residue.remove(tree, since=build.began, keep=kept)
-    found = [
-        str(path.relative_to(tree))
-        for path in residue.holders(tree, identity.password, build.began)
-        if path not in kept
-    ]
+    lane = build.device_instance is not None
+    holders = residue.holders(tree, identity.password, build.began, linked=lane)
+    found = [str(path.relative_to(tree)) for path in holders if path not in kept]
     if found:
         raise VerificationError(
             f"the device's password still stands in {', '.join(found)}",

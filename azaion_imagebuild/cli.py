@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from . import __version__
 from .configuration import load
@@ -165,8 +165,7 @@ def _fleet(args: argparse.Namespace, console: Console) -> int:
         if args.json:
             _print_json(plan.as_json(), console)
         console.planned(plan)
-        plan.refuse_errors()
-        return int(ExitCode.DONE)
+        return plan.exit_code
     with _stdout_is_ours():
         fleet = run_fleet(order, settings, console, console.fleet(scans=order.scans))
     console.fleet_ended(fleet)
@@ -180,18 +179,28 @@ def _order(args: argparse.Namespace, settings: Settings) -> Order:
     from .serials import STDIN
 
     if args.jobs < 1:
-        raise UsageError("--jobs is less than 1", hint="leave it out for 4")
+        raise UsageError("--jobs is less than 1", hint="leave it out for 8")
     flashes = settings.build.flash and args.out is None
+    if flashes and args.image is not None:
+        raise UsageError(
+            "--image is stamped into copies, not flashed",
+            hint="add --out DIR (or FLASH=0); to flash, leave --image out: the BSP's base is used",
+        )
     return Order(
         source=args.serials,
-        scans=args.serials == STDIN and sys.stdin.isatty() and not args.plan,
+        scans=args.serials == STDIN and _is_terminal(sys.stdin) and not args.plan,
         jobs=args.jobs,
         out=None if flashes else (args.out or default_out(settings)).absolute(),
         base=args.image.absolute() if args.image else None,
+        lanes=tuple(args.lane),
         again=args.again,
         max_failures=1 if args.fail_fast else args.max_failures,
         report=args.report.absolute() if args.report else None,
     )
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
 
 
 def _doctor(args: argparse.Namespace, console: Console) -> int:
@@ -519,7 +528,6 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     _fuse(image, "run the site's [fuse] command first, once for a serial: it cannot be undone")
     _database(image)
     _operator(image)
-    _yes(image)
 
     base = _command(commands, "base", _base, "build an image with a placeholder, to be stamped")
     base.add_argument("--out", metavar="FILE", type=Path, help="copy the image to this new file")
@@ -542,7 +550,6 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     _owner(stamp)
     _database(stamp)
     _operator(stamp)
-    _yes(stamp)
     _disable(stamp)
 
     _fleet_parser(commands)
@@ -636,7 +643,7 @@ def _rotate_parser(commands: Any) -> None:
     rotate.add_argument("--api-url", metavar="URL", help="base URL of the admin API")
     _owner(rotate)
     _database(rotate)
-    _operator(rotate)
+    rotate.add_argument("--operator", metavar="NAME", help="who does it; default: the user")
     _disable(rotate)
 
 
@@ -649,13 +656,20 @@ def _fleet_parser(commands: Any) -> None:
     )
     fleet.add_argument("--plan", action="store_true", help="only show what would be done")
     fleet.add_argument(
-        "--jobs", metavar="N", type=int, default=4, help="devices at a time; default: 4"
+        "--jobs", metavar="N", type=int, default=8, help="devices at a time; default: 8"
     )
     fleet.add_argument(
         "--out", metavar="DIR", type=Path, help="write an image for each device; none is flashed"
     )
     fleet.add_argument(
         "--image", metavar="FILE", type=Path, help="a base that was built before; no BSP is needed"
+    )
+    fleet.add_argument(
+        "--lane",
+        metavar="BUS-PORT",
+        action="append",
+        default=[],
+        help="flash at this USB instance, e.g. 1-3; several times; default: all in recovery mode",
     )
     fleet.add_argument("--again", action="store_true", help="do devices that are done once more")
     fleet.add_argument("--fail-fast", action="store_true", help="begin no device after a failure")
@@ -783,15 +797,12 @@ def _database(parser: argparse.ArgumentParser) -> None:
 
 
 def _operator(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--operator", metavar="NAME", help="who does it; default: the user")
-
-
-def _yes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--operator", metavar="NAME", help="who builds; default: the user")
     parser.add_argument(
         "--yes",
         action="store_const",
         const=True,
-        help="take a serial that was flashed before ([ledger] reprovision = confirm)",
+        help="build a serial that was flashed before ([ledger] reprovision = confirm)",
     )
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from typing import TYPE_CHECKING, TextIO, TypeGuard
+from typing import TYPE_CHECKING, Any, TextIO, TypeGuard, cast
 
 from .errors import OperatorError
 from .model import Build, BuildRecord, Finding
-from .progress import Live, Quiet
+from .progress import Lasting, Live, Quiet
 from .secret import redact
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
     from .displays import Plain
     from .fleet.plan import Plan
@@ -26,6 +24,8 @@ class Console:
     """Writes lines to one stream; every line is redacted."""
 
     def __init__(self, stream: TextIO | None) -> None:
+        # None: closed by the caller (2>&-)
+        stream = None if stream is None else cast("TextIO", Lasting(stream))
         self._stream = stream
         self.debug = False
         """Show the output of scripts whole."""
@@ -36,10 +36,8 @@ class Console:
         logger.setLevel(logging.DEBUG)
 
     def say(self, line: str) -> None:
-        """Write one line; a terminal that has gone away does not stop a build."""
-        if self._stream is None:  # closed by the caller (2>&-)
-            return
-        with contextlib.suppress(OSError, ValueError):
+        """Write one line."""
+        if self._stream is not None:
             print(redact(line), file=self._stream, flush=True)
 
     def began(self, build: Build) -> None:

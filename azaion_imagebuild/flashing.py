@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import residue
-from .bsp import FLASH_SH, INITRD_FLASH_SH, RECOVERY_HINT
-from .errors import FlashError, ImageBuildError, OperatorError, StagingError
+from . import residue, wrapper
+from .bsp import FLASH_SH, INITRD_FLASH_SH, INITRD_INTERNAL_SH
+from .errors import FlashError, ImageBuildError
+from .host import alone
 from .images import format_of
 from .leftovers import give_back
 from .model import LUKS, Build, FlashResult, Image
-from .process import TIMED_OUT, Finished, run
-from .trust import is_own
+from .scripts import judge, run_script, see
+from .usb import RecoveryDevice, device_at, recovery_devices
 
 # What the scripts print (l4t-facts: ran and seen on R35.3.1, or read there).
 _FLASH_SH_BUILT = "*** no-flash flag enabled. Exiting now... ***"
 _FLASH_SH_FLASHED = "has been flashed successfully. ***"
 _INITRD_BUILT = "Success"
-_INITRD_FLASHED = ("Flash is successful", "Success")
-_FAILURES = ("Error:", "ERROR:", "Flash failure", "Timeout", "WITH FAILURES", "No devices to flash")
-_NO_DEVICE = ("probing the target board failed", "No devices to flash")
-_MEANINGS = {
-    "chip_info": "chip_info often means a USB time-out: another cable or port, and recovery again",
-    "APPSIZE might be too small": "the rootfs does not fit: set [bsp] size",
-    "requires root privilege": "run the same command with sudo",
-}
-"""What a line of a script usually means."""
+_INITRD_FLASHED = "Flash is successful"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +38,8 @@ class FlashSh:
         """
         _clear(self.tree, build)
         argv = [f"./{FLASH_SH}", "--no-flash", *self._options(build)]
-        finished = _run(self.tree, build, argv, ImageBuildError)
-        _judge(finished, build, (_FLASH_SH_BUILT,), ImageBuildError)
+        finished = run_script(self.tree, build, argv, ImageBuildError)
+        judge(finished, build, (_FLASH_SH_BUILT,), ImageBuildError)
         images = residue.present_images(self.tree)
         raw = [path for path in images if path.name.endswith(".raw")]
         # The raw image is the one that other tools can look at; flash.sh writes its sparse twin.
@@ -56,7 +47,7 @@ class FlashSh:
         sparse = self.tree / "bootloader/system.img"
         if sparse not in images:
             raise ImageBuildError(
-                f"flash.sh reported success, but {sparse} is not there", hint=_see(build)
+                f"flash.sh reported success, but {sparse} is not there", hint=see(build)
             )
         return Image(path=ordered[0], format=_format(ordered[0], build), also=tuple(ordered[1:]))
 
@@ -66,10 +57,11 @@ class FlashSh:
         Raises:
             FlashError: by its exit code or its own words.
         """
+        device = _device(build)
         argv = [f"./{FLASH_SH}", "-r", *_instance(build), *self._options(build)]
-        finished = _run(self.tree, build, argv, FlashError)
-        _judge(finished, build, (_FLASH_SH_FLASHED,), FlashError)
-        return _flashed(build)
+        finished = run_script(self.tree, build, argv, FlashError)
+        judge(finished, build, (_FLASH_SH_FLASHED,), FlashError)
+        return _flashed(build, device)
 
     def _options(self, build: Build) -> list[str]:
         settings = build.settings.bsp
@@ -79,25 +71,32 @@ class FlashSh:
 
 @dataclass(frozen=True, slots=True)
 class InitrdFlash:
-    """``l4t_initrd_flash.sh --no-flash``, later ``--flash-only``."""
+    """``l4t_initrd_flash.sh --no-flash``, later ``--flash-only``; in a lane its inner script."""
 
     tree: Path
+    devices: int = 1
+    """For how many devices at once the packages are built (``--massflash``)."""
 
     def build_image(self, build: Build) -> Image:
         """Have the initrd flash build its packages, without a device.
 
         Raises:
             ImageBuildError: by its exit code, its own words, or a missing image.
+            PreflightError: another initrd flash is at work on this host.
         """
         _clear(self.tree, build)
-        argv = [f"./{INITRD_FLASH_SH}", "--no-flash", *self._options(build)]
-        finished = _run(self.tree, build, argv, ImageBuildError)
-        _judge(finished, build, (_INITRD_BUILT,), ImageBuildError)
+        devices = ["--massflash", str(self.devices)] if self.devices > 1 else []
+        argv = [f"./{INITRD_FLASH_SH}", "--no-flash", *devices, *self._options(build)]
+        with alone(build) as held:
+            finished = run_script(self.tree, held, argv, ImageBuildError)
+        if devices:
+            residue.remove_copies(self.tree)  # the whole rootfs again; a lane needs none of it
+        judge(finished, build, (_INITRD_BUILT,), ImageBuildError)
         where = "external" if build.settings.bsp.external_device else "internal"
         packed = self.tree / f"tools/kernel_flash/images/{where}/system.img"
         if not packed.is_file():
             raise ImageBuildError(
-                f"the initrd flash reported success, but {packed} is not there", hint=_see(build)
+                f"the initrd flash reported success, but {packed} is not there", hint=see(build)
             )
         others = [path for path in residue.present_images(self.tree) if path != packed]
         second = [path for path in others if path.parent == packed.parent]
@@ -111,12 +110,35 @@ class InitrdFlash:
 
         Raises:
             FlashError: by its exit code, its own words, or those of its log.
+            PreflightError: another initrd flash is at work on this host.
         """
+        device = _device(build)
         began = time.time()
-        argv = [f"./{INITRD_FLASH_SH}", "--flash-only", *_instance(build), *self._options(build)]
-        finished = _run(self.tree, build, argv, FlashError)
-        _judge(finished, build, _INITRD_FLASHED, FlashError, logged=self._logged(began))
-        return _flashed(build)
+        success: tuple[str, ...] = (_INITRD_FLASHED, _INITRD_BUILT)
+        if build.device_instance is not None:
+            success = (_INITRD_FLASHED,) if build.settings.bsp.network else (_INITRD_BUILT,)
+            argv = self._call_in_lane(build, build.device_instance)
+            finished = run_script(self.tree, build, argv, FlashError, wrapper.ENVIRON)
+        else:
+            options = [*_instance(build), *self._options(build)]
+            argv = [f"./{INITRD_FLASH_SH}", "--flash-only", *options]
+            with alone(build) as held:
+                finished = run_script(self.tree, held, argv, FlashError)
+        judge(finished, build, success, FlashError, logged=self._logged(began))
+        return _flashed(build, device)
+
+    def _call_in_lane(self, build: Build, number: int) -> list[str]:
+        """Return the call that NVIDIA's wrapper makes for each device (l4t-facts)."""
+        network = build.settings.bsp.network
+        return [
+            f"./{INITRD_INTERNAL_SH}",
+            *(["--network", network] if network else []),
+            *_instance(build),
+            "--device-instance",
+            str(number),
+            "--flash-only",
+            *wrapper.packed_parameters(self.tree, build),
+        ]
 
     def _logged(self, since: float) -> str:
         """Return what the target said: with ``--network usb0`` the host prints no success."""
@@ -161,86 +183,23 @@ def _instance(build: Build) -> list[str]:
     return ["--usb-instance", chosen]
 
 
-def _flashed(build: Build) -> FlashResult:
-    chosen = build.settings.bsp.usb_instance
-    return FlashResult(device=build.settings.bsp.board + (f" at USB {chosen}" if chosen else ""))
+def _device(build: Build) -> RecoveryDevice | None:
+    """Return the device that will be flashed, as far as the host shows it."""
+    settings = build.settings.bsp
+    if settings.usb_instance is not None:
+        return device_at(settings.sysfs_usb, settings.usb_instance)
+    found = [] if build.sandbox else recovery_devices(settings.sysfs_usb)
+    return found[0] if len(found) == 1 else None
 
 
-def environment(build: Build) -> dict[str, str]:
-    """Return the variables that NVIDIA's scripts get."""
-    environ = dict(build.settings.bsp.environment)
-    if os.geteuid() == 0:
-        environ["USER"] = "root"  # the scripts look at the variable, not at the uid
-    return environ
-
-
-def _run(tree: Path, build: Build, argv: list[str], error: type[OperatorError]) -> Finished:
-    make_log_dir(build)
-    try:
-        with residue.out_of_sight(tree):
-            return run(
-                argv,
-                cwd=tree,
-                environ=environment(build),
-                log=_log(build),
-                timeout=build.settings.build.script_timeout,
-                keep_open=build.lock_fds,
-                on_progress=lambda: residue.hide_images(tree),
-            )
-    except OSError as cause:
-        raise error(
-            f"cannot run {tree / argv[0]}: {cause.strerror} ({cause.filename})",
-            hint="check that it is executable, that its first line names a shell, and that"
-            f" {build.log_dir} can be written",
-        ) from None
-
-
-def _judge(
-    finished: Finished,
-    build: Build,
-    success: tuple[str, ...],
-    error: type[OperatorError],
-    logged: str = "",
-) -> None:
-    """Raise unless a script is believed."""
-    what = complaint(finished, success, logged)
-    if what is not None:
-        lines = [*finished.tail, *logged.splitlines()]
-        raise error(what, hint=_meaning(lines, finished, build))
-
-
-def complaint(
-    finished: Finished,
-    success: tuple[str, ...],
-    logged: str = "",
-    *,
-    limit: str = "[build] script_timeout",
-) -> str | None:
-    """Return what is wrong with a script's end; None: it is believed.
-
-    That is so only when its exit code, its errors and its own success line agree.
-    """
-    name = Path(finished.argv[0]).name
-    lines = [*finished.tail, *logged.splitlines()]
-    failures = [line.strip() for line in lines if line.strip().startswith(_FAILURES)]
-    if finished.returncode == TIMED_OUT:
-        return f"{name} was stopped at its time limit ({limit})"
-    if finished.returncode != 0:
-        return f"{name} failed (exit {finished.returncode}): {finished.last_words()}"
-    if failures:
-        return f"{name} ended with 0, but said: {failures[-1]}"
-    if not any(words in line for line in lines for words in success):
-        return f"{name} ended with 0, but never said “{success[0]}”; last: {finished.last_words()}"
-    return None
-
-
-def _meaning(lines: list[str], finished: Finished, build: Build) -> str:
-    if any(words in line for line in lines for words in _NO_DEVICE):
-        return RECOVERY_HINT
-    for words, meaning in _MEANINGS.items():
-        if any(words in line for line in lines):
-            return meaning
-    return f"{_see(build)}; to repeat it: {finished.command_line}"
+def _flashed(build: Build, device: RecoveryDevice | None) -> FlashResult:
+    chosen = build.settings.bsp.usb_instance or (device.instance if device else None)
+    where = f" at USB {chosen}" if build.settings.bsp.usb_instance else ""
+    return FlashResult(
+        device=build.settings.bsp.board + where,
+        usb_instance=chosen,
+        ecid=device.ecid if device else None,
+    )
 
 
 def _format(path: Path, build: Build) -> str:
@@ -251,28 +210,3 @@ def _format(path: Path, build: Build) -> str:
             hint='set [bsp] environment = { ROOTFS_ENC = "1" } when that is meant',
         )
     return found
-
-
-def make_log_dir(build: Build) -> None:
-    """Make the folder of this attempt's log, for this user only.
-
-    Raises:
-        StagingError: it cannot be made.
-    """
-    try:
-        build.log_dir.mkdir(parents=True, mode=0o700, exist_ok=True)
-        if not is_own(build.log_dir.parent):
-            raise PermissionError(errno.EPERM, "it belongs to another user")
-    except OSError as error:
-        raise StagingError(
-            f"cannot make the log folder {build.log_dir}: {error.strerror}",
-            hint="set AZAION_IMAGEBUILD_STATE_DIR to a folder of your own",
-        ) from None
-
-
-def _see(build: Build) -> str:
-    return f"see its log {shlex.quote(str(_log(build)))}"
-
-
-def _log(build: Build) -> Path:
-    return build.log_dir / "flash.log"

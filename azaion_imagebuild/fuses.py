@@ -15,9 +15,9 @@ from pathlib import Path
 
 from .bsp import LinuxForTegra
 from .errors import FuseError, PreflightError, UsageError
-from .flashing import complaint, environment, make_log_dir
 from .model import Build, Finding, FuseResult
 from .process import Finished, run
+from .scripts import complaint, environment, make_log_dir
 from .usb import recovery_devices
 
 _SERIAL, _USB_INSTANCE = "{serial}", "{usb_instance}"

@@ -14,7 +14,7 @@ _BLOCK = Path("/sys/block")
 def mounts_below(folder: Path, mountinfo: Path = _MOUNTINFO) -> list[Path]:
     """Return the mount points inside ``folder``, the last mounted first (proc_pid_mountinfo(5))."""
     root = folder.resolve()
-    points = [Path(_unescaped(line.split()[4])) for line in mountinfo.read_text().splitlines()]
+    points = [Path(unescaped(line.split()[4])) for line in mountinfo.read_text().splitlines()]
     return [point for point in reversed(points) if root in point.parents]
 
 
@@ -44,5 +44,6 @@ def give_back(folder: Path) -> list[str]:
     return [str(each) for each in (*mounts_below(folder), *loops_of(folder))]
 
 
-def _unescaped(field: str) -> str:
+def unescaped(field: str) -> str:
+    """Return a field of mountinfo or of the exports as it was before its octal escapes."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)

@@ -22,8 +22,8 @@ _PAUSE = 2.0  # seconds between two looks at a device that boots
 _logger = logging.getLogger(__name__)
 
 
-def loader_url(settings: SmokeSettings, serial: str | None) -> str:
-    """Return the base URL of a device's Loader.
+def loader_url(settings: SmokeSettings, serial: str | None, usb_instance: str | None) -> str:
+    """Return the base URL of a device's Loader; without a USB instance that part is left out.
 
     Raises:
         UsageError: there is none, it is no URL, or it holds ``{serial}`` and none is given.
@@ -37,6 +37,7 @@ def loader_url(settings: SmokeSettings, serial: str | None) -> str:
         if serial is None:
             raise UsageError("[smoke] loader_url needs the device's serial", hint="give --serial")
         url = url.replace("{serial}", serial)
+    url = url.replace("{usb_instance}", usb_instance or "")
     return checked_url(url, "[smoke] loader_url")
 
 

@@ -1,4 +1,7 @@
-"""One build at a time per tree: an advisory lock on the folder itself, so no file is left."""
+"""One build at a time per tree: an advisory lock on the folder itself, so no file is left.
+
+What only one program of the whole host may do is locked by a file of the host's, which stays.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import errno
 import fcntl
 import logging
 import os
+import stat
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +20,8 @@ from .errors import PreflightError
 
 _logger = logging.getLogger(__name__)
 _PAUSE = 0.2
+HOST_FOLDERS = (Path("/run"), Path("/var/lock"))
+"""Where root's locks of the whole host lie; an ordinary user's lie in the temporary folder."""
 
 
 @contextlib.contextmanager
@@ -59,6 +66,44 @@ def locked_file(descriptor: int, path: Path, wait: float) -> Iterator[None]:
         yield
     finally:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def host_lock(name: str) -> Path:
+    """Return the file by which this user's programs lock ``name`` on the whole host."""
+    if os.geteuid() == 0:
+        for folder in HOST_FOLDERS:
+            if folder.is_dir() and os.access(folder, os.W_OK):
+                return folder / f"azaion-imagebuild-{name}.lock"
+    return Path(tempfile.gettempdir(), f"azaion-imagebuild-{os.geteuid()}-{name}.lock")
+
+
+@contextlib.contextmanager
+def locked_on_host(path: Path, wait: float) -> Iterator[int]:
+    """Hold an exclusive lock on a file, which is made when it is missing; yield its descriptor.
+
+    Raises:
+        PreflightError: another process holds it for longer than ``wait`` seconds, or the file is
+            not this user's own plain file (somebody may have put a link there).
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except OSError as error:
+        raise PreflightError(
+            f"cannot open the lock {path}: {error.strerror}",
+            hint="remove it when it is another user's, or a link",
+        ) from None
+    try:
+        found = os.fstat(descriptor)
+        plain = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+        if not plain or found.st_uid != os.geteuid():
+            raise PreflightError(
+                f"the lock {path} is not a plain file of this user", hint="look at it; remove it"
+            )
+        with locked_file(descriptor, path, wait):
+            yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _lock(descriptor: int, folder: Path, deadline: float) -> None:

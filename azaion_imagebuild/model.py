@@ -22,6 +22,9 @@ DEVICE_CONF = "etc/azaion/device.conf"
 
 DEVICE_CONF_MODE = 0o600
 
+RELEASE_FILE = "etc/nv_tegra_release"
+"""Which release of L4T a rootfs is of."""
+
 LUKS = "luks"
 """The format of an encrypted image (ROOTFS_ENC=1): only what was staged can be proven."""
 
@@ -74,6 +77,8 @@ class Build:
     """Where a plug-in may keep what the next device of a fleet can use; None: a build alone."""
     lock_fds: tuple[int, ...] = ()
     """Locked descriptors that a script inherits, so that the lock lives as long as it does."""
+    device_instance: int | None = None
+    """Which of several devices that are flashed at once; the BSP tree is then a lane's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +148,10 @@ class FlashResult:
     """The proven image was written to a device."""
 
     device: str
+    usb_instance: str | None = None
+    """Where it was plugged in, e.g. ``1-3``; None: not known."""
+    ecid: str | None = None
+    """The chip's own number; None: the kernel showed none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +243,8 @@ class BuildRecord:
             "device_conf": self._device_conf(),
             "flashed": self.flashed is not None,
             "device": self.flashed.device if self.flashed else None,
+            "usb_instance": self.flashed.usb_instance if self.flashed else None,
+            "ecid": self.flashed.ecid if self.flashed else None,
             "ledger": self.ledger.as_json() if self.ledger else None,
             "seconds": round(self.seconds, 3),
             **self.extra,

@@ -311,7 +311,7 @@ def _every_step(done: _Attempt) -> None:
     _stage(done, identity, ownership)
     done.intends("build_image")
     image = _build_image(done, identity)
-    before = _fingerprints(image)
+    before = fingerprints(image)
     _verify(done, identity, image)
     done.image_sha256 = sha256_of(image.path)
     _flash(done, image, before)
@@ -323,13 +323,13 @@ def _flash(done: _Attempt, image: Image, before: list[tuple[int, ...]]) -> None:
     if done.build.flash:
         done.intends("flash")
         with done.step("flash") as notes:
-            if _fingerprints(image) != before:
+            if fingerprints(image) != before:
                 raise VerificationError(
                     f"{image.path} was changed by another program after its proof",
                     hint="let nothing else work in this BSP tree, then run the same command again",
                 )
             done.flashed = _answered("flash", done.hook.flash(build=done.build, image=image))
-            if _fingerprints(image) != before:
+            if fingerprints(image) != before:
                 raise FlashError(
                     f"{image.path} was changed while it was flashed: what the device got is not"
                     " what was proven",
@@ -391,7 +391,7 @@ def _steps_to_stamped(done: _Attempt, blank: Blank) -> None:
         done.staged = (staging.to_be_stamped(content, blank.ownership),)
         bases.stamp_base(done.build, blank.image, content)
         done.image = blank.image
-    before = _fingerprints(blank.image)
+    before = fingerprints(blank.image)
     _verify(done, identity, blank.image)
     done.base_sha256 = blank.sha256
     if blank.publish is not None:
@@ -569,7 +569,7 @@ def _verify(done: _Attempt, identity: DeviceIdentity, image: Image) -> None:
         notes.append(f"{proven} {identity.email}")
 
 
-def _fingerprints(image: Image) -> list[tuple[int, ...]]:
+def fingerprints(image: Image) -> list[tuple[int, ...]]:
     """Return what changes with every write to a file of the image (stat(2))."""
     found: list[tuple[int, ...]] = []
     for path in image.files:
@@ -652,7 +652,9 @@ def sha256_of(path: Path) -> str:
 def _locked(build: Build) -> Iterator[Build]:
     folders = [folder for folder in (build.bsp_dir, build.rootfs_dir) if folder is not None]
     with locked(folders, build.settings.build.lock_wait) as descriptors:
-        held = dataclasses.replace(build, lock_fds=descriptors, began=time.time())
+        held = dataclasses.replace(
+            build, lock_fds=(*build.lock_fds, *descriptors), began=time.time()
+        )
         if build.settings.image.staging == "overlay" and build.rootfs_dir.is_dir():
             from .overlay import staged_over  # late: it is rarely wanted
 

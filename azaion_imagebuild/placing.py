@@ -19,13 +19,13 @@ from pathlib import Path
 from .completeness import damaged
 from .errors import VerificationError
 from .images import CorruptImage, image_format, open_filesystem
-from .images.locate import Location, Range, locate
-from .images.tar import Tar
+from .images.locate import Location, Range
+from .images.tar import BLOCK, Tar
 from .model import DEVICE_CONF, DEVICE_CONF_MODE, FileEntry
 from .placeholder import SIZE, placeholder
+from .places import locate_conf
 from .process import run
 
-_BLOCK = 512
 _BASE = "build one with a placeholder: azaion-imagebuild base"
 
 
@@ -49,7 +49,7 @@ def ensure_place(
     try:
         with io.FileIO(descriptor, "r", closefd=False) as stream:
             container = image_format(stream)
-            found = _found(stream)
+            found = _found(path, descriptor)
             if found is not None and found.size >= size:
                 return None
             old = _old(stream, container)
@@ -69,9 +69,9 @@ def ensure_place(
     return old.data if old else None
 
 
-def _found(stream: io.FileIO) -> Location | None:
+def _found(path: Path, descriptor: int) -> Location | None:
     try:
-        return locate(stream, DEVICE_CONF)
+        return locate_conf(path, descriptor)
     except CorruptImage:
         return None  # a hole, say: it is replaced whole
 
@@ -149,16 +149,17 @@ def _place_in_tar(descriptor: int, owner: tuple[int, int], size: int) -> None:
     folders = set()
     end = 0
     with io.FileIO(descriptor, "r", closefd=False) as stream:
-        for member in Tar(stream).members():
-            end = member.offset + -(-member.size // _BLOCK) * _BLOCK
+        archive = Tar(stream)
+        for member in archive.members():
+            end = archive.after(member)
             if member.name == DEVICE_CONF:
                 _blank(descriptor, (Range(offset=member.offset, length=member.size),))
             elif folder.startswith(member.name):
                 folders.add(member.name)
     added = b"" if folder in folders else _header(f"./{folder}/", 0, b"5", 0o755, (0, 0))
     added += _header(f"./{DEVICE_CONF}", size, b"0", DEVICE_CONF_MODE, owner)
-    added += placeholder(size) + bytes(-size % _BLOCK + 2 * _BLOCK)
-    os.pwrite(descriptor, added.ljust(-(-len(added) // (20 * _BLOCK)) * 20 * _BLOCK, b"\0"), end)
+    added += placeholder(size) + bytes(-size % BLOCK + 2 * BLOCK)
+    os.pwrite(descriptor, added.ljust(-(-len(added) // (20 * BLOCK)) * 20 * BLOCK, b"\0"), end)
     os.fsync(descriptor)
 
 
@@ -182,7 +183,7 @@ def _header(name: str, size: int, kind: bytes, mode: int, owner: tuple[int, int]
         bytes(100),
         b"ustar\00000",
     ]
-    header = b"".join(fields).ljust(_BLOCK, b"\0")
+    header = b"".join(fields).ljust(BLOCK, b"\0")
     return header[:148] + f"{sum(header):06o}\0 ".encode() + header[156:]
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, TextIO
 from .errors import UsageError
 from .identity import email_for
 from .ledger import Entry, Ledger, this_process
-from .ledger.entry import FIELDS, Outcome, now, this_host, user
+from .ledger.entry import FIELDS, Outcome, is_running, now, text_of, this_host, user
 from .ledger.guards import FUSE, RESOLVE, died
 from .ledger.store import ended
 from .model import Receipt
@@ -101,7 +101,7 @@ def resolve(
         sandbox: a device of the sandbox.
 
     Raises:
-        UsageError: the ledger knows no such serial, or (of its fuses) an attempt goes on.
+        UsageError: the ledger knows no such serial, or its attempt goes on.
         LedgerError: it cannot be written.
     """
     account = {serial: email_for(serial)}
@@ -112,11 +112,20 @@ def resolve(
             f"the ledger knows no {serial}{' in the sandbox' if sandbox else ''}",
             hint="azaion-imagebuild ledger list shows what it knows",
         )
-    if _VERDICTS[verdict][0] == FUSE:
-        if standing.at_work:
-            raise UsageError(f"{serial} is being built", hint="wait for it to end")
-        if died(last):  # what else it was about to do is not decided by this
-            ledger.write(ended(last))
+    if last.outcome == "started" and is_running(last.process or ""):
+        raise UsageError(
+            f"{serial} is being built right now, by this machine's process"
+            f" {str(last.process).split(' ')[1]}",
+            hint="wait for it to end, or stop it; then look at the ledger again",
+        )
+    if _VERDICTS[verdict][0] == FUSE and last.outcome == "started":
+        # What else it was about to do is not decided by this.
+        if not died(last):
+            raise UsageError(
+                f"{serial} is being built elsewhere, as far as the ledger knows",
+                hint="if that machine or container is gone: ledger resolve … failed comes first",
+            )
+        ledger.write(ended(last))
     return ledger.write(_verdict(last, verdict, reason))
 
 
@@ -140,7 +149,7 @@ def _verdict(last: Entry, verdict: Verdict, reason: str) -> Entry:
         outcome=outcome,
         at=now(),
         flashed=verdict == "done" if step == RESOLVE else last.flashed,
-        error=reason,
+        error=text_of(reason),
         exit_code=None,
         operator=user(),
         host=this_host(),

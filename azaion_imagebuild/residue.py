@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from .places import NOTES
 from .secret import Secret
 
 IMAGES = (
@@ -28,6 +29,7 @@ _COPIES = ("mfi_*",)
 BASE_NOTE = "bootloader/azaion-base.json"
 """What a base was built from (see :mod:`.bases`); it goes with the images it speaks of."""
 
+_PLACES = (f"bootloader/{NOTES}", f"tools/kernel_flash/images/*/{NOTES}")
 _UNPACKED = (
     "bootloader/mnt/etc/azaion/device.conf",
     "tools/kernel_flash/images/mnt/etc/azaion/device.conf",
@@ -67,8 +69,17 @@ def out_of_sight(tree: Path) -> Iterator[None]:
 
 def remove_images(tree: Path) -> None:
     """Remove the images of whatever earlier build: a stale one must not pass for a new one."""
-    for path in (*present_images(tree), tree / BASE_NOTE, *_matching(tree, _UNPACKED)):
+    for path in (*present_images(tree), tree / BASE_NOTE, *_matching(tree, (*_UNPACKED, *_PLACES))):
         path.unlink(missing_ok=True)
+
+
+def remove_copies(tree: Path) -> None:
+    """Remove what massflash packs for other hosts: the rootfs and every image once more."""
+    for path in _matching(tree, _COPIES):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def remove(tree: Path, *, since: float, keep: Iterable[Path] = ()) -> list[str]:
@@ -80,7 +91,7 @@ def remove(tree: Path, *, since: float, keep: Iterable[Path] = ()) -> list[str]:
         since: seconds since the epoch; what was last changed before is not of this build and stays.
     """
     kept = set(keep)
-    doomed = [*present_images(tree), *_matching(tree, (*_UNPACKED, *_BACKUPS, *_COPIES))]
+    doomed = [*present_images(tree), *_matching(tree, (*_UNPACKED, *_BACKUPS, *_COPIES, *_PLACES))]
     removed = []
     for path in doomed:
         if path in kept or path.lstat().st_ctime < since - _CLOCK:
@@ -97,7 +108,7 @@ def _matching(tree: Path, patterns: Iterable[str]) -> list[Path]:
     return sorted(path for pattern in patterns for path in tree.glob(pattern))
 
 
-def holders(tree: Path, secret: Secret, since: float) -> list[Path]:
+def holders(tree: Path, secret: Secret, since: float, *, linked: bool = False) -> list[Path]:
     """Return the files below ``tree`` that hold the secret, among those changed since then.
 
     What was changed before the secret was made cannot hold it. Holes are skipped; memory is
@@ -105,12 +116,15 @@ def holders(tree: Path, secret: Secret, since: float) -> list[Path]:
 
     Args:
         since: seconds since the epoch, compared with each file's ctime.
+        linked: the tree is a lane. A file that it shares with others counts by its mtime: every
+            lane that is made or removed changes the ctime of all of them.
     """
     needle = secret.reveal().encode()
-    return [path for path in _changed(tree, since - _CLOCK) if _holds(path, needle)]
+    changed = _changed(tree, since - _CLOCK, linked)
+    return [path for path in changed if _holds(path, needle)]
 
 
-def _changed(tree: Path, since: float) -> Iterator[Path]:
+def _changed(tree: Path, since: float, linked: bool) -> Iterator[Path]:
     for folder, _, names in os.walk(tree):
         for name in names:
             path = Path(folder, name)
@@ -118,7 +132,9 @@ def _changed(tree: Path, since: float) -> Iterator[Path]:
                 found = path.lstat()
             except OSError:
                 continue
-            if stat.S_ISREG(found.st_mode) and found.st_ctime >= since:
+            shared = linked and found.st_nlink > 1
+            when = found.st_mtime if shared else found.st_ctime
+            if stat.S_ISREG(found.st_mode) and when >= since:
                 yield path
 
 

@@ -122,8 +122,16 @@ class BspSettings:
     network: str = option(
         "usb0", "initrd only: network that the device is flashed over", kind="text or empty"
     )
+    massflash: int = option(
+        1,
+        "initrd only: devices that are flashed at once (up to 10); a base is packed for so many",
+        kind="whole",
+    )
     usb_instance: str | None = option(
         None, "USB instance of the device to flash, e.g. 1-3", kind="text", env="USB_INSTANCE"
+    )
+    device_wait: float = option(
+        600.0, "seconds that a fleet waits for the next device at a USB instance", kind="number"
     )
     sysfs_usb: Path = option(
         Path("/sys/bus/usb/devices"), "where the kernel shows USB devices", kind="path"
@@ -242,7 +250,9 @@ class SmokeSettings:
     """[smoke]"""
 
     loader_url: str | None = option(
-        None, "Loader of the flashed device; {serial} is filled in; unset: no test", kind="text"
+        None,
+        "Loader of the flashed device; {serial} and {usb_instance} are filled in; unset: no test",
+        kind="text",
     )
     wait: float = option(
         300.0, "seconds to wait for a flashed device to boot and be healthy", kind="number"

@@ -59,7 +59,7 @@ def smoke(credentials: DeviceConf, serial: str | None, settings: Settings) -> Sm
     if serial is not None:
         serial = parse_serial(serial, settings.serial.pattern)
         _require(credentials, serial)
-    url = loader_url(settings.smoke, serial)
+    url = loader_url(settings.smoke, serial, settings.bsp.usb_instance)
     began = time.monotonic()
     error = None
     try:

@@ -17,21 +17,25 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import io
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from . import places
 from .errors import ImageBuildError, UsageError, VerificationError
 from .images import CorruptImage
-from .images.locate import Location, Range, locate
+from .images.locate import Location, Range
 from .locks import locked_file
 from .model import DEVICE_CONF
-from .placeholder import INVALID
+from .placeholder import INVALID, placeholder
+from .places import Version
 
 _FICLONE = 0x40049409  # ioctl_ficlone(2): share the blocks of another file
 _NOT_SHARED = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL)
+_NOT_COPIED = (*_NOT_SHARED, errno.ENOSYS)  # between filesystems, by many kernels
 _COPIED_AT_ONCE = 1 << 30
+_READ_AT_ONCE = 1 << 20
 _NO_PLACE = "build the base anew: azaion-imagebuild base"
 
 
@@ -41,12 +45,12 @@ class OpenImage:
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self._fd = descriptor
+        self._seen = Version.of(descriptor)
         self.location = self._locate()
 
     def _locate(self) -> Location:
         try:
-            with io.FileIO(self._fd, "r", closefd=False) as stream:
-                found = locate(stream, DEVICE_CONF)
+            found = places.locate_conf(self.path, self._fd)
         except CorruptImage as error:
             raise VerificationError(
                 f"{self.path} cannot be stamped: {error}", hint=_NO_PLACE
@@ -66,10 +70,13 @@ class OpenImage:
 
         Raises:
             ValueError: ``data`` has not the file's length.
+            VerificationError: another program changed where the file lies since it was located.
             OSError: the image cannot be written.
         """
         if len(data) != self.location.size:
             raise ValueError(f"{len(data)} bytes for a file of {self.location.size}")
+        self._check_location()
+        before = self._seen
         first = self.location.ranges[0].offset
         if os.pread(self._fd, 1, first) != INVALID:
             self._put(INVALID, first)
@@ -82,11 +89,24 @@ class OpenImage:
         if data[:1] != INVALID:
             self._put(data[:1], first)
             os.fdatasync(self._fd)
+        places.follow(self.path, before, self._seen)
+
+    def _check_location(self) -> None:
+        if Version.of(self._fd) != self._seen:
+            self._seen = Version.of(self._fd)
+            if self._locate() != self.location:
+                raise VerificationError(
+                    f"another program changed {self.path} while it was open to be stamped",
+                    hint="see that nothing else writes to it, then run the same command again",
+                )
 
     def _put(self, data: bytes, offset: int) -> None:
+        undisturbed = Version.of(self._fd) == self._seen
         while data:
             written = os.pwrite(self._fd, data, offset)
             data, offset = data[written:], offset + written
+        if undisturbed:  # otherwise a change that is not ours stays to be seen
+            self._seen = Version.of(self._fd)
 
 
 def _without_first_byte(ranges: tuple[Range, ...]) -> Iterator[Range]:
@@ -127,6 +147,22 @@ def opened_for_stamping(
         os.close(descriptor)
 
 
+def blank(path: Path, wait: float) -> bool:
+    """Put the placeholder back into an image; tell whether anything else was in it.
+
+    Raises:
+        OperatorError: it is no image with a device.conf, or is being stamped.
+        OSError: it cannot be written.
+    """
+    with opened_for_stamping(path, wait) as opened:
+        blanked = placeholder(opened.location.size)
+        if opened.read() == blanked:
+            return False
+        opened.write(blanked)
+    renew_sha1(path)
+    return True
+
+
 def copy_image(source: Path, target: Path) -> None:
     """Copy an image to a new file (0600): shared blocks where the filesystem can, holes kept.
 
@@ -153,6 +189,16 @@ def copy_image(source: Path, target: Path) -> None:
         ) from None
 
 
+def shares_blocks(source: Path, folder: Path) -> bool:
+    """Tell whether a copy of ``source`` in ``folder`` would share its blocks, and so cost none."""
+    try:
+        with source.open("rb") as old, tempfile.TemporaryFile(dir=folder) as new:
+            fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
+    except OSError:
+        return False
+    return True
+
+
 def _copy_data(source: int, target: int) -> None:
     end = os.fstat(source).st_size
     os.ftruncate(target, end)
@@ -166,11 +212,19 @@ def _copy_data(source: int, target: int) -> None:
             raise
         hole = os.lseek(source, position, os.SEEK_HOLE)
         while position < hole:
-            size = min(hole - position, _COPIED_AT_ONCE)
-            copied = os.copy_file_range(source, target, size, position, position)
+            copied = _copy_some(source, target, hole - position, position)
             if not copied:
                 raise OSError(errno.EIO, "the image became shorter while it was copied")
             position += copied
+
+
+def _copy_some(source: int, target: int, size: int, position: int) -> int:
+    try:
+        return os.copy_file_range(source, target, min(size, _COPIED_AT_ONCE), position, position)
+    except OSError as error:
+        if error.errno not in _NOT_COPIED:
+            raise
+    return os.pwrite(target, os.pread(source, min(size, _READ_AT_ONCE), position), position)
 
 
 def renew_sha1(image: Path) -> bool:

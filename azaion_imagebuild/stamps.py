@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import pipeline
+from . import pipeline, places
 from .builds import parts_of_api, stamping_build, the_ledger
 from .credentials import of_device_conf
 from .errors import UsageError, VerificationError
@@ -146,7 +146,8 @@ def base_at(path: Path, settings: Settings) -> Blank:
     Raises:
         OperatorError: it is no image, or has no place for an identity.
     """
-    owner = owner_in(path, settings.device_conf)
+    with places.opened(path) as filesystem:
+        owner = owner_in(filesystem, path, settings.device_conf)
     with opened_images([path], settings) as opened:
         for each in opened:
             check_owner(each, owner)

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from . import device_conf, images, staging
+from . import device_conf, places, staging
 from .accounts import Accounts, UnknownAccount
-from .bsp import RELEASE_FILE
 from .errors import (
     ImageBuildError,
     OperatorError,
@@ -28,10 +27,12 @@ from .errors import (
     UsageError,
     VerificationError,
 )
+from .images import Filesystem
 from .locks import locked
 from .model import (
     DEVICE_CONF,
     DEVICE_CONF_MODE,
+    RELEASE_FILE,
     Build,
     DeviceIdentity,
     Finding,
@@ -106,7 +107,8 @@ class ImageFile:
         """
         settings = build.settings
         template = device_conf.load_template(staging.template_path(settings.device_conf))
-        owner = owner_in(self.path, settings.device_conf)
+        with places.opened(self.path) as filesystem:
+            owner = owner_in(filesystem, self.path, settings.device_conf)
         with (
             _to_be_written(self.path, self.out) as paths,
             opened_images(paths, settings, owner) as opened,
@@ -264,18 +266,17 @@ def of_sandbox(target: Path) -> bool:
         with Rootfs(target) as rootfs:
             release = rootfs.read_file(RELEASE_FILE, limit=4096)
     else:
-        release = images.read_file(target, RELEASE_FILE, limit=4096)
+        release = places.read_file(target, RELEASE_FILE, limit=4096)
     return release is not None and REFERENCE_BSP in release.data
 
 
-def owner_in(image: Path, chosen: DeviceConfSettings) -> tuple[int, int]:
+def owner_in(filesystem: Filesystem, image: Path, chosen: DeviceConfSettings) -> tuple[int, int]:
     """Return whom device.conf must belong to, by the image's own passwd and group.
 
     Raises:
         VerificationError: it has no such account, or cannot be read.
     """
-    with images.opened(image) as filesystem:
-        accounts = Accounts.read(filesystem.read_file)
+    accounts = Accounts.read(filesystem.read_file)
     try:
         return accounts.resolve(chosen.owner, chosen.group)
     except UnknownAccount as error:
@@ -343,11 +344,13 @@ def _to_be_written(image: Path, out: Path | None) -> Iterator[list[Path]]:
         raise UsageError(f"{out} is there already", hint="name a file that is not there yet")
     new = out.with_name(f".{out.name}{_NEW_SUFFIX}")
     new.unlink(missing_ok=True)  # what a killed run left
-    copy_image(image, new)
+    with places.carried_over(image, new):
+        copy_image(image, new)
     try:
         yield [new]
     finally:
         new.unlink(missing_ok=True)
+        places.forget(new)
 
 
 def check_owner(opened: OpenImage, owner: tuple[int, int]) -> None:
@@ -387,7 +390,7 @@ def _prove_image(
     findings = [
         (finding.message, finding.hint)
         for finding in prove(
-            images.read_file(opened.path, DEVICE_CONF, device_conf.LONGEST),
+            places.read_file(opened.path, DEVICE_CONF, device_conf.LONGEST),
             str(opened.path),
             email=identity.email,
             owner=owner,

@@ -3,11 +3,14 @@
 One run, in turn: our stamp and its proof (raw, Android sparse, at the first size a tar), the bare
 write of the same 512 bytes, debugfs, a loop mount (as root), guestfish (where installed), building
 the image anew, and whole processes. The images are sparse files that hold a tree of real files.
+
+With ``--tars`` only tars are stamped, of so many files each: walked through, and remembered.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import os
 import shutil
@@ -22,14 +25,15 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from azaion_imagebuild import device_conf, images
+from azaion_imagebuild import device_conf, images, places, stamps
 from azaion_imagebuild.identity import email_for
-from azaion_imagebuild.model import DEVICE_CONF, DEVICE_CONF_MODE
+from azaion_imagebuild.model import DEVICE_CONF, DEVICE_CONF_MODE, FileEntry
 from azaion_imagebuild.placeholder import SIZE, padded, placeholder
 from azaion_imagebuild.proof import prove
 from azaion_imagebuild.sandbox.bsp import TREE
 from azaion_imagebuild.secret import Secret
-from azaion_imagebuild.stamping import opened_for_stamping
+from azaion_imagebuild.settings import Settings
+from azaion_imagebuild.stamping import opened_for_stamping, renew_sha1
 
 os.environ["PATH"] += ":/usr/sbin:/sbin"
 os.environ["LIBGUESTFS_BACKEND"] = "direct"
@@ -43,7 +47,10 @@ DATA = padded(_CONF.encode(), SIZE)
 OWNER = (os.getuid(), os.getgid())
 NEEDED = 8 << 30  # bytes of free disk; the images are mostly holes
 
-STAMP, SPARSE, TAR = "stamp + proof, raw", "stamp + proof, sparse", "stamp + proof, tar"
+STAMP, SPARSE = "stamp + proof, raw", "stamp + proof, sparse"
+TAR_FIRST, TAR = "stamp + proof, tar, first", "stamp + proof, tar, remembered"
+TAR_FIRST_ALL, TAR_ALL = "stamp(), owner too, tar, first", "stamp(), owner too, tar, remembered"
+SHA1 = "renewing system.img.sha1sum"
 WRITE, REWRITE = "write alone, over a placeholder", "write alone, over an identity"
 FSYNC, FDATASYNC = "floor: pwrite + fsync", "floor: pwrite + fdatasync"
 DEBUGFS, MOUNT = "debugfs: rm, write, sif", "loop mount, cp, umount"
@@ -88,6 +95,7 @@ def main() -> None:
     parser.add_argument("--slow-rounds", type=int, default=21, help="of processes and the tar")
     parser.add_argument("--rebuilds", type=int, default=3)
     parser.add_argument("--files", type=int, default=20_000, help="in the tree")
+    parser.add_argument("--tars", type=int, nargs="+", metavar="FILES", help="nothing but tars")
     parser.add_argument("--from", dest="source", type=Path, default=Path("/usr"), metavar="FOLDER",
                         help="whose smaller files are copied")  # fmt: skip
     parser.add_argument("--plot", type=Path, metavar="FILE", help="a PNG; needs matplotlib")
@@ -97,6 +105,9 @@ def main() -> None:
     cases: dict[int, list[Case]] = {}
     with tempfile.TemporaryDirectory(dir=".", prefix="stamp-") as name:
         folder = Path(name).resolve()
+        if options.tars:
+            print(table(measure(prepare_tars(folder, options)), "files"))
+            return
         make_tree(folder / "tree", options.source, options.files)
         for size in options.sizes:
             own = folder / f"{size}"
@@ -157,7 +168,7 @@ def prepare(
     mksparse = [sys.executable, f"{TREE}/bootloader/mksparse", "--fillpattern=0"]
     run([*mksparse, str(raw), str(sparse)])
     if with_tar:
-        run(["tar", "-cf", str(tar), "-C", str(tree), "."])
+        pack(tree, tar)
     os.sync()  # or the first rounds would wait for these images to be written
     print(f"{size} GB: {raw.stat().st_blocks * 512 / 1e6:.0f} MB of data in the raw image,"
           f" {sparse.stat().st_size / 1e6:.0f} MB in the sparse one")  # fmt: skip
@@ -175,8 +186,7 @@ def prepare(
         Case(name=FDATASYNC, rounds=fast, image=raw, run=lambda: floor(raw, os.fdatasync)),
     ]
     if with_tar:
-        run_tar = lambda: timed(lambda: stamp(tar))  # noqa: E731
-        cases.append(Case(name=TAR, rounds=slow, image=tar, run=run_tar))
+        cases += of_tar(tar, fast, slow)
     tool = Path(sys.executable).with_name("azaion-imagebuild")
     commands = {
         DEBUGFS: (quick, ["debugfs", "-w", "-f", str(debugfs_script(folder)), str(raw)]),
@@ -206,6 +216,80 @@ def prepare(
     rebuild = lambda: timed(lambda: make_ext4(tree, folder / "rebuilt", size))  # noqa: E731
     cases.append(Case(name=REBUILD, rounds=options.rebuilds, run=rebuild))
     return cases
+
+
+def prepare_tars(folder: Path, options: argparse.Namespace) -> dict[int, list[Case]]:
+    """Make tars of some numbers of files; return what to measure on them, by that number."""
+    cases: dict[int, list[Case]] = {}
+    conf = folder / "conf"
+    conf.touch(0o600)
+    conf.write_bytes(DATA)
+    for files in options.tars:
+        own = folder / f"{files}"
+        make_tree(own / "tree", options.source, files)
+        image = own / "system.img"
+        pack(own / "tree", image)
+        shutil.rmtree(own / "tree")
+        image.with_name("system.img.sha1sum").touch()
+        print(f"{files} files: {image.stat().st_size / 1e6:.0f} MB of tar,"
+              f" peak memory of Python's allocations {memory(image):.3f} MB")  # fmt: skip
+        cases[files] = [
+            *of_tar(image, options.fast_rounds, options.slow_rounds),
+            *of_command(image, conf, options.fast_rounds, options.slow_rounds),
+            floor_of(image, options.fast_rounds),
+        ]
+    os.sync()
+    return cases
+
+
+def pack(tree: Path, tar: Path) -> None:
+    """Pack the tree as NVIDIA's initrd flash does."""
+    run(["tar", "--xattrs", "--numeric-owner", "-cpf", str(tar), "-C", str(tree), "."])
+    flush(tar)
+
+
+def of_tar(tar: Path, fast: int, slow: int) -> list[Case]:
+    """Return the cases of a stamp and its proof: walked through, and remembered."""
+    again = lambda: timed(lambda: stamp(tar))  # noqa: E731
+    return [
+        Case(name=TAR_FIRST, rounds=slow, image=tar, run=lambda: forgotten(tar, again)),
+        Case(name=TAR, rounds=fast, image=tar, run=again),
+    ]
+
+
+def of_command(tar: Path, conf: Path, fast: int, slow: int) -> list[Case]:
+    """Return the cases of all that the command ``stamp`` does in its process, and of a SHA-1."""
+    owner = dataclasses.replace(Settings().device_conf, owner=str(OWNER[0]))
+    settings = dataclasses.replace(Settings(), device_conf=owner)
+    image = tar.with_name("of-command")
+    shutil.copy(tar, image)  # without a .sha1sum
+    call = lambda: timed(lambda: command(image, conf, settings))  # noqa: E731
+    return [
+        Case(name=TAR_FIRST_ALL, rounds=slow, image=image, run=lambda: forgotten(image, call)),
+        Case(name=TAR_ALL, rounds=fast, image=image, run=call),
+        Case(name=SHA1, rounds=slow, run=lambda: timed(lambda: renewed(tar))),
+    ]
+
+
+def floor_of(image: Path, rounds: int) -> Case:
+    """Return the case of the bare write."""
+    return Case(name=FSYNC, rounds=rounds, image=image, run=lambda: floor(image, os.fsync))
+
+
+def command(image: Path, conf: Path, settings: Settings) -> None:
+    """Do what the command does, with given credentials: owner, place, stamp and proof."""
+    stamps.stamp_given(image, SERIAL, settings, conf)
+
+
+def forgotten(image: Path, again: Callable[[], float]) -> float:
+    """Time it as if it were the first time."""
+    places.forget(image)
+    return again()
+
+
+def renewed(image: Path) -> None:
+    """Make the SHA-1 beside the image true."""
+    assert renew_sha1(image)
 
 
 def make_ext4(tree: Path, image: Path, size: int) -> None:
@@ -260,12 +344,14 @@ def stamp(path: Path) -> None:
     """Do ours: find, write and prove."""
     with opened_for_stamping(path, 0) as image:
         image.write(DATA)
-    check(path)
+    check(path, places.read_file)
 
 
-def check(path: Path) -> None:
-    """Prove that the image carries the identity."""
-    entry = images.read_file(path, DEVICE_CONF, device_conf.LONGEST)
+def check(
+    path: Path, read: Callable[[Path, str, int], FileEntry | None] = images.read_file
+) -> None:
+    """Prove that the image carries the identity; nothing that is remembered is believed."""
+    entry = read(path, DEVICE_CONF, device_conf.LONGEST)
     secret = Secret(PASSWORD)
     assert not list(prove(entry, str(path), email=EMAIL, owner=OWNER, password=secret))
 
@@ -333,11 +419,11 @@ def memory(path: Path) -> float:
     return peak / 1e6
 
 
-def table(times: dict[int, dict[str, float]]) -> str:
+def table(times: dict[int, dict[str, float]], unit: str = "GB") -> str:
     """Return the medians as a table in Markdown."""
     sizes = list(times)
     lines = [
-        f"| milliseconds | {' | '.join(f'{size} GB' for size in sizes)} | last / first |",
+        f"| milliseconds | {' | '.join(f'{size:,} {unit}' for size in sizes)} | last / first |",
         f"|{' --- |' * (len(sizes) + 2)}",
     ]
     for name in times[sizes[0]]:

@@ -46,6 +46,7 @@ def verify_image(
 def _device_confs(build: Build, image: Image) -> Iterator[tuple[Path, FileEntry | None]]:
     """Yield device.conf out of each file; out of what was staged where the image is encrypted."""
     from azaion_imagebuild import device_conf, images
+    from azaion_imagebuild.placeholder import is_placeholder
     from azaion_imagebuild.rootfs import Rootfs
 
     if image.format == LUKS:
@@ -54,5 +55,6 @@ def _device_confs(build: Build, image: Image) -> Iterator[tuple[Path, FileEntry 
         return
     for path in image.files:
         entry = images.read_file(path, DEVICE_CONF, device_conf.LONGEST)
-        if entry is not None or path not in image.aside:
-            yield path, entry
+        if path in image.aside and (entry is None or is_placeholder(entry.data)):
+            continue  # no identity is in it, and it reaches no device
+        yield path, entry

@@ -16,7 +16,7 @@ def preflight(build: Build) -> list[Finding]:
     from azaion_imagebuild import loader  # late: most builds need none
 
     try:
-        loader.loader_url(settings, build.serial)
+        loader.loader_url(settings, build.serial, build.settings.bsp.usb_instance)
         loader.transport(settings)
     except UsageError as error:
         return [Finding(message=error.message, hint=error.hint)]
@@ -32,7 +32,7 @@ def post_flash(
         return None
     from azaion_imagebuild import loader
 
-    url = loader.loader_url(settings, build.serial)
+    url = loader.loader_url(settings, build.serial, result.usb_instance)
     credentials = DeviceConf(email=identity.email, password=identity.password)
     loader.smoke_test(url, credentials, settings)
     return {"smoke": loader.LOGGED_IN}

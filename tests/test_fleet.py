@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from world import Ran, Run
+from world import Ran, Run, add_usb_device, replace_script
 
 from azaion_imagebuild import device_conf, images
+from azaion_imagebuild.errors import InterruptedBuild, PreflightError
+from azaion_imagebuild.fleet.devices import DeviceWatch
 from azaion_imagebuild.ledger import Ledger
 from azaion_imagebuild.ledger.checking import check
 from azaion_imagebuild.ledger.store import FILE
@@ -325,3 +328,106 @@ def test_labels_are_scanned_one_by_one(run: Run, state: Path) -> None:
     assert "XYZ-0001" in err
     accounts = Sandbox(state / "sandbox").accounts
     assert all(opens_its_account(accounts, image) for image in Path("images").glob("*.img"))
+
+
+INITRD = """[bsp]
+method = "initrd"
+external_device = "nvme0n1p1"
+partition_xml = "tools/kernel_flash/flash_l4t_external.xml"
+"""
+
+
+@pytest.mark.parametrize("config", ["", INITRD])
+def test_a_fleet_flashes_every_device_with_its_own_identity(
+    run: Run, state: Path, config: str
+) -> None:
+    Path("imagebuild.toml").write_text(config)
+    ran = run("fleet", "AZJN-0001..AZJN-0005", "--jobs", "3", "--json")
+    assert ran.code == 0, ran.err
+    records = report(ran)["records"]
+    assert all(each["flashed"] and each["smoke"] == "logged in" for each in records)
+    assert {each["usb_instance"] for each in records} == {"0-1", "0-2", "0-3"}
+    sandbox = Sandbox(state / "sandbox")
+    on_devices = {}
+    for instance in ("0-1", "0-2", "0-3"):
+        password = password_in(sandbox.device_at(instance))
+        last = [each for each in records if each["usb_instance"] == instance][-1]
+        assert sandbox.accounts.login(last["email"], password.reveal())
+        on_devices[instance] = password.reveal().encode()
+    assert len(set(on_devices.values())) == 3
+    assert not sandbox.bsp.with_name(f"{sandbox.bsp.name}.lanes").exists()
+    for path in state.rglob("*"):
+        if path.is_file() and path.parent.name != "devices":
+            content = path.read_bytes()
+            assert not any(password in content for password in on_devices.values()), path
+    again = run("fleet", "AZJN-0001..AZJN-0005", "--jobs", "3", "--json")
+    assert (again.code, report(again)["done_before"]) == (0, 5)
+
+
+def test_a_csv_says_which_device_is_at_which_port(run: Run) -> None:
+    Path("list.csv").write_text("serial,usb_instance\nAZJN-0001,0-2\nAZJN-0002,0-1\nAZJN-0003,\n")
+    ran = run("fleet", "list.csv", "--jobs", "2", "--json")
+    assert ran.code == 0, ran.err
+    at = {each["serial"]: each["usb_instance"] for each in report(ran)["records"]}
+    assert (at["AZJN-0001"], at["AZJN-0002"]) == ("0-2", "0-1")
+    Path("list.csv").write_text("serial,usb_instance\nAZJN-0004,1-9\n")
+    ran = run("fleet", "list.csv")
+    assert ran.code == 3
+    assert "AZJN-0004 (list.csv, line 2) is for the USB instance '1-9'" in ran.err
+
+
+def test_a_device_that_died_while_flashing_is_not_repeated(run: Run, state: Path) -> None:
+    sandbox = Sandbox(state / "sandbox")
+    sandbox.create(1.0)
+    hold = 'if [[ $1 == -r ]]; then echo $$ > ../../../held; sleep 60; fi; ./flash.sh.real "$@"'
+    replace_script(sandbox.bsp / "flash.sh", hold)
+    with started("fleet", "AZJN-0001..AZJN-0002", "--jobs", "1") as fleet:
+        held = sandbox.dir / "held"
+        while not (held.exists() and held.read_text().strip()):
+            assert fleet.poll() is None
+            time.sleep(0.01)
+        fleet.kill()
+        fleet.communicate()
+        os.killpg(int(held.read_text()), signal.SIGKILL)
+    (sandbox.bsp / "flash.sh.real").replace(sandbox.bsp / "flash.sh")
+    ran = run("fleet", "AZJN-0001..AZJN-0002", "--jobs", "1", "--json")
+    assert ran.code == 10
+    assert outcomes(ran) == {"AZJN-0001": "unknown", "AZJN-0002": "done"}
+    assert "AZJN-0001" in ran.err
+    run("ledger", "resolve", "--sandbox", "AZJN-0001", "failed", "--reason", "looked at it")
+    ran = run("fleet", "AZJN-0001..AZJN-0002", "--jobs", "1", "--json")
+    assert outcomes(ran) == {"AZJN-0001": "done", "AZJN-0002": "done before"}
+
+
+def plug_in(sysfs: Path, ecid: str) -> None:
+    add_usb_device(sysfs, "1-3", "0955", "7523")
+    (sysfs / "1-3/serial").write_text(f"{ecid}\n")
+
+
+def never() -> bool:
+    return False
+
+
+@pytest.mark.parametrize("ecid", ["0x80012344705DE0", ""])
+def test_a_device_gets_one_identity_until_it_was_unplugged(tmp_path: Path, ecid: str) -> None:
+    watch, sysfs = DeviceWatch(), tmp_path / "sysfs"
+    plug_in(sysfs, ecid)
+    device = watch.next_device(sysfs, "1-3", 0.0, never)
+    watch.had_its_turn("1-3", device)
+    with pytest.raises(PreflightError, match="no new device") as refused:
+        watch.next_device(sysfs, "1-3", 0.0, never)
+    assert "unplug the one that was flashed" in refused.value.hint
+    shutil.rmtree(sysfs / "1-3")
+    with pytest.raises(PreflightError):
+        watch.next_device(sysfs, "1-3", 0.0, never)
+    plug_in(sysfs, ecid)
+    if ecid:  # the very same device came back
+        with pytest.raises(PreflightError):
+            watch.next_device(sysfs, "1-3", 0.0, never)
+        (sysfs / "1-3/serial").write_text("0x80012344705DE1\n")
+    assert watch.next_device(sysfs, "1-3", 0.0, never).instance == "1-3"
+
+
+def test_waiting_for_a_device_ends_when_nothing_new_shall_begin(tmp_path: Path) -> None:
+    with pytest.raises(InterruptedBuild):
+        DeviceWatch().next_device(tmp_path, "1-3", 60.0, lambda: True)

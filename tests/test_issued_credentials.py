@@ -11,19 +11,17 @@ from typing import Any
 
 import pytest
 from admin_apis import Answer, Api, serving
+from pages import ROOT, blocks
 from world import EMAIL, SERIAL, Run
 
-import azaion_imagebuild
 from azaion_imagebuild import device_conf, images
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox.loader import loader
 
-DOCUMENT = Path(azaion_imagebuild.__file__).parent.parent / "docs/credentials.md"
-
 
 def block(language: str) -> str:
-    (found,) = re.findall(rf"```{language}\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
-    return str(found)
+    (found,) = blocks(ROOT / "docs/credentials.md", language)
+    return found.text
 
 
 def token(length: int = 900) -> str:

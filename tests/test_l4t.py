@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from world import EMAIL, SERIAL, Ran, Run, Tree, add_usb_device, replace_script
+from world import EMAIL, SERIAL, Ran, Run, Tree, add_usb_device, mounts_of, replace_script
 
 from azaion_imagebuild import device_conf, images, residue
 from azaion_imagebuild.leftovers import give_back, loops_of, mounts_below
@@ -102,6 +102,42 @@ def test_nvidias_writer_on_a_loop_disk_gives_the_right_owner_mode_and_content(
     assert done.returncode == 0, done.stderr
     assert done.stdout == "1000 600\n"
     assert conf_of(disk) == conf_of(Path(packed))
+
+
+@needs_root
+@pytest.mark.parametrize("chosen", [(), ("--usb-instance", "1-3")])
+def test_the_record_says_which_device_was_flashed(
+    image: Callable[..., Ran], sysfs: Path, chosen: tuple[str, ...]
+) -> None:
+    (sysfs / "1-3/serial").write_text("4242000117\n")
+    ran = image(*chosen)
+    assert ran.code == 0, ran.err
+    assert (ran.json["usb_instance"], ran.json["ecid"]) == ("1-3", "4242000117")
+    ran = image("--flash", "0")
+    assert (ran.json["usb_instance"], ran.json["ecid"]) == (None, None)
+
+
+@needs_root
+def test_a_base_for_several_devices_keeps_no_copies_for_other_hosts(
+    run: Run, image: Callable[..., Ran], bsp: Path, api_url: str
+) -> None:
+    calls = bsp.parent / "calls"
+    script = "tools/kernel_flash/l4t_initrd_flash.sh"
+    replace_script(bsp / script, f'echo "$*" >> {calls}; exec ./{script}.real "$@"\n')
+    Path("imagebuild.toml").write_text(f"{INITRD}massflash = 3\n")
+    ran = run("base", "--bsp", bsp, "--api-url", api_url, "--json")
+    assert ran.code == 0, ran.err
+    assert "--no-flash --massflash 3" in calls.read_text()
+    assert (bsp / "bootloader/boot2.img").is_file()
+    assert list(bsp.glob("mfi_*")) == []
+    calls.unlink()
+    stamp = '[image]\ninject = "stamp"\n'
+    assert image(config=f"{INITRD}massflash = 2\n{stamp}").code == 0
+    assert "--no-flash" not in calls.read_text()  # what was packed for three does for two
+    ran = image(config=f"{INITRD}massflash = 4\n{stamp}")
+    assert ran.code == 0, ran.err
+    assert "--no-flash --massflash 4" in calls.read_text()
+    assert "cannot be packed for 11" in image(config=f"{INITRD}massflash = 11\n").json["error"]
 
 
 DROP = "debugfs -w -R 'rm /etc/azaion/device.conf'"
@@ -206,6 +242,7 @@ def test_a_lie_is_caught_before_anything_is_flashed(
         ("exit 0", "never said"),
         ("echo 'Flash complete (WITH FAILURES)'; exit 0", "WITH FAILURES"),
         ("echo 'Timeout'; echo Success; exit 0", "Timeout"),
+        ("echo '12:34:56.789 - Error: Flash failure.'; exit 0", "Error: Flash failure."),
         ("kill -9 $$", "failed (exit -9)"),
     ],
 )
@@ -304,7 +341,7 @@ def test_an_overlay_keeps_the_bsps_rootfs_clean_all_the_time(
     assert "device.conf" in (bsp.parent / "seen").read_text().splitlines()
     assert "cannot access 'rootfs/etc/azaion'" in (bsp.parent / "seen").read_text()
     assert Tree(bsp / "rootfs", fake=False).snapshot() == before
-    assert mounts_below(Path("/run/azaion-imagebuild")) == []
+    assert mounts_of(bsp) == []
     assert conf_of(bsp.parent / "device.img").email == EMAIL
 
 
@@ -469,6 +506,22 @@ def test_the_search_finds_a_secret_wherever_it_stands_and_passes_holes_over(
     found = residue.holders(tmp_path, secret, since=time.time() - 60)
     assert sorted(path.name for path in found) == ["sparse", "split"]
     assert residue.holders(tmp_path, secret, since=time.time() + 60) == []
+
+
+def test_in_a_lane_a_shared_file_counts_by_when_it_was_written(tmp_path: Path) -> None:
+    secret = Secret("00112233445566778899aabbccddeeff")
+    old, own = tmp_path / "old", tmp_path / "own"
+    for path in (old, own):
+        path.write_bytes(secret.reveal().encode())
+        os.utime(path, (1, 1))
+    (tmp_path / "second-name").hardlink_to(old)  # changes its ctime
+    since = time.time() - 60
+    found = residue.holders(tmp_path, secret, since)
+    assert sorted(path.name for path in found) == ["old", "own", "second-name"]
+    assert residue.holders(tmp_path, secret, since, linked=True) == [own]
+    os.utime(old)
+    found = residue.holders(tmp_path, secret, since, linked=True)
+    assert sorted(path.name for path in found) == ["old", "own", "second-name"]
 
 
 def test_images_of_other_builds_survive_a_build_that_never_came_so_far(

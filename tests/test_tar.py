@@ -191,13 +191,14 @@ def seen_by_tarfile(archive: bytes) -> Iterator[Member]:
                 uname=each.uname,
                 gname=each.gname,
                 size=each.size,
+                start=each.offset,
                 offset=each.offset_data,
             )
 
 
 def essence(each: Member) -> tuple[object, ...]:
-    """Leave out the size and place of a sparse member, where the map of its holes is or is not."""
-    place = () if each.kind == SPARSE else (each.size, each.offset)
+    """Leave out the size and data of a sparse member, where the map of its holes is or is not."""
+    place = () if each.kind == SPARSE else (each.size, each.start, each.offset)
     return (each.name, each.kind, each.mode, each.uid, each.gid, each.uname, each.gname, *place)
 
 

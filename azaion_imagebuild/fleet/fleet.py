@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import pluggy
-
-from .. import __version__, pipeline, stamps
+from .. import __version__, stamps
 from ..builds import (
     base_build,
     is_sandbox,
@@ -24,18 +22,23 @@ from ..builds import (
     the_ledger,
     the_sandbox,
 )
-from ..errors import UsageError
+from ..errors import PreflightError, UsageError
 from ..hookspecs import REQUIRED
 from ..identity import parse_serial
+from ..lanes import opened_lanes
 from ..ledger import Entry, Ledger, Standing
 from ..ledger.entry import user
-from ..pipeline import Blank, Watcher
+from ..model import BuildRecord
+from ..pipeline import Blank, Watcher, fingerprints, sha256_of, with_base
 from ..plugins import load_plugins
 from ..report import write_report
 from ..serials import Listed, read_list, scanned
 from ..settings import Settings
+from ..usb import checked_instances, devices_to_flash
+from .devices import DeviceWatch
 from .places import (
     Folder,
+    OnLane,
     Place,
     device_is_done,
     image_is_done,
@@ -55,11 +58,13 @@ class Order:
     """A list, ``-``, a range or a serial: see :mod:`azaion_imagebuild.serials`."""
     scans: bool = False
     """Stdin is a terminal: devices come one by one, from a barcode scanner."""
-    jobs: int = 4
+    jobs: int = 8
     out: Path | None = None
     """Folder of the images; None: devices are flashed."""
     base: Path | None = None
     """An image with a placeholder; None: the BSP's own base, built when it is out of date."""
+    lanes: tuple[str, ...] = ()
+    """USB instances to flash at; none: all that are in recovery mode."""
     again: bool = False
     max_failures: int | None = None
     report: Path | None = None
@@ -119,7 +124,7 @@ def run_fleet(
         plan.refuse_errors()
         scanner = _scanner(used, planned, display) if order.scans else None
         run = Run(
-            feed=scanner or Feed(iter(plan.todo)),
+            feed=scanner or Feed.of(plan.todo, pinned=order.out is None),
             hook=hook,
             ledger=ledger,
             display=display,
@@ -155,48 +160,108 @@ def _scanner(
 
 def _run(order: Order, settings: Settings, plan: Plan, run: Run, watcher: Watcher) -> None:
     """Get the places ready and do every device."""
-    if order.out is None:
-        raise UsageError("flashing a fleet is not built yet", hint="give --out DIR")
-    with opened_folder(order.out, settings.build.lock_wait):
-        jobs = order.jobs if order.scans else min(order.jobs, len(plan.todo))
-        blank = _base(order, settings, run.hook, watcher, order.out, sandbox=plan.sandbox)
-        places: list[Place] = [
-            Folder(
-                name=f"job {number}",
-                dir=order.out,
-                blank=blank,
-                settings=settings,
-                sandbox=plan.sandbox,
-            )
-            for number in range(1, jobs + 1)
-        ]
+    make = _lanes if order.out is None else _folder
+    with make(order, settings, plan, run, watcher) as places:
         if isinstance(run.feed, Scanner):
             run.display.said("scan the labels; end with Ctrl-D")
             run.feed.start()
         run.to_the_end(places)
 
 
-def _base(
-    order: Order,
-    settings: Settings,
-    hook: pluggy.HookRelay,
-    watcher: Watcher,
-    folder: Path,
-    *,
-    sandbox: bool,
-) -> Blank:
-    """Return the base, in a copy of our own: the given image, or the BSP's."""
-    if order.base is not None:
-        return taken(folder, _given_base(order.base, settings))
-    copies: list[Blank] = []
-    quiet = dataclasses.replace(settings.build, flash=False)
-    build = base_build(dataclasses.replace(settings, build=quiet), sandbox=sandbox)
-    record = pipeline.with_base(
-        build, hook, watcher, lambda blank: copies.append(taken(folder, blank))
+@contextmanager
+def _folder(
+    order: Order, settings: Settings, plan: Plan, run: Run, watcher: Watcher
+) -> Iterator[list[Place]]:
+    """Hold the folder of the images; as many copies are made at a time as there are jobs."""
+    assert order.out is not None  # noqa: S101 - _run has looked
+    jobs = order.jobs if order.scans else min(order.jobs, len(plan.todo))
+    with opened_folder(order.out, settings.build.lock_wait):
+        if order.base is not None:
+            own = taken(order.out, _given_base(order.base, settings))
+        else:
+            out, copies = order.out, list[Blank]()
+            build = base_build(settings, sandbox=plan.sandbox)
+            _checked(
+                with_base(build, run.hook, watcher, lambda blank: copies.append(taken(out, blank)))
+            )
+            (own,) = copies
+        yield [
+            Folder(
+                name=f"job {number}",
+                dir=order.out,
+                blank=own,
+                settings=settings,
+                sandbox=plan.sandbox,
+            )
+            for number in range(1, jobs + 1)
+        ]
+
+
+@contextmanager
+def _lanes(
+    order: Order, settings: Settings, plan: Plan, run: Run, watcher: Watcher
+) -> Iterator[list[Place]]:
+    """Open a lane for each USB instance."""
+    instances = _instances(order, settings, plan)
+    packed = max(settings.bsp.massflash, len(instances))
+    bsp = dataclasses.replace(settings.bsp, massflash=packed)
+    settings = dataclasses.replace(settings, bsp=bsp)
+    build = base_build(settings, sandbox=plan.sandbox)
+    found: list[tuple[Blank, list[tuple[int, ...]]]] = []
+    _checked(
+        with_base(
+            build, run.hook, watcher, lambda blank: found.append((blank, fingerprints(blank.image)))
+        )
     )
+    ((blank, before),) = found
+    watch = DeviceWatch(virtual=plan.sandbox)
+    with opened_lanes(build, blank.image, instances) as lanes:
+        if fingerprints(blank.image) != before:
+            raise PreflightError(
+                f"{blank.image.path} was changed by another program",
+                hint="let nothing else work in this BSP tree, then run the same command again",
+            )
+        digest = sha256_of(lanes[0].image.path)
+        yield [
+            OnLane(
+                lane=lane,
+                blank=dataclasses.replace(blank, image=lane.image, sha256=digest),
+                settings=settings,
+                sandbox=plan.sandbox,
+                watch=watch,
+                stopped=lambda: run.feed.closed,
+            )
+            for lane in lanes
+        ]
+
+
+def _instances(order: Order, settings: Settings, plan: Plan) -> tuple[str, ...]:
+    """Return the USB instances to flash at: the named ones, or all in recovery mode.
+
+    Raises:
+        PreflightError: there is none, they are more than ten, or the list names another.
+    """
+    if order.lanes:
+        instances = checked_instances(order.lanes)
+    elif plan.sandbox:
+        wanted = order.jobs if order.scans else min(order.jobs, len(plan.todo))
+        instances = checked_instances(the_sandbox(settings).usb_instances(wanted))
+    else:
+        found = devices_to_flash(settings.bsp.sysfs_usb)
+        instances = tuple(each.instance for each in found)
+    for each in plan.todo:
+        if each.usb_instance is not None and each.usb_instance not in instances:
+            raise PreflightError(
+                f"{each.serial} ({each.where}) is for the USB instance {each.usb_instance!a}, where"
+                " no lane is",
+                hint=f"the lanes are: {', '.join(instances)}; name others by --lane",
+            )
+    return instances
+
+
+def _checked(record: BuildRecord) -> None:
     if record.error is not None:
         raise record.error
-    return copies[0]
 
 
 def _given_base(path: Path, settings: Settings) -> Blank:

@@ -7,14 +7,15 @@ import dataclasses
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from .. import device_conf, images
-from ..builds import stamping_build
-from ..errors import OperatorError, UsageError
+from ..builds import device_build, stamping_build
+from ..errors import ImageBuildError, OperatorError, UsageError
+from ..lanes import Lane
 from ..ledger import Entry, Standing
 from ..locks import locked
 from ..model import DEVICE_CONF, Build, Image
@@ -23,6 +24,7 @@ from ..serials import Listed
 from ..settings import Settings
 from ..stamping import copy_image, opened_for_stamping
 from ..trust import is_own
+from .devices import DeviceWatch
 
 _WORK = ".azaion-fleet"
 
@@ -52,10 +54,14 @@ class Folder:
 
     @contextlib.contextmanager
     def ready(self, each: Listed) -> Iterator[tuple[Build, Blank]]:
-        """Copy the base to a name of its own; it gets its right name when it is proven."""
+        """Copy the base to a name of its own; it gets its right name when it is proven.
+
+        An older image goes first: its identity is stale as soon as the account is touched.
+        """
         new = self.dir / _WORK / f"{each.serial}.new"
         final = image_of(self.dir, each)
         copy_image(self.blank.image.path, new)
+        _remove(final)
 
         def publish() -> Image:
             os.rename(new, final)  # noqa: PTH104 - both are ours
@@ -83,6 +89,44 @@ class InPlace:
         """Hand the image out; the next identity overwrites this one."""
         build = stamping_build(each.serial, _stamping(self.settings), sandbox=self.sandbox)
         yield build, self.blank
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnLane:
+    """Flashes one device after the other at one USB instance, from a lane's own tree."""
+
+    lane: Lane
+    blank: Blank
+    settings: Settings
+    sandbox: bool
+    watch: DeviceWatch
+    stopped: Callable[[], bool]
+    """Whether nothing new shall begin: waiting for a device then ends."""
+
+    @property
+    def name(self) -> str:
+        """The USB instance, e.g. ``1-3``."""
+        return self.lane.usb_instance
+
+    @contextlib.contextmanager
+    def ready(self, each: Listed) -> Iterator[tuple[Build, Blank]]:
+        """Wait for a device that has not had its turn."""
+        settings = self.settings
+        device = self.watch.next_device(
+            settings.bsp.sysfs_usb, self.name, settings.bsp.device_wait, self.stopped
+        )
+        build = device_build(each.serial, settings, sandbox=self.sandbox)
+        yield self.lane.build(build), self.blank
+        self.watch.had_its_turn(self.name, device)
+
+
+def _remove(image: Path) -> None:
+    try:
+        image.unlink(missing_ok=True)
+    except OSError as error:
+        raise ImageBuildError(
+            f"cannot replace {image}: {error.strerror}", hint="move away what stands there"
+        ) from None
 
 
 def image_of(folder: Path, each: Listed) -> Path:
@@ -142,8 +186,11 @@ def image_is_done(folder: Path, each: Listed, standing: Standing) -> Entry | Non
 
 
 def device_is_done(each: Listed, standing: Standing) -> Entry | None:
-    """Return the row of a device that was flashed, and proven, and passed all that came after."""
-    row = standing.settled
+    """Return the row of a device that was flashed, and proven, and passed all that came after.
+
+    Of the last attempt: a later one, however it ended, may have given the account a new password.
+    """
+    row = standing.last
     return row if row is not None and row.flashed and row.outcome == "done" else None
 
 

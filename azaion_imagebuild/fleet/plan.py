@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import PreflightError
+from ..errors import ExitCode, PreflightError
 from ..ledger import Entry, Ledger, Standing
 from ..model import Finding
 from ..serials import Listed
@@ -73,7 +73,13 @@ class Plan:
             "space_needed": self.space_needed,
             "space_free": self.space_free,
             "seconds": self.seconds,
+            "exit_code": self.exit_code,
         }
+
+    @property
+    def exit_code(self) -> int:
+        """Return what a process that only plans ends with."""
+        return int(ExitCode.PREFLIGHT if self.errors() else ExitCode.DONE)
 
     def errors(self) -> list[tuple[str, str]]:
         """Return what must stop the fleet before it begins."""

@@ -21,6 +21,7 @@ __all__ = [
     "image_format",
     "open_filesystem",
     "opened",
+    "opened_file",
     "read_file",
     "superblock",
 ]
@@ -84,7 +85,7 @@ def opened(image: Path) -> Iterator[Filesystem]:
     Raises:
         VerificationError: the image cannot be opened or its contents are damaged.
     """
-    with _opened(image) as stream:
+    with opened_file(image) as stream:
         yield open_filesystem(stream)
 
 
@@ -113,12 +114,17 @@ def format_of(image: Path) -> str:
     Raises:
         VerificationError: the image cannot be opened or is of none that is known.
     """
-    with _opened(image) as stream:
+    with opened_file(image) as stream:
         return image_format(stream)
 
 
 @contextlib.contextmanager
-def _opened(image: Path) -> Iterator[BinaryIO]:
+def opened_file(image: Path) -> Iterator[BinaryIO]:
+    """Open the image at ``image`` as a stream of its bytes.
+
+    Raises:
+        VerificationError: it cannot be opened, or what is read from it turns out to be damaged.
+    """
     try:
         with image.open("rb") as stream:
             yield stream

@@ -46,7 +46,7 @@ def locate(stream: Readable, path: str) -> Location | None:
     """
     found = image_format(stream)
     if found == "tar":
-        return _in_tar(Tar(stream), path)
+        return in_tar(Tar(stream), path)
     sparse = SparseReader(stream) if found == "sparse" else None
     filesystem = Ext4(sparse or stream)
     inode = filesystem.find(path)
@@ -68,20 +68,12 @@ def locate(stream: Readable, path: str) -> Location | None:
     )
 
 
-def _in_ext4(filesystem: Ext4, inode: Inode, path: str) -> Iterator[Range]:
-    block, size = filesystem.block_size, inode.size
-    reached = 0
-    for extent in filesystem.extents(inode):
-        if extent.logical * block != reached or not extent.written:
-            break
-        length = min(extent.length * block, size - reached)
-        yield Range(offset=extent.physical * block, length=length)
-        reached += length
-    if reached != size:
-        raise CorruptImage(f"/{path} has a hole: not all of its bytes are in the image")
+def in_tar(archive: Tar, path: str) -> Location | None:
+    """Find the data of the regular file at ``path`` in an archive; None: it is not there.
 
-
-def _in_tar(archive: Tar, path: str) -> Location | None:
+    Raises:
+        CorruptImage: it is no regular file, or the archive is damaged.
+    """
     member = archive.find(path)
     if member is None:
         return None
@@ -95,6 +87,19 @@ def _in_tar(archive: Tar, path: str) -> Location | None:
         gid=member.gid,
         ranges=(Range(offset=member.offset, length=member.size),),
     )
+
+
+def _in_ext4(filesystem: Ext4, inode: Inode, path: str) -> Iterator[Range]:
+    block, size = filesystem.block_size, inode.size
+    reached = 0
+    for extent in filesystem.extents(inode):
+        if extent.logical * block != reached or not extent.written:
+            break
+        length = min(extent.length * block, size - reached)
+        yield Range(offset=extent.physical * block, length=length)
+        reached += length
+    if reached != size:
+        raise CorruptImage(f"/{path} has a hole: not all of its bytes are in the image")
 
 
 def _merged(ranges: Iterator[Range]) -> list[Range]:

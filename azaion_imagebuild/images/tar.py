@@ -9,7 +9,7 @@ way than is read here is refused. Headers are read one by one; of the links a ha
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..model import FileEntry
@@ -17,8 +17,8 @@ from .stream import CorruptImage, Readable, read_exactly
 
 MAGIC = b"ustar"
 MAGIC_OFFSET = 257
+BLOCK = 512
 
-_BLOCK = 512
 _LONGEST_EXTRA = 1024 * 1024  # a pax header or a long name; NVIDIA's have some hundred bytes
 _MOST_LINKS = 1_000_000  # a desktop rootfs has some ten thousand
 _REGULAR, _LINK, _SYMLINK, _DIRECTORY, _SPARSE = b"0", b"1", b"2", b"5", b"S"
@@ -45,8 +45,20 @@ class Member:
     """The owner's name, which GNU tar believes before the number; ``--numeric-owner``: empty."""
     gname: str
     size: int
+    start: int
+    """Where its first header begins in the archive, extended ones included, in bytes."""
     offset: int
-    """Where its data begins in the archive, in bytes."""
+    """Where its data begins."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Walk:
+    """What one reading of all headers found."""
+
+    found: Mapping[str, Member | CorruptImage | None]
+    """By path: the last member of that name, why it is refused, or None: it is not there."""
+    end: int
+    """Where the members end: a block of zeros, which the header of an added one would replace."""
 
 
 class Tar:
@@ -86,29 +98,38 @@ class Tar:
         """Return the last member of a name.
 
         Raises:
-            CorruptImage: it is a link, or was one; a folder on the way to it is no folder, or it is
-                one itself without saying so; a member may lead there through a link; a header is
-                damaged.
+            CorruptImage: it is refused (see :meth:`walk`), or a header is damaged.
         """
-        parts = [part for part in path.split("/") if part not in ("", ".")]
-        wanted = "/".join(parts)
-        folders = set(_folders(parts))
-        links = _Links(parts)
-        found, has_members = None, False
-        for member in self.members():
-            links.refuse_a_way_through(member)
-            if member.name == wanted:
-                if member.kind in _LINKS:
-                    # GNU tar makes some at the end, over a later file that got the same inode.
-                    raise CorruptImage(f"/{wanted} is not a regular file in the archive but a link")
-                found = member
-            elif member.name in folders and member.kind != _DIRECTORY:
-                raise CorruptImage(f"/{member.name} is not a directory in the archive")
-            elif member.name.startswith(f"{wanted}/"):
-                has_members = True
-        if has_members and (found is None or found.kind != _DIRECTORY):
-            raise CorruptImage(f"/{wanted} has members of its own in the archive")
+        found = self.walk((path,)).found[path]
+        if isinstance(found, CorruptImage):
+            raise found
         return found
+
+    def walk(self, paths: Iterable[str]) -> Walk:
+        """Find the last member of each of some names, in one reading of all headers.
+
+        A path is refused where it is a link, or was one; where a folder on the way to it is no
+        folder, or it is one itself without saying so; where a member may lead there through a link.
+
+        Raises:
+            CorruptImage: a header is damaged.
+        """
+        found: dict[str, Member | CorruptImage | None] = {}
+        searches = [_Search(path) for path in paths]
+        links, end = _Links(), 0
+        for member in self.members():
+            parts = member.name.split("/")
+            for search in tuple(searches):
+                try:
+                    search.see(member, parts, links)
+                except CorruptImage as error:
+                    found[search.path] = error
+                    searches.remove(search)
+            if not searches:
+                break
+            links.note(member)
+            end = self.after(member)
+        return Walk(found=found | {each.path: each.result() for each in searches}, end=end)
 
     def paths(self) -> Iterator[str]:
         """Yield the path of every member."""
@@ -123,24 +144,42 @@ class Tar:
             CorruptImage: a damaged header, or an archive that is cut short.
         """
         offset = 0
+        while (member := self.member_at(offset)) is not None:
+            yield member
+            offset = self.after(member)
+
+    def member_at(self, start: int) -> Member | None:
+        """Return the member whose first header begins at ``start``; None: the archive ends there.
+
+        Raises:
+            CorruptImage: a damaged header, or an archive that is cut short.
+        """
+        offset = start
         extra = _Extra()
         while True:
-            header = read_exactly(self._stream, offset, _BLOCK, "tar header")
+            header = read_exactly(self._stream, offset, BLOCK, "tar header")
             if not header.strip(b"\0"):
-                return
+                return None
             _check_sum(header, offset)
             kind, size = header[156:157], _number(header[124:136], "size")
-            offset += _BLOCK
+            offset += BLOCK
             if kind in _EXTENDED:
                 extra.read(kind, self._extra(offset, size))
                 offset = self._after(offset, size)
                 continue
             if kind == _SPARSE:
                 offset = self._after_sparse_map(header, offset)
-            member = _member(header, kind, size, offset, extra)
-            offset = self._after(offset, member.size)
-            yield member
-            extra = _Extra()
+            member = _member(header, kind, size, start, offset, extra)
+            self.after(member)  # or it is cut short
+            return member
+
+    def after(self, member: Member) -> int:
+        """Return where the next member begins.
+
+        Raises:
+            CorruptImage: the archive ends before.
+        """
+        return self._after(member.offset, member.size)
 
     def _extra(self, offset: int, size: int) -> bytes:
         if size > _LONGEST_EXTRA:
@@ -150,35 +189,71 @@ class Tar:
     def _after_sparse_map(self, header: bytes, offset: int) -> int:
         goes_on = header[482]
         while goes_on:
-            goes_on = read_exactly(self._stream, offset, _BLOCK, "sparse map")[504]
-            offset += _BLOCK
+            goes_on = read_exactly(self._stream, offset, BLOCK, "sparse map")[504]
+            offset += BLOCK
         return offset
 
     def _after(self, data: int, size: int) -> int:
-        end = data + -(-size // _BLOCK) * _BLOCK
+        end = data + -(-size // BLOCK) * BLOCK
         if end > self._end:
             raise CorruptImage(f"it is cut short: a member of {size} bytes at byte {data}")
         return end
 
 
-class _Links:
-    """The links of an archive, in as far as members could lead through them to a wanted path."""
+class _Search:
+    """The search for the last member of a name, fed with the members in their order."""
 
-    def __init__(self, wanted: list[str]) -> None:
-        self._wanted = set(wanted)
-        self._hashes: set[int] = set()  # an archive may have many, with long names
+    def __init__(self, path: str) -> None:
+        self.path = path
+        parts = [part for part in path.split("/") if part not in ("", ".")]
+        self._wanted = "/".join(parts)
+        self._below = f"{self._wanted}/"
+        self._parts, self._folders = frozenset(parts), frozenset(_folders(parts))
+        self._found: Member | None = None
+        self._has_members = False
 
-    def refuse_a_way_through(self, member: Member) -> None:
-        """Take note of a link; refuse a member below one: ``x -> etc`` and then ``x/passwd``.
+    def see(self, member: Member, parts: list[str], links: _Links) -> None:
+        """Look at the next member, whose name has these parts.
 
         Raises:
-            CorruptImage: tar would follow the link, maybe to the wanted path.
+            CorruptImage: the path is refused.
         """
-        parts = member.name.split("/")
-        if self._hashes and not self._wanted.isdisjoint(parts):
-            for folder in _folders(parts):
-                if hash(folder) in self._hashes:
-                    raise CorruptImage(f"{member.name!a:.80} leads through a link in the archive")
+        if not self._parts.isdisjoint(parts) and links.lead_to(parts):
+            raise CorruptImage(f"{member.name!a:.80} leads through a link in the archive")
+        if member.name == self._wanted:
+            if member.kind in _LINKS:
+                # GNU tar makes some at the end, over a later file that got the same inode.
+                reason = f"/{self._wanted} is not a regular file in the archive but a link"
+                raise CorruptImage(reason)
+            self._found = member
+        elif member.name in self._folders and member.kind != _DIRECTORY:
+            raise CorruptImage(f"/{member.name} is not a directory in the archive")
+        elif member.name.startswith(self._below):
+            self._has_members = True
+
+    def result(self) -> Member | CorruptImage | None:
+        """Return what was found; None: nothing."""
+        if self._has_members and (self._found is None or self._found.kind != _DIRECTORY):
+            return CorruptImage(f"/{self._wanted} has members of its own in the archive")
+        return self._found
+
+
+class _Links:
+    """The links of an archive so far: tar would follow ``x -> etc`` in ``x/passwd``."""
+
+    def __init__(self) -> None:
+        self._hashes: set[int] = set()  # an archive may have many, with long names
+
+    def lead_to(self, parts: list[str]) -> bool:
+        """Tell whether the way to a name leads through a link."""
+        return bool(self._hashes) and any(hash(each) in self._hashes for each in _folders(parts))
+
+    def note(self, member: Member) -> None:
+        """Take note of a member that is a link.
+
+        Raises:
+            CorruptImage: there are too many.
+        """
         if member.kind in _LINKS:
             self._hashes.add(hash(member.name))
             if len(self._hashes) > _MOST_LINKS:
@@ -248,7 +323,9 @@ def _pax_records(data: bytes) -> dict[str, str]:
     return records
 
 
-def _member(header: bytes, kind: bytes, size: int, offset: int, extra: _Extra) -> Member:
+def _member(
+    header: bytes, kind: bytes, size: int, start: int, offset: int, extra: _Extra
+) -> Member:
     name = _own_name(header) if extra.name is None else extra.name
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if ".." in parts:
@@ -268,6 +345,7 @@ def _member(header: bytes, kind: bytes, size: int, offset: int, extra: _Extra) -
         uname=_text(header[265:297].partition(b"\0")[0]),
         gname=_text(header[297:329].partition(b"\0")[0]),
         size=size,
+        start=start,
         offset=offset,
     )
 

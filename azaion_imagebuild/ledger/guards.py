@@ -121,7 +121,8 @@ class Standing:
             yield Finding(
                 message=f"{self.serial} is being built since {_when(self.last)} by"
                 f" {_who(self.last)}",
-                hint=f"wait for it to end; if that machine is gone: {_resolve(self.last)} failed",
+                hint=f"wait for it to end; if that machine or container is"
+                f" gone: {_resolve(self.last)} failed",
             )
         elif self.unknown:
             yield Finding(
@@ -194,6 +195,6 @@ def _when(row: Entry) -> str:
 
 def _who(row: Entry) -> str:
     words = (row.process or "").split(" ")
-    process = f", process {words[1]}" if row.outcome == "started" and len(words) == 3 else ""
+    process = f", process {words[1]}" if row.outcome == "started" and len(words) >= 3 else ""
     station = f", station {row.station}" if row.station else ""
     return f"{row.operator or '?'} on {row.host or '?'}{station}{process}"

@@ -8,12 +8,14 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from ..contract import of_the_runbook
 from ..errors import UsageError
 from ..locks import locked
 from ..settings import Settings
+from ..usb import MOST_AT_ONCE
 from .admin_api import Accounts, admin_api
 from .bsp import create_bsp, is_reference_bsp
 from .loader import loader
@@ -38,6 +40,34 @@ class Sandbox:
         return self.dir / "device.img"
 
     @property
+    def sysfs(self) -> Path:
+        """What the sandbox has in place of /sys/bus/usb/devices."""
+        return self.dir / "sysfs"
+
+    def device_at(self, usb_instance: str) -> Path:
+        """Return the virtual device at a USB instance of :meth:`usb_instances`."""
+        return self.dir / "devices" / f"{usb_instance}.img"
+
+    def usb_instances(self, number: int) -> list[str]:
+        """Plug in so many virtual devices, all in recovery mode; return their USB instances.
+
+        They are ``0-1``, ``0-2`` and so on. Others are unplugged; what was flashed to them stays.
+
+        Raises:
+            UsageError: the sandbox cannot be written.
+        """
+        instances = [f"0-{port}" for port in range(1, number + 1)]
+        try:
+            shutil.rmtree(self.sysfs, ignore_errors=True)
+            self.device_at("0-1").parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for instance in instances:
+                _make_device(self.device_at(instance))
+                _plug_in(self.sysfs / instance, instance)
+        except OSError as error:
+            raise _not_writable(self.dir, error) from None
+        return instances
+
+    @property
     def accounts(self) -> Accounts:
         """The accounts of the embedded admin API."""
         return Accounts(self.dir / "admin-api.sqlite3")
@@ -52,12 +82,9 @@ class Sandbox:
             self.dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             with locked([self.dir], lock_wait):
                 create_bsp(self.bsp)
-                os.close(os.open(self.device, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+                _make_device(self.device)
         except OSError as error:
-            raise UsageError(
-                f"cannot set up the sandbox in {self.dir}: {error.strerror or error}",
-                hint="set AZAION_IMAGEBUILD_STATE_DIR to a folder of your own",
-            ) from None
+            raise _not_writable(self.dir, error) from None
 
     def reset(self) -> None:
         """Remove the sandbox with its accounts and its device.
@@ -84,13 +111,47 @@ class Sandbox:
 
     @contextlib.contextmanager
     def running(self, settings: Settings) -> Iterator[Settings]:
-        """Create the parts, serve the admin API and the Loader; yield the settings to use them."""
+        """Create the parts, serve the admin API and the Loaders; yield the settings to use them."""
         self.create(settings.build.lock_wait)
-        with admin_api(self.accounts) as api, loader(self.device, api.url) as device:
+        ports = [f"0-{port}" for port in range(1, MOST_AT_ONCE + 1)]
+        devices = {instance: self.device_at(instance) for instance in ports}
+        chosen = settings.bsp.usb_instance
+        plugged = chosen is None or chosen in devices
+        with (
+            admin_api(self.accounts) as api,
+            loader(self.device, api.url, others=devices) as device,
+        ):
+            loader_url = f"{device.url}/{{usb_instance}}" if plugged else device.url
             yield dataclasses.replace(
                 settings,
                 admin_api=dataclasses.replace(of_the_runbook(settings.admin_api), url=api.url),
-                bsp=dataclasses.replace(settings.bsp, dir=self.bsp),
+                bsp=dataclasses.replace(settings.bsp, dir=self.bsp, sysfs_usb=self.sysfs),
                 image=dataclasses.replace(settings.image, keep=True),  # to look at
-                smoke=dataclasses.replace(settings.smoke, loader_url=device.url, wait=0.0),
+                smoke=dataclasses.replace(settings.smoke, loader_url=loader_url, wait=0.0),
             )
+
+
+def _make_device(path: Path) -> None:
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+
+
+def _plug_in(folder: Path, instance: str) -> None:
+    """Show a device in recovery mode as the kernel does, with a chip id of its own."""
+    folder.mkdir(parents=True)
+    bus, _, port = instance.partition("-")
+    shown = {
+        "idVendor": "0955",
+        "idProduct": "7523",
+        "busnum": bus,
+        "devpath": port,
+        "serial": sha256(f"virtual device {instance}".encode()).hexdigest()[:20],
+    }
+    for name, text in shown.items():
+        (folder / name).write_text(f"{text}\n")
+
+
+def _not_writable(folder: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"cannot set up the sandbox in {folder}: {error.strerror or error}",
+        hint="set AZAION_IMAGEBUILD_STATE_DIR to a folder of your own",
+    )

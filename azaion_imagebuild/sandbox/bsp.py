@@ -11,7 +11,14 @@ from ..errors import UsageError
 
 TREE = Path(__file__).parent / "Linux_for_Tegra"
 _MARK = ".azaion-sandbox"
-_EXECUTABLE = ("flash.sh", "bootloader/mksparse", "tools/kernel_flash/l4t_initrd_flash.sh")
+_EXECUTABLE = (
+    "flash.sh",
+    "bootloader/mksparse",
+    "tools/kernel_flash/l4t_initrd_flash.sh",
+    "tools/kernel_flash/l4t_initrd_flash_internal.sh",
+    "tools/reference_host/exportfs",
+    "tools/reference_host/service",
+)
 
 
 def service_user() -> int:

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from .. import device_conf, images
 from ..errors import VerificationError
 from ..http_client import JsonClient, Transport, Unreachable
 from ..model import DEVICE_CONF
-from .server import Answer, Server
+from .server import Action, Answer, Server
 
 
-def loader(device: Path, resource_api: str, port: int = 0) -> Server:
+def loader(
+    device: Path, resource_api: str, port: int = 0, others: Mapping[str, Path] | None = None
+) -> Server:
     """Return a server that behaves like the Loader of the device in the file ``device``.
 
     GET /health is 200 only when the device's own credentials log in at ``resource_api``.
-    POST /login takes the device's own credentials only, and forwards them.
+    POST /login takes the device's own credentials only, and forwards them. For each of ``others``
+    (name → file) /NAME/health and /NAME/login do the same.
     """
+    routes = _routes("", device, resource_api)
+    for name, file in (others or {}).items():
+        routes |= _routes(f"/{name}", file, resource_api)
+    return Server(routes, port)
+
+
+def _routes(prefix: str, device: Path, resource_api: str) -> dict[str, Action]:
 
     def forward(credentials: device_conf.DeviceConf) -> Answer:
         body = {"email": credentials.email, "password": credentials.password.reveal()}
@@ -47,7 +58,7 @@ def loader(device: Path, resource_api: str, port: int = 0) -> Server:
             return 401, {"error": "these are not this device's credentials"}
         return forward(own)
 
-    return Server({"GET /health": health, "POST /login": login}, port)
+    return {f"GET {prefix}/health": health, f"POST {prefix}/login": login}
 
 
 def _own_credentials(device: Path) -> device_conf.DeviceConf:

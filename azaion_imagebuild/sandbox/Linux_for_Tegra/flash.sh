@@ -9,14 +9,14 @@ die() { echo "Error: $*" >&2; exit 1; }
 
 date > rootfs/etc/user_release_version  # NVIDIA's does so even before it looks for root
 
-no_flash=0 reuse=0 rootfs=rootfs size=
+no_flash=0 reuse=0 rootfs=rootfs size= usb_instance=
 while [ $# -gt 0 ]; do
     case $1 in
         --no-flash) no_flash=1 ;;
         -r) reuse=1 ;;
         -R) rootfs=$2; shift ;;
         -S) size=$2; shift ;;
-        --usb-instance) shift ;;
+        --usb-instance) usb_instance=$2; shift ;;
         -*) die "unknown option $1" ;;
         *) break ;;
     esac
@@ -84,6 +84,8 @@ if [ "$no_flash" -eq 1 ]; then
     exit 0
 fi
 [ -f "$VIRTUAL_DEVICE" ] || { echo "Error: probing the target board failed."; exit 1; }
+echo "boot image for $usb_instance" > bootloader/boot.img  # -r makes it anew, in place
+after_boot
 echo "Writing APP partition with system.img"
 bootloader/mksparse --expand bootloader/system.img "$VIRTUAL_DEVICE"
 echo "*** The target $board has been flashed successfully. ***"

@@ -1,59 +1,40 @@
 #!/usr/bin/env bash
-# The reference initrd flash: packs the rootfs as a tar under images/{internal,external}, as NVIDIA's
-# does, and "flashes" by unpacking that tar into a filesystem in a file. Started from Linux_for_Tegra.
-# Like NVIDIA's it prints no success line over --network usb0: the target's log says it.
+# The reference initrd flash: has l4t_initrd_flash_internal.sh pack images, and flashes one device by
+# it. Takes the arguments of NVIDIA's (L4T R35); shares no code with it. Started from Linux_for_Tegra.
+# Like NVIDIA's it gives every device the number 0, prints no success line over --network usb0 (the
+# target's log says it), and takes all exports with it when it ends, whosever they are.
 set -eu
 
 here=tools/kernel_flash
-no_flash=0 flash_only=0 external= network= instance=0 size=
+no_flash=0 flash_only=0 network= usb_instance=
+given=("$@")
 while [ $# -gt 0 ]; do
     case $1 in
         --no-flash) no_flash=1 ;;
         --flash-only) flash_only=1 ;;
-        --external-device) external=$2; shift ;;
-        -c|-p) shift ;;
-        -S) size=$2; shift ;;
+        --external-device|-c|-p|-S|--massflash) shift ;;
         --network) network=$2; shift ;;
-        --usb-instance) instance=$2; shift ;;
+        --usb-instance) usb_instance=$2; shift ;;
         -*) echo "Error: unknown option $1"; exit 1 ;;
         *) break ;;
     esac
     shift
 done
 [ $# -eq 2 ] || { echo "usage: l4t_initrd_flash.sh [options] BOARD ROOTDEV"; exit 1; }
-board=$1
-export PATH="$PATH:/usr/sbin:/sbin"
-where=internal
-[ -z "$external" ] || where=external
-packed=$here/images/$where/system.img
+# shellcheck disable=SC1090
+. "./$1.conf"
+export REFERENCE_HOST=$OUTSIDE/host
+trap 'tools/reference_host/exportfs -ra' EXIT
 
 if [ "$flash_only" -eq 0 ]; then
-    rm -rf "$here/images"
-    mkdir -p "$here/images/$where"
-    ./flash.sh --no-flash ${size:+-S "$size"} "$board" internal
-    rm -f bootloader/system.img
-    copy=$here/images/mnt
-    mkdir "$copy"
-    (cd rootfs && tar --numeric-owner -cf - ./*) | tar --numeric-owner -xpf - -C "$copy"
-    tar --xattrs --numeric-owner -cpf "$packed" -C "$copy" .
-    rm -rf "$copy"
-    sha1sum "$packed" | cut -d' ' -f1 > "$packed.sha1sum"
-    echo "Success"
+    "$here/l4t_initrd_flash_internal.sh" --no-flash "${given[@]}"
 fi
 [ "$no_flash" -eq 0 ] || exit 0
-
-# shellcheck disable=SC1090
-. "./$board.conf"
 [ -f "$VIRTUAL_DEVICE" ] || { echo "No devices to flash"; exit 1; }
-[ -f "$packed" ] || { echo "Error: $packed not found"; exit 1; }
-unpacked=$(mktemp -d)
-trap 'rm -rf "$unpacked"' EXIT
-tar --xattrs -xpf "$packed" -C "$unpacked" --numeric-owner
-rm -f "$VIRTUAL_DEVICE.new"
-mke2fs -q -t ext4 -F -b 4096 -m 0 -d "$unpacked" "$VIRTUAL_DEVICE.new" 64M
-cat "$VIRTUAL_DEVICE.new" > "$VIRTUAL_DEVICE"
-rm -f "$VIRTUAL_DEVICE.new"
 mkdir -p initrdlog
-log=initrdlog/flash_${instance}_0_$(date +%Y%m%d-%H%M%S).log
-echo "Flash is successful" > "$log"
+log=initrdlog/flash_${usb_instance:-0-0}_0_$(date +%Y%m%d-%H%M%S).log
+eval "parameters=($(cat $here/initrdflashparam.txt))"
+"$here/l4t_initrd_flash_internal.sh" ${network:+--network "$network"} \
+    --usb-instance "$usb_instance" --device-instance 0 --flash-only "${parameters[@]}" > "$log" 2>&1 \
+    || { cat "$log"; exit 1; }
 [ -n "$network" ] || echo "Success"

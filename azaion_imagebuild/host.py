@@ -1,0 +1,137 @@
+"""The host, as far as an initrd flash needs and changes it; only one may be at work on it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .errors import PreflightError
+from .locks import host_lock, locked_on_host
+from .model import Build
+from .process import Finished, run
+
+_SCRIPT = re.compile(r"l4t_initrd_flash(_internal)?\.sh")
+_SHELLS = ("sh", "bash", "dash")
+_SYSTEM_PATH = "/usr/sbin:/sbin"
+_PAUSE = 0.5
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """Where a host keeps what an initrd flash changes; for a sandbox all of it is in a folder."""
+
+    udev_rules: Path = Path("/etc/udev/rules.d")
+    exports: Path = Path("/etc/exports")
+    exports_dir: Path = Path("/etc/exports.d")
+    autosuspend: Path = Path("/sys/module/usbcore/parameters/autosuspend")
+    lock: Path = field(default_factory=lambda: host_lock("initrd-flash"))
+    commands: Path | None = None
+    """A folder with an exportfs and a service of its own; None: the host's."""
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def in_folder(cls, folder: Path, commands: Path) -> Host:
+        """Return a host that is a folder."""
+        return cls(
+            udev_rules=folder / "udev",
+            exports=folder / "exports",
+            exports_dir=folder / "exports.d",
+            autosuspend=folder / "autosuspend",
+            lock=folder / "initrd-flash.lock",
+            commands=commands,
+            environ={"REFERENCE_HOST": str(folder)},
+        )
+
+    @property
+    def exports_file(self) -> Path:
+        """Return our own file of exports (see :mod:`.exports`)."""
+        return self.exports_dir / "azaion-imagebuild.exports"
+
+    def has(self, command: str) -> bool:
+        """Tell whether the host has a command."""
+        return self._found(command) is not None
+
+    def run(self, *argv: str) -> Finished:
+        """Run a command of this host.
+
+        Raises:
+            PreflightError: it is not installed.
+        """
+        found = self._found(argv[0])
+        if found is None:
+            raise PreflightError(f"{argv[0]} is not installed", hint="install its package")
+        return run([found, *argv[1:]], cwd=Path("/"), environ=self.environ, timeout=120)
+
+    def _found(self, command: str) -> str | None:
+        path = f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM_PATH}"
+        return shutil.which(command, path=str(self.commands) if self.commands else path)
+
+
+def host_of(build: Build) -> Host:
+    """Return the host that a build works on: this one, or the sandbox's own."""
+    if build.bsp_dir is None or not _has_a_host_of_its_own(build):
+        return Host()
+    return Host.in_folder(build.bsp_dir.parent / "host", build.bsp_dir / "tools/reference_host")
+
+
+def _has_a_host_of_its_own(build: Build) -> bool:
+    return build.sandbox
+
+
+@contextlib.contextmanager
+def alone(build: Build) -> Iterator[Build]:
+    """Hold the host's one place for an initrd flash; yield the build whose scripts hold it too.
+
+    Two of NVIDIA's wrappers at once, even from two trees, give their devices the same address, and
+    the first to end takes the exports of the other (l4t-facts).
+
+    Raises:
+        PreflightError: another one is at work for longer than ``[build] lock_wait`` seconds.
+    """
+    host = host_of(build)
+    host.lock.parent.mkdir(parents=True, exist_ok=True)
+    wait = build.settings.build.lock_wait
+    with locked_on_host(host.lock, wait) as descriptor:
+        if host.commands is None:
+            _wait_for_others(time.monotonic() + wait)
+        host.exports_file.unlink(missing_ok=True)  # of lanes that were killed
+        yield dataclasses.replace(build, lock_fds=(*build.lock_fds, descriptor))
+
+
+def _wait_for_others(deadline: float) -> None:
+    """Wait for what was started by hand: it knows nothing of our lock."""
+    told = False
+    while others := ", ".join(wrappers_at_work()):
+        if time.monotonic() >= deadline:
+            raise PreflightError(
+                f"an initrd flash is at work on this host: {others}",
+                hint="wait for it to end, or stop it: two at once damage each other without a word,"
+                " even from two BSPs",
+            )
+        if not told:
+            _logger.warning("waiting for another initrd flash on this host: %s", others)
+            told = True
+        time.sleep(_PAUSE)
+
+
+def wrappers_at_work(proc: Path = Path("/proc")) -> list[str]:
+    """Return the processes of this host that run a script of the initrd flash."""
+    found = []
+    for process in proc.glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+        except OSError:
+            continue
+        names = [word.rpartition("/")[2] for word in words[:2]]
+        if names[0] in _SHELLS and _SCRIPT.fullmatch(names[-1]):
+            found.append(f"process {process.name}")
+    return found

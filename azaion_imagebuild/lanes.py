@@ -1,0 +1,205 @@
+"""Lanes: several devices flashed at once from one BSP, each from a tree of its own.
+
+NVIDIA's scripts find the images beside themselves, and two of them in one tree damage each other:
+each device gets a lane, the BSP once more (:mod:`.lane_trees`), in
+``<BSP>.lanes/<USB instance>/Linux_for_Tegra``, with an image of its own to stamp.
+
+Lanes are made anew by every run, under the BSP's lock, so they are never stale; that takes about a
+second for 200,000 files, and the time to copy the images, where the filesystem does not share
+blocks. At the end they are removed; those of a killed run by the next build in that BSP.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import bases, lane_trees, leftovers, residue, wrapper
+from .errors import OperatorError, PreflightError, StagingError
+from .host import alone
+from .locks import locked
+from .model import Build, Image
+from .signals import held_back
+from .stamping import blank
+from .usb import checked_instances
+
+_MOST_NAMES = 8
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """A Linux_for_Tegra of its own, for one device at a time."""
+
+    number: int
+    """Device instance, 0 to 9: NVIDIA's scripts tell devices at work apart by it."""
+    usb_instance: str
+    """USB bus and port, e.g. ``1-3``."""
+    tree: Path
+    image: Image
+    """The base's image in this lane: the files of it that reach a device, own copies."""
+    lock_fds: tuple[int, ...] = ()
+
+    def build(self, build: Build) -> Build:
+        """Return the build of a device as it is to be run in this lane.
+
+        Its identity is stamped into the lane's image, and taken out again when it is done.
+        """
+        settings = build.settings
+        bsp = dataclasses.replace(
+            settings.bsp, dir=self.tree, rootfs_dir=None, usb_instance=self.usb_instance
+        )
+        image = dataclasses.replace(
+            settings.image, inject="stamp", rebuild=False, staging="rootfs", keep=False
+        )
+        return dataclasses.replace(
+            build,
+            settings=dataclasses.replace(settings, bsp=bsp, image=image),
+            bsp_dir=self.tree,
+            rootfs_dir=self.tree / "rootfs",
+            device_instance=self.number,
+            lock_fds=self.lock_fds,
+        )
+
+
+@contextlib.contextmanager
+def opened_lanes(build: Build, image: Image, usb_instances: Sequence[str]) -> Iterator[list[Lane]]:
+    """Make a lane for each USB instance; at the end wait for the builds in them, and remove them.
+
+    The BSP stays locked meanwhile, and with the initrd method the host's one place for it.
+
+    Args:
+        build: of the fleet: its BSP, its settings.
+        image: the base that was built in that BSP, with a placeholder.
+        usb_instances: where the devices are plugged in; the first becomes number 0.
+
+    Raises:
+        PreflightError: something is wrong; nothing has been changed.
+        ImageBuildError: the images cannot be copied.
+        StagingError: at the end something could not be given back.
+    """
+    assert build.bsp_dir is not None  # noqa: S101 - only builds with a BSP have lanes
+    tree, wait = build.bsp_dir.resolve(), build.settings.build.lock_wait
+    instances = checked_instances(usb_instances)
+    with contextlib.ExitStack() as held:
+        descriptors = held.enter_context(locked([tree, build.rootfs_dir], wait))
+        build = dataclasses.replace(build, lock_fds=(*build.lock_fds, *descriptors))
+        initrd = build.settings.bsp.method == "initrd"
+        if initrd:
+            build = held.enter_context(alone(build))
+        image = _in(tree, image)
+        _check(build, tree, image, len(instances))
+        remove_lanes(tree, wait)
+        held.callback(remove_lanes, tree, wait)
+        lanes = _made(build, tree, image, instances)
+        made = lane_trees.lanes_dir(tree).stat().st_mtime_ns  # by the filesystem's own clock
+        held.callback(_warn_of_written, tree, build.rootfs_dir, made)
+        if initrd:
+            held.enter_context(
+                wrapper.around(build, tree, {each.number: each.tree for each in lanes})
+            )
+        held.callback(_wait_for_builds, lanes, wait)
+        yield lanes
+
+
+def remove_lanes(tree: Path, wait: float) -> None:
+    """Remove a BSP's lanes; an identity that a killed build has left in one is overwritten first.
+
+    Only for the holder of the BSP's lock.
+
+    Raises:
+        PreflightError: a script of a killed run is still at work in one.
+        StagingError: something of them stays.
+    """
+    folder = lane_trees.lanes_dir(tree)
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    trees = sorted(folder.glob(f"*/{tree.resolve().name}"))
+    with locked(trees, wait), held_back():
+        for lane in trees:
+            _blank_images(lane, wait)
+    if os.geteuid() == 0 and (stuck := leftovers.give_back(folder)):
+        raise StagingError(
+            f"{', '.join(stuck)} could not be given back",
+            hint="umount it or detach it by losetup -d",
+        )
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise StagingError(
+            f"cannot remove the lanes {folder}: {error.strerror} ({error.filename})",
+            hint="remove that folder; none of its images holds an identity",
+        ) from None
+
+
+def _blank_images(lane: Path, wait: float) -> None:
+    for path in residue.present_images(lane):
+        if path.stat().st_nlink > 1:
+            continue  # the BSP's own: nothing is ever stamped into it
+        try:
+            blank(path, wait)
+        except (OperatorError, OSError):
+            path.unlink(missing_ok=True)
+
+
+def _in(tree: Path, image: Image) -> Image:
+    """Return the image with paths in the resolved tree."""
+    path, *also = (each.parent.resolve() / each.name for each in (image.path, *image.also))
+    return Image(path=path, format=image.format, also=tuple(also))
+
+
+def _check(build: Build, tree: Path, image: Image, lanes: int) -> None:
+    found = lane_trees.findings(tree, build.rootfs_dir, image, lanes)
+    if build.settings.bsp.method == "initrd":
+        found += wrapper.findings(build, tree, range(lanes))
+    if found:
+        raise PreflightError.of_problems((each.message, each.hint) for each in found)
+
+
+def _made(build: Build, tree: Path, image: Image, instances: Sequence[str]) -> list[Lane]:
+    folder = lane_trees.lanes_dir(tree)
+    _make_folder(folder)
+    lanes = []
+    for number, instance in enumerate(instances):
+        _make_folder(folder / instance)
+        lane = folder / instance / tree.name
+        own = lane_trees.make_tree(tree, build.rootfs_dir, image, lane)
+        bases.note_base(lane, own, origin="a lane", devices=len(instances))
+        lanes.append(
+            Lane(
+                number=number,
+                usb_instance=instance,
+                tree=lane,
+                image=own,
+                lock_fds=build.lock_fds,
+            )
+        )
+    return lanes
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir()
+        folder.chmod(0o711)  # searched, but not listed: a device's NFS mount passes through
+    except OSError as error:
+        raise PreflightError(
+            f"cannot make the folder {folder}: {error.strerror}", hint="check who may write there"
+        ) from None
+
+
+def _wait_for_builds(lanes: Sequence[Lane], wait: float) -> None:
+    with locked([lane.tree for lane in lanes], wait):
+        pass
+
+
+def _warn_of_written(tree: Path, rootfs: Path, since: int) -> None:
+    if found := lane_trees.written_meanwhile(tree, rootfs, since):
+        more = f" and {len(found) - _MOST_NAMES} more" if len(found) > _MOST_NAMES else ""
+        shown = ", ".join(found[:_MOST_NAMES]) + more
+        _logger.warning("files that all lanes share were written while they were open: %s", shown)

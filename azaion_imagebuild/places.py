@@ -1,0 +1,277 @@
+"""Where files lie in a tar image, remembered beside it: a tar has no index, only headers to walk.
+
+``.IMAGE.azaion-place.json`` says where the headers of device.conf, passwd, group and
+nv_tegra_release begin, their SHA-256, where the members end, and of which version of the image all
+this is true: its inode, size and times (mtime can be set back, ctime cannot). It holds no secret,
+and may be removed at any time.
+
+It is believed only where it belongs to this user or root, nobody else may write it, the image is of
+that version, no member was added, and the headers, parsed anew where they are said to be, have that
+digest and are of that file. Anything else: the whole archive is walked, and remembered anew. What
+this cannot see: another program that changes headers elsewhere in the archive within the same tick
+of the clock as our own write (4 ms; Linux 6.13 and newer tell even those apart), or that sets the
+clock back to do so. ``verify`` and the proof of a whole build believe no note.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .accounts import GROUP, PASSWD
+from .images import CorruptImage, Filesystem, image_format, open_filesystem, opened_file
+from .images.locate import Location, in_tar, locate
+from .images.stream import read_exactly
+from .images.tar import BLOCK, Member, Tar, Walk
+from .model import DEVICE_CONF, RELEASE_FILE, FileEntry
+
+NOTES = ".*.azaion-place.json*"
+"""The pattern of their names."""
+
+_REMEMBERED = (DEVICE_CONF, PASSWD, GROUP, RELEASE_FILE)
+_LONGEST_NOTE = 4096  # bytes; ours have some 800
+_LONGEST_HEADERS = 65536  # of one member; NVIDIA's have some hundred bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """One state of an image file; every write to it makes another."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, file: int | Path) -> Version:
+        """Return the version that a file is in, open or by its path."""
+        found = os.stat(file)  # noqa: PTH116 - a descriptor, mostly
+        return cls(
+            inode=found.st_ino,
+            size=found.st_size,
+            mtime_ns=found.st_mtime_ns,
+            ctime_ns=found.st_ctime_ns,
+        )
+
+
+@contextlib.contextmanager
+def opened(image: Path) -> Iterator[Filesystem]:
+    """Open the filesystem in an image, as :func:`images.opened`, but walk a tar only once.
+
+    Raises:
+        VerificationError: the image cannot be opened or its contents are damaged.
+    """
+    with opened_file(image) as stream:
+        if image_format(stream) == "tar":
+            yield _RememberedTar(image, stream.fileno())
+        else:
+            yield open_filesystem(stream)
+
+
+def read_file(image: Path, path: str, limit: int) -> FileEntry | None:
+    """Read one file out of an image, as :func:`images.read_file`, but walk a tar only once.
+
+    Raises:
+        VerificationError: the image cannot be opened or its contents are damaged.
+    """
+    with opened(image) as filesystem:
+        return filesystem.read_file(path, limit)
+
+
+def locate_conf(image: Path, descriptor: int) -> Location | None:
+    """Find device.conf in an image that is open as ``descriptor``, as :func:`.locate.locate`.
+
+    Raises:
+        CorruptImage: it is no regular file, its data is not stored whole, or the image is damaged.
+    """
+    with io.FileIO(descriptor, "r", closefd=False) as stream:
+        if image_format(stream) == "tar":
+            return in_tar(_RememberedTar(image, descriptor), DEVICE_CONF)
+        return locate(stream, DEVICE_CONF)
+
+
+def follow(image: Path, before: Version, after: Version) -> None:
+    """Make the note true again after members' data, and nothing else, was overwritten.
+
+    Killed before this, the note is of a version that is no more, and the image is walked again. A
+    note of another version than ``before`` was wrong already, and stays wrong.
+    """
+    note = _read(image)
+    if note is not None and note.image == before:
+        _write(image, dataclasses.replace(note, image=after))
+
+
+@contextlib.contextmanager
+def carried_over(source: Path, copy: Path) -> Iterator[None]:
+    """Let what is remembered of an image be true of the copy that is made of it meanwhile."""
+    note = _read(source)
+    yield
+    with contextlib.suppress(OSError):
+        if note is not None and note.image == Version.of(source):  # so it did not change meanwhile
+            _write(copy, dataclasses.replace(note, image=Version.of(copy)))
+
+
+def forget(image: Path) -> None:
+    """Remove the note of an image that goes."""
+    with contextlib.suppress(OSError):
+        _beside(image).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """The headers of one file."""
+
+    start: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Note:
+    """What is remembered of an image."""
+
+    image: Version
+    end: int
+    files: Mapping[str, _Place | None]
+    """None: the archive holds no such file."""
+    version: str = __version__
+    """Of this tool: another one may refuse more."""
+
+
+class _Stale(Exception):
+    """What is remembered is not what is there."""
+
+
+class _RememberedTar(Tar):
+    """A tar in which the files that a stamp needs are found by the note beside it."""
+
+    def __init__(self, image: Path, descriptor: int) -> None:
+        # Not buffered: what is remembered of a version must have been read from that version.
+        super().__init__(io.FileIO(descriptor, "r", closefd=False))
+        self._image = image
+        self._descriptor = descriptor
+        self._note: _Note | None = None  # where none can be written
+
+    def find(self, path: str) -> Member | None:
+        if path not in _REMEMBERED:
+            return super().find(path)
+        try:
+            return self._remembered(path)
+        except (CorruptImage, _Stale):
+            return self._walked(path)
+
+    def _remembered(self, path: str) -> Member | None:
+        note = self._note or _read(self._image)
+        if note is None or path not in note.files or note.image != Version.of(self._descriptor):
+            raise _Stale
+        if self.member_at(note.end) is not None:
+            raise _Stale
+        place = note.files[path]
+        if place is None:
+            return None
+        member = self.member_at(place.start)
+        if member is None or member.name != path or self._place(member) != place:
+            raise _Stale
+        return member
+
+    def _walked(self, path: str) -> Member | None:
+        before = Version.of(self._descriptor)
+        walk = self.walk(_REMEMBERED)
+        if before == Version.of(self._descriptor):
+            self._remember(before, walk)
+        found = walk.found[path]
+        if isinstance(found, CorruptImage):
+            raise found
+        return found
+
+    def _remember(self, version: Version, walk: Walk) -> None:
+        files: dict[str, _Place | None] = {}
+        for path, found in walk.found.items():
+            if not isinstance(found, CorruptImage):
+                with contextlib.suppress(_Stale):
+                    files[path] = self._place(found) if found else None
+        if files:  # or the walk ended early
+            self._note = _Note(image=version, end=walk.end, files=files)
+            _write(self._image, self._note)
+
+    def _place(self, member: Member) -> _Place:
+        length = member.offset - member.start
+        if length > _LONGEST_HEADERS:
+            raise _Stale
+        headers = read_exactly(self._stream, member.start, length, "tar header")
+        return _Place(start=member.start, sha256=hashlib.sha256(headers).hexdigest())
+
+
+def _beside(image: Path) -> Path:
+    image = image.resolve()
+    return image.with_name(f".{image.name}.azaion-place.json")
+
+
+def _read(image: Path) -> _Note | None:
+    """Return the note beside an image; None: there is none that may be believed."""
+    try:
+        return _parsed(json.loads(_read_own(_beside(image))))
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return None
+
+
+def _read_own(path: Path) -> bytes:
+    """Read a small file that nobody but this user or root can have written; no more than that.
+
+    Raises:
+        OSError: it cannot be opened, or is a link.
+        ValueError: it is of another kind, or somebody else's.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags), "rb") as stream:
+        found = os.fstat(stream.fileno())
+        others = stat.S_IWGRP | stat.S_IWOTH
+        if not stat.S_ISREG(found.st_mode) or found.st_mode & others:
+            raise ValueError("no file of its owner alone")
+        if found.st_uid not in (0, os.geteuid()):
+            raise ValueError("not ours")
+        return stream.read(_LONGEST_NOTE)
+
+
+def _parsed(fields: Any) -> _Note:
+    """Return a note as it was written; any wrong field raises one of the errors of _read()."""
+    if fields["version"] != __version__:
+        raise ValueError("of another version of this tool")
+    return _Note(
+        image=Version(**fields["image"]),
+        end=_offset(fields["end"]),
+        files={
+            path: None if place is None else _Place(**place | {"start": _offset(place["start"])})
+            for path, place in fields["files"].items()
+        },
+    )
+
+
+def _offset(value: Any) -> int:
+    if type(value) is not int or value % BLOCK or not 0 <= value < 1 << 62:
+        raise ValueError("no offset of a header")
+    return value
+
+
+def _write(image: Path, note: _Note) -> None:
+    """Put a note beside an image, whole or not at all; a folder that takes none gets none."""
+    target = _beside(image)
+    new = target.with_name(f"{target.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        new.unlink(missing_ok=True)  # what a killed run left
+        try:
+            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            with os.fdopen(descriptor, "w") as stream:
+                json.dump(dataclasses.asdict(note), stream)
+            new.replace(target)
+        finally:
+            new.unlink(missing_ok=True)
