@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from . import __version__
+from . import __version__, completion, manual
 from .configuration import load
 from .console import Console
 from .errors import ExitCode, LedgerError, OperatorError, UsageError
@@ -462,6 +462,11 @@ def _sandbox(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _completion(args: argparse.Namespace, console: Console) -> int:
+    _print(completion.script(_parser(), args.shell), console)
+    return 0
+
+
 def _settings(args: argparse.Namespace) -> Settings:
     flags = {
         place: value
@@ -510,10 +515,11 @@ class _Parser(argparse.ArgumentParser):
 def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="azaion-imagebuild",
-        description="Give one Jetson its identity: account, device.conf, image, proof, flash.",
-        epilog="Settings come from flags, then AZAION_IMAGEBUILD_* variables, then imagebuild.toml."
-        " Exit codes: 0 done, 2 usage, 3 preflight, 4 provisioning, 5 staging, 6 image build,"
-        " 7 flash, 8 verification, 9 ledger, 10 fleet incomplete, 70 a bug, 130 interrupted.",
+        description=manual.ABOUT,
+        epilog="azaion-imagebuild COMMAND --help says more of each. Settings come from flags, then"
+        " AZAION_IMAGEBUILD_* variables, then imagebuild.toml. Exit codes: 0 done, 2 usage,"
+        " 3 preflight, 4 provisioning, 5 staging, 6 image build, 7 flash, 8 verification, 9 ledger,"
+        " 10 fleet incomplete, 70 a bug, 130 interrupted.",
         allow_abbrev=False,
     )
     parser.called = next((word for word in argv if not word.startswith("-")), "")
@@ -544,8 +550,10 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
         type=Path,
         help="stamp these credentials instead of provisioning new ones",
     )
-    stamp.add_argument("--out", metavar="FILE", type=Path, help="stamp a copy; the image stays")
-    stamp.add_argument("--clear", action="store_true", help="put the placeholder back")
+    stamp.add_argument(
+        "--out", metavar="FILE", type=Path, help="stamp a copy, this new file; IMAGE stays as it is"
+    )
+    stamp.add_argument("--clear", action="store_true", help="take the identity out again")
     stamp.add_argument("--api-url", metavar="URL", help="base URL of the admin API")
     _owner(stamp)
     _database(stamp)
@@ -575,7 +583,9 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     _owner(provision)
 
     verify = _command(commands, "verify", _verify, "check device.conf in a rootfs or an image")
-    verify.add_argument("target", metavar="TARGET", type=Path, help="a rootfs folder or an image")
+    verify.add_argument(
+        "target", metavar="TARGET", type=Path, help="rootfs, raw ext4, sparse or tar"
+    )
     _serial(verify)
     _owner(verify)
 
@@ -609,14 +619,24 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
 
     _ledger(commands)
 
-    sandbox = _command(commands, "sandbox", _sandbox, "show or reset the embedded parts")
+    sandbox = _command(
+        commands, "sandbox", _sandbox, "show or remove what is built with when nothing is set"
+    )
     sandbox.add_argument(
         "action",
         nargs="?",
         choices=["show", "accounts", "reset"],
         default="show",
-        help="default: show",
+        help="show: where its parts are; accounts: of its admin API; reset: remove it; default:"
+        " show",
     )
+
+    complete = commands.add_parser(
+        "completion", help="print what a shell completes this command by", allow_abbrev=False
+    )
+    complete.set_defaults(command=_completion, debug=False)
+    complete.add_argument("shell", choices=completion.SHELLS, help="the shell that will read it")
+    manual.describe(parser)
     return parser
 
 
@@ -648,11 +668,12 @@ def _rotate_parser(commands: Any) -> None:
 
 
 def _fleet_parser(commands: Any) -> None:
-    fleet = _command(commands, "fleet", _fleet, "many devices: a list of serials to its end")
+    fleet = _command(commands, "fleet", _fleet, "make many devices: a list of serials, to its end")
     fleet.add_argument(
         "serials",
         metavar="SERIALS",
-        help="a text file, a CSV with a column serial, a range like AZJN-0001..AZJN-1000, or -",
+        help="a text file, a CSV with a column serial, a range like AZJN-0001..AZJN-1000, or -"
+        " (stdin)",
     )
     fleet.add_argument("--plan", action="store_true", help="only show what would be done")
     fleet.add_argument(
@@ -669,7 +690,7 @@ def _fleet_parser(commands: Any) -> None:
         metavar="BUS-PORT",
         action="append",
         default=[],
-        help="flash at this USB instance, e.g. 1-3; several times; default: all in recovery mode",
+        help="flash at this USB instance, e.g. 1-3; repeatable; default: all in recovery mode",
     )
     fleet.add_argument("--again", action="store_true", help="do devices that are done once more")
     fleet.add_argument("--fail-fast", action="store_true", help="begin no device after a failure")
@@ -684,7 +705,7 @@ def _fleet_parser(commands: Any) -> None:
     )
     _site(fleet)
     _bsp(fleet)
-    _fuse(fleet, argparse.SUPPRESS)  # taken, to be refused in clear words
+    _fuse(fleet, "not for a fleet: fuses are burned one device at a time")
     _owner(fleet)
     _database(fleet)
     _operator(fleet)
@@ -696,10 +717,10 @@ def _ledger(commands: Any) -> None:
     verbs = ledger.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     every = _command(verbs, "list", _ledger_list, "one line for each attempt")
-    every.add_argument("--serial", help="of this device only")
+    every.add_argument("--serial", help="only the attempts of this device")
 
     show = _command(verbs, "show", _ledger_show, "all that is known of one device")
-    show.add_argument("serial", metavar="SERIAL")
+    show.add_argument("serial", metavar="SERIAL", help="the device's serial")
 
     verify = _command(verbs, "verify", _ledger_verify, "look whether a row was changed")
     verify.add_argument(
@@ -708,15 +729,17 @@ def _ledger(commands: Any) -> None:
         default=[],
         metavar="ROW:HASH",
         type=_anchor,
-        help="a row as a record or an earlier verify showed it",
+        help="a row as a record, or an earlier verify, showed it; repeatable",
     )
 
     export = _command(verbs, "export", _ledger_export, "every row, as CSV or as a JSON array")
-    export.add_argument("--csv", action="store_true", help="as CSV; default: JSON")
+    export.add_argument("--csv", action="store_true", help="as CSV, not as JSON")
     export.add_argument("--out", metavar="FILE", type=Path, help="a new file; default: stdout")
 
-    resolve = _command(verbs, "resolve", _ledger_resolve, "say how an attempt ended")
-    resolve.add_argument("serial", metavar="SERIAL")
+    resolve = _command(
+        verbs, "resolve", _ledger_resolve, "say how an attempt ended, or that a device is retired"
+    )
+    resolve.add_argument("serial", metavar="SERIAL", help="the device's serial")
     resolve.add_argument(
         "verdict",
         choices=["done", "failed", "retired", "fused", "unfused"],
@@ -746,10 +769,19 @@ def _anchor(text: str) -> Receipt:
 def _command(commands: Any, name: str, function: Callable[..., int], help: str) -> Any:
     parser = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
     parser.set_defaults(command=function)
-    parser.add_argument("--config", metavar="FILE", help="default: imagebuild.toml, if it is there")
-    parser.add_argument("--state-dir", metavar="DIR", help="folder of logs and of the sandbox")
-    parser.add_argument("--json", action="store_true", help="print one line of JSON on stdout")
-    parser.add_argument("--debug", action="store_true", help="show what the scripts print")
+    general = parser.add_argument_group("general options")
+    general.add_argument(
+        "--config",
+        metavar="FILE",
+        help="settings; default: imagebuild.toml of this folder, if it is there",
+    )
+    general.add_argument(
+        "--state-dir",
+        metavar="DIR",
+        help="folder of logs, ledger and sandbox; default: ~/.local/state/azaion-imagebuild",
+    )
+    general.add_argument("--json", action="store_true", help="print one line of JSON on stdout")
+    general.add_argument("--debug", action="store_true", help="show all that the scripts print")
     return parser
 
 
@@ -758,34 +790,46 @@ def _serial(parser: argparse.ArgumentParser) -> None:
 
 
 def _site(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--api-url", metavar="URL", help="base URL of the admin API")
-    parser.add_argument("--rootfs-dir", metavar="DIR", help="root filesystem to stage into")
-    _disable(parser)
+    site = parser.add_argument_group("the site")
+    site.add_argument("--api-url", metavar="URL", help="base URL of the admin API")
+    site.add_argument(
+        "--rootfs-dir",
+        metavar="DIR",
+        help="root filesystem to stage into; default: rootfs/ of the BSP",
+    )
+    _disable(site)
 
 
 def _bsp(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--bsp", metavar="DIR", help="the Linux_for_Tegra folder")
-    parser.add_argument("--board", help="board, as flash.sh takes it")
-    parser.add_argument("--rootdev", help="root device, as flash.sh takes it")
-    parser.add_argument("--size", help="size of the APP partition, e.g. 14GiB")
-    parser.add_argument(
-        "--method", choices=["flash", "initrd"], help="NVIDIA's script; default: flash"
+    bsp = parser.add_argument_group("the BSP and the device")
+    bsp.add_argument("--bsp", metavar="DIR", help="the Linux_for_Tegra folder")
+    bsp.add_argument("--board", help="the name of its .conf; default: jetson-orin-nano-devkit")
+    bsp.add_argument("--rootdev", help="root device, as flash.sh takes it; default: internal")
+    bsp.add_argument("--size", help="size of the APP partition, e.g. 14GiB")
+    bsp.add_argument(
+        "--method",
+        choices=["flash", "initrd"],
+        help="NVIDIA's script: flash.sh, or the initrd flash (NVMe, USB storage); default: flash",
     )
-    parser.add_argument("--usb-instance", metavar="BUS-PORT", help="the device to flash, e.g. 1-3")
-    parser.add_argument(
-        "--keep-image",
-        action="store_const",
-        const=True,
-        help="keep the image (0600) after flashing it",
+    bsp.add_argument("--usb-instance", metavar="BUS-PORT", help="the device to flash, e.g. 1-3")
+    bsp.add_argument(
+        "--inject",
+        choices=["rootfs", "stamp"],
+        help="build each device's image, or build a base once and stamp it; default: rootfs",
     )
-    parser.add_argument("--inject", choices=["rootfs", "stamp"], help="default: rootfs")
-    parser.add_argument(
+    bsp.add_argument(
         "--rebuild",
         action="store_const",
         const=True,
         help="with --inject stamp: build the base anew",
     )
-    parser.add_argument("--flash", metavar="0|1", help="0: build and prove, but do not flash")
+    bsp.add_argument("--flash", metavar="0|1", help="0: build and prove, but do not flash")
+    bsp.add_argument(
+        "--keep-image",
+        action="store_const",
+        const=True,
+        help="keep the image (0600) after flashing it; otherwise it is removed",
+    )
 
 
 def _fuse(parser: argparse.ArgumentParser, about: str) -> None:
@@ -793,11 +837,18 @@ def _fuse(parser: argparse.ArgumentParser, about: str) -> None:
 
 
 def _database(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--database", metavar="URL", help="of the ledger; default: in --state-dir")
+    ledger = parser.add_argument_group("the ledger")
+    ledger.add_argument(
+        "--database",
+        metavar="URL",
+        help="sqlite:///FILE or postgresql://HOST/NAME; default: a file in --state-dir",
+    )
 
 
 def _operator(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--operator", metavar="NAME", help="who builds; default: the user")
+    parser.add_argument(
+        "--operator", metavar="NAME", help="who builds, for the ledger; default: the user"
+    )
     parser.add_argument(
         "--yes",
         action="store_const",
@@ -807,9 +858,15 @@ def _operator(parser: argparse.ArgumentParser) -> None:
 
 
 def _owner(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--owner", help="account in the rootfs, or a number, that runs the Loader")
-    parser.add_argument("--group", help="group of device.conf; default: the owner's own")
+    conf = parser.add_argument_group("device.conf")
+    conf.add_argument(
+        "--owner",
+        help="account in the rootfs, or a number, that runs the Loader; default: azaion",
+    )
+    conf.add_argument("--group", help="its group; default: the owner's own")
 
 
-def _disable(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--disable", action="append", metavar="NAME", help="leave a plug-in out")
+def _disable(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--disable", action="append", metavar="NAME", help="leave this plug-in out; repeatable"
+    )

@@ -95,7 +95,7 @@ def damaged(raw: Path) -> Iterator[Finding]:
     e2fsck = shutil.which("e2fsck", path=f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM_PATH}")
     if e2fsck is None:
         return  # preflight has asked for it
-    checked = run([e2fsck, "-fn", str(raw)], cwd=raw.parent, timeout=1800)
+    checked = run([e2fsck, "-fn", str(raw.absolute())], cwd=raw.parent, timeout=1800)
     if checked.returncode != 0:
         message = f"e2fsck finds {raw} damaged: {checked.last_words()}"
         yield Finding(message=message, hint=_LOOK)

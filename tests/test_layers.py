@@ -11,7 +11,7 @@ PACKAGE = Path(azaion_imagebuild.__file__).parent
 ROOT = PACKAGE.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"", "errors", "secret", "resources", "trust", "signals"}),
+    frozenset({"", "errors", "secret", "resources", "trust", "signals", "manual"}),
     frozenset({"model", "settings", "identity", "usb", "placeholder", "account_id", "contract"}),
     frozenset(
         {
@@ -66,9 +66,9 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"stamps", "rotation"}),
     frozenset({"fleet"}),
     frozenset({"displays"}),
-    frozenset({"console"}),
+    frozenset({"console", "completion"}),
     frozenset({"cli"}),
-    frozenset({"__main__"}),
+    frozenset({"__main__", "testing"}),
 )
 HOOKS_MAY_IMPORT = 6
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -105,3 +106,13 @@ def test_e2fsprogs_that_are_missing_name_their_package(tmp_path: Path) -> None:
                 makefile="Makefile", cwd=tmp_path, PATH=str(tmp_path))  # fmt: skip
     assert done.returncode == 2
     assert "sudo apt-get install e2fsprogs" in done.stderr
+
+
+def test_the_workflow_runs_what_runs_everywhere_and_pins_what_it_uses() -> None:
+    text = (ROOT / ".github/workflows/ci.yml").read_text()
+    assert "bash .ci/run" in text
+    assert os.access(ROOT / ".ci/run", os.R_OK)
+    assert "permissions:\n  contents: read\n" in text
+    used = re.findall(r"uses: (.*)", text)
+    assert used
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}  # v[\d.]+", each) for each in used)

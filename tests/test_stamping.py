@@ -346,6 +346,18 @@ def test_an_image_without_a_placeholder_is_given_one_and_no_old_password_is_left
     assert (out / "etc/azaion").stat().st_mode & 0o777 == 0o755
 
 
+@pytest.mark.parametrize("kind", ["ext4", "tar", "sparse"])
+def test_an_image_is_named_from_the_folder_that_one_is_in(
+    run: Run, make: Make, api_url: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make(kind, content=placeholder() if kind == "sparse" else b"")
+    monkeypatch.chdir(path.parent.parent)
+    named = path.relative_to(path.parent.parent)
+    for command in (("stamp", named, "--api-url", api_url), ("verify", named)):
+        ran = run(*command, "--serial", SERIAL)
+        assert ran.code == 0, ran.err
+
+
 def test_a_file_of_another_owner_is_found_before_an_account_is_touched(
     run: Run, make: Make, scripted: Script
 ) -> None:
