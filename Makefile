@@ -10,7 +10,7 @@ RUN := $(VENV)/bin
 
 # Values come from outside (a barcode scanner, another Makefile): they are taken literally, reach
 # the tool by its environment, and are never pasted into a shell line.
-IMAGE_VARIABLES := SERIAL SERIALS BSP ROOTFS_DIR API_URL BOARD ROOTDEV CONFIG FLASH JSON OUT JOBS
+IMAGE_VARIABLES := SERIAL SERIALS BSP ROOTFS_DIR API_URL BOARD ROOTDEV CONFIG FLASH FUSE JSON OUT JOBS
 define literally
 ifneq ($$(origin $(1)),undefined)
 override $(1) := $$(value $(1))
@@ -25,6 +25,7 @@ MAKEOVERRIDES :=
 help:
 	@echo "make image SERIAL=AZJN-0042    build, prove and flash one device's image"
 	@echo "           BSP= ROOTFS_DIR= API_URL= BOARD= ROOTDEV= CONFIG= FLASH=0 JSON=1"
+	@echo "           FUSE=1              run [fuse] command first: it cannot be undone"
 	@echo "                               with neither BSP nor API_URL: in the sandbox"
 	@echo "make fleet SERIALS=list.txt    the same for many devices: a list, a CSV, a range, or -"
 	@echo "           OUT=folder JOBS=8   and all of the above"
@@ -43,6 +44,7 @@ flags = \
 	[ -z "$${ROOTDEV+x}" ] || set -- "$$@" --rootdev="$$ROOTDEV"; \
 	[ -z "$${CONFIG+x}" ] || set -- "$$@" --config="$$CONFIG"; \
 	[ -z "$${FLASH+x}" ] || set -- "$$@" --flash="$$FLASH"; \
+	[ -z "$${FUSE+x}" ] || set -- "$$@" --fuse="$$FUSE"; \
 	case "$${JSON-}" in ''|0) ;; *) set -- "$$@" --json ;; esac
 
 image: $(VENV)/.image | e2fsprogs

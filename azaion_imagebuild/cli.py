@@ -44,6 +44,7 @@ _FLAGS: dict[str, tuple[str, str]] = {
     "owner": ("device_conf", "owner"),
     "group": ("device_conf", "group"),
     "flash": ("build", "flash"),
+    "fuse": ("build", "fuse"),
     "method": ("bsp", "method"),
     "usb_instance": ("bsp", "usb_instance"),
     "keep_image": ("image", "keep"),
@@ -141,16 +142,18 @@ def _base(args: argparse.Namespace, console: Console) -> int:
 def _stamp(args: argparse.Namespace, console: Console) -> int:
     from . import stamps
 
-    settings = _settings(args)
-    if args.clear and (args.serial or args.out or args.device_conf):
+    settings, serial = _settings(args), args.serial or ""
+    if args.clear and (serial or args.out or args.device_conf):
         raise UsageError("--clear takes the image only", hint="leave the other flags out")
-    with _stdout_is_ours():
-        if args.clear:
-            record = stamps.clear(args.image, settings)
-        else:
-            record = stamps.stamp(
-                args.image, args.serial or "", settings, credentials=args.device_conf, out=args.out
-            )
+    if not args.clear and args.device_conf is None:
+        with _stdout_is_ours():
+            built = stamps.stamp(args.image, serial, settings, console, out=args.out)
+        return _finish(built, args, console)
+    if args.clear:
+        record = stamps.clear(args.image, settings)
+    else:
+        given, out = args.device_conf, args.out
+        record = stamps.stamp_given(args.image, serial, settings, given, out=out)
     console.stamped(record)
     if args.json:
         _print_json(record.as_json(), console)
@@ -347,6 +350,49 @@ def _smoke(args: argparse.Namespace, console: Console) -> int:
     if args.json:
         _print_json(report.as_json(), console)
     return report.exit_code
+
+
+def _rotate(args: argparse.Namespace, console: Console) -> int:
+    from . import rotation
+    from .targets import ConfFile, ImageFile, RootfsFolder, Target
+
+    settings = _settings(args)
+    places: list[tuple[Callable[..., Target], Path | None]] = [
+        (RootfsFolder, args.rootfs_dir), (ImageFile, args.image), (ConfFile, args.device_conf),
+    ]  # fmt: skip
+    targets = [kind(path=path.absolute()) for kind, path in places if path is not None]
+    if args.all_older_than is not None:
+        return _rotate_all(args, settings, targets, console)
+    if args.plan or args.out is not None:
+        raise UsageError("--plan and --out go with --all-older-than", hint="leave them out")
+    with _stdout_is_ours():
+        record = rotation.rotate(args.serial, targets, settings, console)
+    return _finish(record, args, console)
+
+
+def _rotate_all(
+    args: argparse.Namespace, settings: Settings, targets: Sequence[object], console: Console
+) -> int:
+    from . import rotation
+
+    age = rotation.parse_age(args.all_older_than)
+    if targets or (args.out is None and not args.plan):
+        raise UsageError(
+            "the new files of --all-older-than go into a folder",
+            hint="give --out DIR, and no --rootfs-dir, --image or --device-conf",
+        )
+    if args.plan:
+        result = rotation.plan_all(age, settings)
+        console.rotation_planned(result)
+    else:
+        with _stdout_is_ours():
+            result = rotation.rotate_all(
+                age, args.out.absolute(), settings, console.warned, console.rotated
+            )
+        console.rotation_ended(result)
+    if args.json:
+        _print_json(result, console)
+    return int(result["exit_code"])
 
 
 def _hooks(args: argparse.Namespace, console: Console) -> int:
@@ -586,6 +632,7 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     _site(image)
     _bsp(image)
     _owner(image)
+    _fuse(image, "run the site's [fuse] command first, once for a serial: it cannot be undone")
     _database(image)
     _operator(image)
 
@@ -610,6 +657,8 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     stamp.add_argument("--clear", action="store_true", help="take the identity out again")
     stamp.add_argument("--api-url", metavar="URL", help="base URL of the admin API")
     _owner(stamp)
+    _database(stamp)
+    _operator(stamp)
     _disable(stamp)
 
     _fleet_parser(commands)
@@ -666,6 +715,8 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
         "--ca-file", metavar="FILE", help="certificate to trust, e.g. the device's own"
     )
 
+    _rotate_parser(commands)
+
     hooks = _command(commands, "hooks", _hooks, "list the steps and the plug-ins that do them")
     _disable(hooks)
 
@@ -690,6 +741,33 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     complete.add_argument("shell", choices=completion.SHELLS, help="the shell that will read it")
     manual.describe(parser)
     return parser
+
+
+def _rotate_parser(commands: Any) -> None:
+    rotate = _command(commands, "rotate", _rotate, "give a device's account a new password")
+    which = rotate.add_mutually_exclusive_group(required=True)
+    which.add_argument("--serial", help="the device's serial, e.g. AZJN-0042")
+    which.add_argument(
+        "--all-older-than",
+        metavar="AGE",
+        help="every device of the ledger whose credential is older: 90d, 12h, 4w",
+    )
+    rotate.add_argument(
+        "--rootfs-dir", metavar="DIR", type=_path, help="write it into this root filesystem"
+    )
+    rotate.add_argument("--image", metavar="FILE", type=_path, help="and/or into this image")
+    rotate.add_argument(
+        "--device-conf", metavar="FILE", type=_path, help="and/or to this file (0600)"
+    )
+    rotate.add_argument(
+        "--out", metavar="DIR", type=_path, help="with --all-older-than: folder of SERIAL.conf"
+    )
+    rotate.add_argument("--plan", action="store_true", help="only show which devices are old")
+    rotate.add_argument("--api-url", metavar="URL", help="base URL of the admin API")
+    _owner(rotate)
+    _database(rotate)
+    rotate.add_argument("--operator", metavar="NAME", help="who does it; default: the user")
+    _disable(rotate)
 
 
 def _fleet_parser(commands: Any) -> None:
@@ -730,6 +808,7 @@ def _fleet_parser(commands: Any) -> None:
     )
     _site(fleet)
     _bsp(fleet)
+    _fuse(fleet, "not for a fleet: fuses are burned one device at a time")
     _owner(fleet)
     _database(fleet)
     _operator(fleet)
@@ -835,11 +914,18 @@ def _verdict(resolve: argparse.ArgumentParser) -> None:
     resolve.add_argument("serial", metavar="SERIAL", help="the device's serial")
     resolve.add_argument(
         "verdict",
-        choices=["done", "failed", "retired"],
-        help="done: it has its identity; failed: build it again; retired: out of use",
+        choices=["done", "failed", "retired", "fused", "unfused"],
+        help="done: it has its identity; failed: build it again; retired: out of use; fused,"
+        " unfused: what its fuses are",
     )
     resolve.add_argument("--reason", required=True, help="why, for whoever asks later")
     resolve.add_argument("--sandbox", action="store_true", help="a device of the sandbox")
+
+
+def _path(text: str) -> Path:
+    if not text:  # Path("") would be the folder that one is in
+        raise argparse.ArgumentTypeError("it is empty")
+    return Path(text)
 
 
 def _anchor(text: str) -> Receipt:
@@ -914,6 +1000,10 @@ def _bsp(parser: argparse.ArgumentParser) -> None:
         const=True,
         help="keep the image (0600) after flashing it; otherwise it is removed",
     )
+
+
+def _fuse(parser: argparse.ArgumentParser, about: str) -> None:
+    parser.add_argument("--fuse", metavar="0|1", nargs="?", const="1", help=about)
 
 
 def _database(parser: argparse.ArgumentParser) -> None:

@@ -140,11 +140,33 @@ class Console:
             self.say("OK: ready to build")
 
     def stamped(self, record: StampRecord) -> None:
-        """An image has been stamped or cleared."""
+        """An image has been stamped with given credentials, or cleared."""
         what = f"carries {record.email}" if record.serial else "holds a placeholder again"
-        where = " in the SANDBOX" if record.sandbox else ""
         for path in record.images:
-            self.say(f"DONE{where}: {path} {what} ({record.seconds * 1000:.0f} ms)")
+            self.say(f"DONE: {path} {what} ({record.seconds * 1000:.0f} ms)")
+
+    def rotated(self, number: int, total: int, record: BuildRecord) -> None:
+        """One of many devices has a new credential, or has not."""
+        end = f"→ {record.extra['written'][0]}" if record.error is None else "FAILED"
+        self.say(f"  {number:>{len(str(total))}}/{total}  {record.build.serial}  {end}")
+        if record.error is not None:
+            self.failed(record.error)
+
+    def rotation_planned(self, plan: Mapping[str, Any]) -> None:
+        """It is known whose credentials are old."""
+        for each in plan["devices"]:
+            self.say(f"  {each['serial']}  since {each['since'][:19]}Z")
+        where = "SANDBOX: " if plan["sandbox"] else ""
+        self.say(f"{where}{plan['total']} devices would get a new credential; nothing was changed")
+
+    def rotation_ended(self, result: Mapping[str, Any]) -> None:
+        """Many devices have new credentials, or have not."""
+        where = " in the SANDBOX" if result["sandbox"] else ""
+        end = "DONE" if result["outcome"] == "done" else "NOT DONE"
+        said = f"{result['done']} of {result['total']} devices have a new device.conf"
+        self.say(f"{end}{where}: {said} in {result['out']}")
+        if result["outcome"] != "done":
+            self.say("hint: the same command again does those that are left")
 
     def tested(self, report: SmokeReport) -> None:
         """A smoke test has ended."""
@@ -173,13 +195,14 @@ def _facts(record: BuildRecord) -> list[tuple[str, str]]:
     if record.staged is not None:
         owner = f"{record.staged.ownership.uid}:{record.staged.ownership.gid}"
         path = f"/{record.staged.path}"
-        if record.build.bsp_dir is None:
+        if record.build.bsp_dir is None and record.image is None:
             path = str(record.build.rootfs_dir / record.staged.path)
         facts.append(("identity", f"{path} {record.staged.mode:04o} {owner}"))
     if record.image is not None:
         facts.append(("image", f"{record.image.path} ({record.image.format})"))
-        facts.append(("sha256", str(record.image_sha256)))
-        if record.enrolled is not None:  # a base is never flashed
+        if record.image_sha256 is not None:
+            facts.append(("sha256", record.image_sha256))
+        if record.enrolled is not None and record.build.bsp_dir is not None:  # a base never is
             device = record.flashed.device if record.flashed else "no (FLASH=0)"
             facts.append(("flashed", device))
     facts += [

@@ -95,6 +95,17 @@ ENTRIES: dict[str, Entry] = {
             " AZJN-0042 --wait 300",
         ),
     ),
+    "rotate": Entry(
+        usage="(--serial SERIAL | --all-older-than AGE) [options]",
+        about="Gives a device's account a new password at the admin API, and writes it where it is"
+        " asked for: into a rootfs, into a finished image, to a device.conf of its own. At least"
+        " one of them is needed, since a password that is written nowhere locks the device out."
+        " --all-older-than does so for every device of the ledger, into --out.",
+        examples=(
+            "rotate --serial AZJN-0042 --device-conf AZJN-0042.conf",
+            "rotate --all-older-than 90d --out new-credentials",
+        ),
+    ),
     "hooks": Entry(
         usage="[options]",
         about="Lists the steps of a build, in their order, and the plug-ins that do them: a site's"
@@ -168,10 +179,10 @@ ENTRIES: dict[str, Entry] = {
         examples=("ledger export --csv --out ledger.csv",),
     ),
     "ledger resolve": Entry(
-        usage="SERIAL {done,failed,retired} --reason REASON [options]",
+        usage="SERIAL {done,failed,retired,fused,unfused} --reason REASON [options]",
         about="Writes down what an operator knows of a device: that an attempt which never ended"
-        " has succeeded or failed, or that the device is out of use, so that its account is free"
-        " again.",
+        " has succeeded or failed, that the device is out of use, so that its account is free"
+        " again, or what the fuses are of a device whose fuse command nobody saw end.",
         examples=('ledger resolve AZJN-0042 retired --reason "scrapped: water in the housing"',),
     ),
     "sandbox": Entry(

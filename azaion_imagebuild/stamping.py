@@ -118,7 +118,7 @@ def _without_first_byte(ranges: tuple[Range, ...]) -> Iterator[Range]:
 
 @contextlib.contextmanager
 def opened_for_stamping(
-    path: Path, wait: float, make_place: Callable[[Path, int], None] = lambda path, fd: None
+    path: Path, wait: float, make_place: Callable[[Path, int], object] = lambda path, fd: None
 ) -> Iterator[OpenImage]:
     """Open and lock an image, and find where its device.conf lies.
 

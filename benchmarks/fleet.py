@@ -141,6 +141,7 @@ def fleet(url: str, devices: int, jobs: int) -> dict[str, float]:
     from azaion_imagebuild.ledger import Ledger
     from azaion_imagebuild.model import Image, Ownership
     from azaion_imagebuild.pipeline import Blank
+    from azaion_imagebuild.placeholder import SIZE
     from azaion_imagebuild.plugins import load_plugins
     from azaion_imagebuild.serials import read_list
     from azaion_imagebuild.settings import Settings
@@ -159,7 +160,7 @@ def fleet(url: str, devices: int, jobs: int) -> dict[str, float]:
             copy_image(base, path)
             image = Image(path=path, format="ext4")
             owner = Ownership(uid=1000, gid=1000)
-            blank = Blank(image=image, ownership=owner, sha256="0" * 64)
+            blank = Blank(image=image, ownership=owner, sha256="0" * 64, size=SIZE)
             places.append(InPlace(name=f"lane {number}", blank=blank, settings=settings))
         with Ledger(f"sqlite:///{folder}/ledger.sqlite3") as ledger:
             ledger.head()  # opens it: a fleet does so once

@@ -211,6 +211,32 @@ def test_a_flashed_serial_is_allowed_confirmed_or_refused(ledger: Ledger) -> Non
         ledger.begin(entry(attempt="third"), LedgerSettings(reprovision="refuse"))
 
 
+def test_a_serial_is_fused_once_whoever_asks_at_the_same_time(ledger: Ledger) -> None:
+    ledger.begin(entry(step="fuse"), ALLOW)
+    with pytest.raises(PreflightError, match="is being built since"):
+        ledger.begin(entry(attempt="second", step="fuse"), ALLOW)
+    ledger.write(entry(step="fuse", outcome="done"))
+    with pytest.raises(PreflightError, match="was fused by another station"):
+        ledger.begin(entry(attempt="second", step="fuse"), ALLOW)
+    ledger.begin(entry(), ALLOW)  # the first one goes on
+    with pytest.raises(PreflightError, match="is being built since"):
+        ledger.begin(entry(attempt="second"), ALLOW)
+
+
+def test_fuses_that_nobody_saw_end_say_nothing_of_the_flash(ledger: Ledger) -> None:
+    ledger.write(flashed())
+    ledger.write(died(attempt="second", step="fuse"))
+    ledger.begin(entry(attempt="third"), ALLOW)
+    known = ledger.standings({SERIAL: EMAIL}, sandbox=False)[SERIAL]
+    assert (known.unknown, known.flashed is not None) == (False, True)
+    assert known.perhaps_fused is not None
+    assert known.perhaps_fused.outcome == "unknown"
+    assert outcomes(ledger)[-2:] == [
+        (SERIAL, "fuse", "unknown"),
+        (SERIAL, "provision_identity", "started"),
+    ]
+
+
 def ten(ledger: Ledger) -> None:
     for number in range(10):
         ledger.write(entry(f"AZJN-{number}"))

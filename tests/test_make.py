@@ -87,6 +87,16 @@ def test_flash_0_of_the_environment_counts_too() -> None:
     assert '"flashed": false' in done.stdout, done.stderr
 
 
+def test_fuse_is_taken_literally_and_refused_for_a_fleet(tmp_path: Path) -> None:
+    done = make("image", "SERIAL=AZJN-0042", "FUSE=1")
+    assert "set [fuse] command" in done.stderr
+    nasty = make("image", "SERIAL=AZJN-0042", f"FUSE=$(shell touch {tmp_path}/trap)")
+    assert (nasty.returncode, "is not yes or no" in nasty.stderr) == (2, True)
+    assert not (tmp_path / "trap").exists()
+    fleet = make("fleet", "SERIALS=AZJN-0001", f"OUT={tmp_path}/images", FUSE="1")
+    assert (fleet.returncode, "a fleet burns no fuses" in fleet.stderr) == (2, True)
+
+
 def test_e2fsprogs_that_are_missing_name_their_package(tmp_path: Path) -> None:
     for tool in ("bash", "sh", "make", "env"):
         (tmp_path / tool).symlink_to(f"/bin/{tool}" if tool != "make" else "/usr/bin/make")

@@ -31,7 +31,7 @@ from ..identity import parse_serial
 from ..lanes import opened_lanes
 from ..ledger import Entry, Ledger, Standing
 from ..ledger.entry import user
-from ..model import BuildRecord, Ownership
+from ..model import BuildRecord
 from ..pipeline import Blank, Watcher, fingerprints, sha256_of, with_base
 from ..plugins import load_plugins
 from ..report import check_folder, write_report
@@ -90,6 +90,7 @@ def plan_fleet(order: Order, settings: Settings) -> Plan:
     Raises:
         OperatorError: the list or the settings are wrong, or the ledger cannot be read.
     """
+    _refuse_fuses(settings)
     listed = read_list(order.source, settings.serial.pattern)
     sandbox = (
         is_sandbox(settings) if order.base is None else stamps.wants_sandbox(order.base, settings)
@@ -115,6 +116,7 @@ def run_fleet(
     Raises:
         OperatorError: the fleet could not begin; no account was touched.
     """
+    _refuse_fuses(settings)
     hook = load_plugins(settings.hooks, required=REQUIRED).hook
     listed = [] if order.scans else read_list(order.source, settings.serial.pattern)
     began = time.time()
@@ -152,6 +154,15 @@ def _reported(folder: Path, fleet: dict[str, Any], display: FleetDisplay) -> str
         display.said(f"error: {error.message}")
         display.said(f"hint: {error.hint}")
         return None
+
+
+def _refuse_fuses(settings: Settings) -> None:
+    """What cannot be undone is done with one device in front of one operator."""
+    if settings.build.fuse:
+        raise UsageError(
+            "a fleet burns no fuses",
+            hint="fuse devices one by one: azaion-imagebuild image --fuse --serial …",
+        )
 
 
 def _scanner(
@@ -326,9 +337,7 @@ def _checked(record: BuildRecord) -> None:
 
 def _given_base(path: Path, settings: Settings) -> Blank:
     """Look at an image that was built before; it must be ready to be stamped."""
-    image, owner, digest = stamps.base_at(path, settings)
-    uid, gid = owner
-    return Blank(image=image, ownership=Ownership(uid=uid, gid=gid), sha256=digest)
+    return stamps.base_at(path, settings)
 
 
 @contextmanager

@@ -39,7 +39,8 @@ class Entry:
     step: str
     """The step that is about to be done (``started``), or the last one that was reached."""
     outcome: Outcome
-    """``started``: the intent, committed before the step. ``unknown``: it died while flashing.
+    """``started``: the intent, committed before the step. ``unknown``: it died while flashing, or
+    the fuse command did not end well. ``done`` of the step ``fuse``: the attempt goes on after it.
     ``retired``: the device is out of use, its serial and its account are free again."""
     at: str
     """UTC, as ISO 8601 with microseconds."""

@@ -9,8 +9,24 @@ from ..model import Finding
 from .entry import Entry, is_alive
 
 FLASH = "flash"
+FUSE = "fuse"
+"""The step of rows that speak of the device's fuses: ``done``: burned; ``failed``: nothing was;
+``unknown``: it was begun, and nobody knows what it burned."""
+
+ROTATE = "rotate"
+"""The step of rows by which a device got a new credential, outside a build."""
 RESOLVE = "resolve"
 """The step of a row by which an operator decides what an attempt was."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
+    """Since when a device has the credential that it has."""
+
+    serial: str
+    email: str
+    since: str
+    """As :attr:`.Entry.at`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +63,26 @@ class Standing:
         if self.last is not None and died(self.last) and self.last.step == FLASH:
             return True
         return self.settled is not None and self.settled.outcome == "unknown"
+
+    @property
+    def fused(self) -> Entry | None:
+        """Return the row by which the device's fuses are burned."""
+        return self._fuse if self._fuse and self._fuse.outcome == "done" else None
+
+    @property
+    def perhaps_fused(self) -> Entry | None:
+        """Return the row of a fuse command that was started, and did not end well."""
+        row = self._fuse
+        if row is None or row.outcome == "unknown":
+            return row
+        return row if died(row) else None
+
+    @property
+    def _fuse(self) -> Entry | None:
+        """Return the last row that speaks of the fuses of the device that has the serial now."""
+        said = (row for row in self._own() if row.step == FUSE or row.outcome == "retired")
+        row = next(said, None)
+        return row if row and row.step == FUSE else None
 
     @property
     def rival(self) -> Entry | None:
@@ -98,6 +134,29 @@ class Standing:
         elif self.flashed is not None:
             yield self._flashed_before(self.flashed, reprovision, confirmed)
 
+    def findings_of_fuses(self, *, asked: bool) -> Iterator[Finding]:
+        """Yield what is to be said of the fuses; an error must stop an attempt to burn them.
+
+        Args:
+            asked: this attempt is to burn them.
+        """
+        if asked and self.fused is not None:
+            yield Finding(
+                message=f"{self.serial} was fused on {_when(self.fused)} by {_who(self.fused)}: it"
+                " is not fused again",
+                hint="if this is another device with that serial, and the old one is out of use:"
+                f" {_resolve(self.fused)} retired",
+                severity="warning",
+            )
+        if self.perhaps_fused is not None:
+            yield Finding(
+                message=f"fusing {self.serial} was begun on {_when(self.perhaps_fused)} by"
+                f" {_who(self.perhaps_fused)} and did not end well: what is burned is not known",
+                hint="read the device's fuses, then say what is so:"
+                f" {_resolve(self.perhaps_fused)} fused (or unfused)",
+                severity="error" if asked else "warning",
+            )
+
     def _flashed_before(self, row: Entry, reprovision: str, confirmed: bool) -> Finding:
         message = (
             f"{self.serial} was flashed on {_when(row)} by {_who(row)}: its new password locks that"
@@ -120,6 +179,8 @@ def died(row: Entry) -> bool:
 
 
 def _says_of_a_device(row: Entry) -> bool:
+    if row.step == FUSE:
+        return False
     return row.flashed or row.outcome in ("unknown", "retired") or row.step == RESOLVE
 
 

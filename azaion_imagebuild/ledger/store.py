@@ -19,7 +19,7 @@ from ..secret import Secret
 from ..settings import LedgerSettings
 from ..signals import check_interrupt
 from .entry import FIELDS, Entry, now
-from .guards import FLASH, Standing, died
+from .guards import FLASH, FUSE, ROTATE, Credential, Standing, died
 
 if TYPE_CHECKING:
     import sqlalchemy as sql
@@ -138,7 +138,7 @@ class Ledger:
             return _standings(connection, accounts, sandbox)
 
     def recent(self, count: int) -> list[Entry]:
-        """Return the last rows that ended an attempt well, newest first.
+        """Return the last rows that ended a build well, newest first.
 
         Raises:
             LedgerError: the ledger cannot be read.
@@ -147,7 +147,8 @@ class Ledger:
 
         from .schema import rows
 
-        query = sql.select(rows).where(rows.c.outcome == "done").order_by(rows.c.row.desc())
+        built = (rows.c.outcome == "done", rows.c.step.not_in((FUSE, ROTATE)))
+        query = sql.select(rows).where(*built).order_by(rows.c.row.desc())
         with self.reading() as connection:
             return [_entry(row) for row in connection.execute(query.limit(count))]
 
@@ -168,6 +169,29 @@ class Ledger:
         with self.reading() as connection:
             for row in connection.execution_options(yield_per=1000).execute(query):
                 yield _entry(row)
+
+    def credentials(self, *, sandbox: bool) -> list[Credential]:
+        """Return the last known credential of each device in use, the oldest first.
+
+        Raises:
+            LedgerError: the ledger cannot be read.
+        """
+        import sqlalchemy as sql
+
+        from .schema import rows
+
+        wanted = sql.or_(rows.c.account.is_not(None), rows.c.outcome == "retired")
+        columns = [rows.c[name] for name in ("serial", "email", "outcome", "credential", "at")]
+        query = sql.select(*columns).where(wanted, rows.c.sandbox == sandbox).order_by(rows.c.row)
+        found: dict[str, tuple[str, Credential]] = {}
+        with self.reading() as connection:
+            for row in connection.execution_options(yield_per=1000).execute(query):
+                if row.outcome == "retired":
+                    found.pop(row.serial, None)
+                elif row.serial not in found or found[row.serial][0] != row.credential:
+                    given = Credential(serial=row.serial, email=row.email, since=row.at)
+                    found[row.serial] = (row.credential, given)
+        return sorted((each for _, each in found.values()), key=lambda each: each.since)
 
     def rows(self, serial: str | None = None) -> Iterator[tuple[int, Entry, str]]:
         """Yield (number, row, hash), of one serial or of all, in the order of the ledger.
@@ -464,15 +488,22 @@ def _guarded(connection: sql.Connection, ticket: _Ticket) -> list[Entry]:
         return [entry]
     known = _standings(connection, {entry.serial: entry.email}, entry.sandbox)[entry.serial]
     guard = ticket.guard
-    findings = known.findings(guard.reprovision, confirmed=guard.confirmed)
+    findings = [*known.findings(guard.reprovision, confirmed=guard.confirmed)]
+    if entry.step == FUSE:
+        findings += known.findings_of_fuses(asked=True)
     if errors := [(each.message, each.hint) for each in findings if each.severity == "error"]:
         raise PreflightError.of_problems(errors)
+    if entry.step == FUSE and known.fused is not None:  # not so when preflight looked
+        raise PreflightError(
+            f"{entry.serial} was fused by another station in this moment",
+            hint="run the same command again: it goes on without fusing",
+        )
     return [ended(known.last), entry] if known.last and died(known.last) else [entry]
 
 
 def ended(row: Entry) -> Entry:
     """Return the row that ends an attempt whose process is gone."""
-    outcome: Any = "unknown" if row.step == FLASH else "failed"
+    outcome: Any = "unknown" if row.step in (FLASH, FUSE) else "failed"
     error = f"it was killed during {row.step}"
     return dataclasses.replace(row, outcome=outcome, at=now(), error=error)
 

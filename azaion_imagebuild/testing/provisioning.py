@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, ClassVar
 import pluggy
 import pytest
 
-from .. import pipeline
+from .. import device_conf, pipeline
 from ..errors import ExitCode
 from ..identity import PASSWORD_FORMAT, email_for
 from ..model import DEVICE_CONF, DeviceIdentity, Kept
@@ -105,12 +106,21 @@ class ProvisionIdentityConformance(Conformance):
                 "the identity must be of build.serial and build.email"
             )
 
-    def test_the_password_is_a_secret_of_the_runbooks_form(self, provision: Provision) -> None:
-        password = provision(self.serial).password
-        assert isinstance(password, Secret), "the password must be a Secret: nothing then prints it"
-        assert PASSWORD_FORMAT.fullmatch(password.reveal()), (
-            "the password must be 32 lower-case hexadecimal digits: identity.new_password()"
+    def test_the_password_is_a_secret_of_the_runbooks_form(
+        self, provision: Provision, settings: Settings
+    ) -> None:
+        """Of another form where the API issues it: ``settings`` then has its pattern."""
+        identity = provision(self.serial)
+        assert isinstance(identity.password, Secret), (
+            "the password must be a Secret: nothing then prints it"
         )
+        pattern = settings.device_conf.password_pattern
+        assert re.fullmatch(pattern, identity.password.reveal()), (
+            "the password must be 32 lower-case hexadecimal digits: identity.new_password()"
+            if pattern == PASSWORD_FORMAT.pattern
+            else f"the password must match [device_conf] password_pattern = {pattern!r}"
+        )
+        assert device_conf.unusable(identity) is None, "no device.conf can carry this password"
 
     def test_the_password_opens_the_account(
         self, provision: Provision, accounts: AccountBook
