@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 from . import __version__, completion, manual
 from .configuration import load
 from .console import Console
-from .errors import ExitCode, LedgerError, OperatorError, UsageError
+from .errors import ExitCode, InterruptedBuild, LedgerError, OperatorError, UsageError
 from .identity import parse_serial
 from .model import BuildRecord, Receipt
 from .process import ENV_PREFIX
@@ -77,6 +77,10 @@ def run(argv: Sequence[str]) -> int:
             _print_json({"outcome": "failed", **_failure(error)}, console)
         return int(error.exit_code)
     except KeyboardInterrupt:
+        ended = InterruptedBuild("interrupted", hint="run the same command again: it ends well")
+        console.failed(ended)
+        if "--json" in argv:
+            _print_json({"outcome": "interrupted", **_failure(ended)}, console)
         return int(ExitCode.INTERRUPTED)
     except Exception:
         logging.getLogger(__name__).exception("a bug of azaion-imagebuild")

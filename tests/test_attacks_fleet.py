@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pty
+import shutil
 import signal
 import socket
 import subprocess
@@ -467,3 +468,30 @@ def test_a_folder_that_nobody_may_look_into_is_refused(run: Run) -> None:
     Path("closed").mkdir(mode=0)
     ran = run("fleet", "AZJN-0001", "--out", "closed/images")
     assert (ran.code, "cannot write into" in ran.err) == (2, True)
+
+
+def test_an_interrupt_after_the_last_device_hides_nothing(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rmtree = shutil.rmtree
+
+    def interrupted(path: Path, ignore_errors: bool = False) -> None:
+        rmtree(path, ignore_errors)
+        if not ignore_errors and path.name == ".azaion-fleet":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("azaion_imagebuild.fleet.places.shutil.rmtree", interrupted)
+    ran = run("fleet", "AZJN-0001", "--out", "images", "--json")
+    assert outcomes(ran) == {"AZJN-0001": "done"}
+    assert Path(ran.json["report"]).is_file()
+
+
+def test_an_interrupt_at_any_other_moment_is_one_line_of_json(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("azaion_imagebuild.serials._lines", interrupted)
+    ran = run("fleet", "AZJN-0001", "--out", "images", "--json")
+    assert (ran.code, ran.json["outcome"], ran.json["exit_code"]) == (130, "interrupted", 130)

@@ -139,7 +139,12 @@ def run_fleet(
             max_failures=order.max_failures,
         )
         if plan.todo or scanner:
-            _run(order, used, plan, run, watcher)
+            try:
+                _run(order, used, plan, run, watcher)
+            except KeyboardInterrupt:  # while the places were closed: what is done is still told
+                if not run.records:
+                    raise
+                run.interrupted = True
         if scanner:
             plan = Plan.of_all(scanner.plans.values(), sandbox=sandbox)
         fleet = _told(plan, run, began, used)
