@@ -69,7 +69,7 @@ check: $(VENV)/.test | e2fsprogs
 
 docs: $(VENV)/.docs
 	@NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --quiet --strict
-	@echo "site/index.html"
+	@echo "site/index.html; with a search: python3 -m http.server --directory site"
 
 clean:
 	@rm -rf $(VENV) .nox dist build site .mypy_cache .ruff_cache .pytest_cache .hypothesis

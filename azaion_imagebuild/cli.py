@@ -8,6 +8,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,16 +19,20 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 from . import __version__, completion, manual
 from .configuration import load
 from .console import Console
-from .errors import ExitCode, LedgerError, OperatorError, UsageError
+from .errors import ExitCode, InterruptedBuild, LedgerError, OperatorError, UsageError
 from .identity import parse_serial
 from .model import BuildRecord, Receipt
 from .process import ENV_PREFIX
 from .secret import redacted
 from .settings import Settings
+from .visible import visible
 
 if TYPE_CHECKING:
     from .fleet.fleet import Order
     from .ledger import Ledger
+
+_PASSWORD = re.compile(r"://[^/@]*:[^@]+@|[?&](ssl)?password=")
+"""In a database's URL."""
 
 _FLAGS: dict[str, tuple[str, str]] = {
     "api_url": ("admin_api", "url"),
@@ -63,7 +68,7 @@ def run(argv: Sequence[str]) -> int:
     _guard_the_process()
     console = Console(sys.stderr)
     try:
-        args = _parser(argv).parse_args(argv)
+        args = _parser(argv).parse_args(_with_verb(argv))
         console.debug = args.debug
         code = _called(args, console)
     except OperatorError as error:
@@ -72,6 +77,10 @@ def run(argv: Sequence[str]) -> int:
             _print_json({"outcome": "failed", **_failure(error)}, console)
         return int(error.exit_code)
     except KeyboardInterrupt:
+        ended = InterruptedBuild("interrupted", hint="run the same command again: it ends well")
+        console.failed(ended)
+        if "--json" in argv:
+            _print_json({"outcome": "interrupted", **_failure(ended)}, console)
         return int(ExitCode.INTERRUPTED)
     except Exception:
         logging.getLogger(__name__).exception("a bug of azaion-imagebuild")
@@ -201,6 +210,85 @@ def _order(args: argparse.Namespace, settings: Settings) -> Order:
 
 def _is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty()
+
+
+def _submit(args: argparse.Namespace, console: Console) -> int:
+    from .stations.submission import Order, submit
+
+    order = Order(source=args.serials, station=args.only, sandbox=args.sandbox, again=args.again)
+    submission = submit(order, _settings(args))
+    console.submitted(submission)
+    if args.json:
+        _print_json(submission.as_json(), console)
+    return int(submission.exit_code)
+
+
+def _station_run(args: argparse.Namespace, console: Console) -> int:
+    from .fleet.fleet import default_out
+    from .stations.station import Duty, run_station
+
+    settings = _settings(args)
+    if args.lanes < 1:
+        raise UsageError("--lanes is less than 1", hint="leave it out for 4")
+    flashes = settings.build.flash and args.out is None
+    duty = Duty(
+        lanes=args.lanes,
+        out=None if flashes else (args.out or default_out(settings)).absolute(),
+        base=args.image.absolute() if args.image else None,
+        ports=tuple(args.lane),
+    )
+    with _stdout_is_ours():
+        told = run_station(duty, settings, console, console.station())
+    counts = ", ".join(f"{told[name]} {name.replace('_', ' ')}"
+                       for name in ("done", "failed", "unknown", "given_back"))  # fmt: skip
+    console.say(f"station {told['station']} has {told['outcome']}: {counts}")
+    if args.json:
+        _print_json(told, console)
+    return int(told["exit_code"])
+
+
+def _station_status(args: argparse.Namespace, console: Console) -> int:
+    from .stations.board import lines_of, look
+
+    with _shared_ledger(args) as ledger:
+        board = look(ledger)
+    if args.json:
+        _print_json(board, console)
+        return 0
+    for line in lines_of(board):
+        _print(line, console)
+    return 0
+
+
+def _station_resolve(args: argparse.Namespace, console: Console) -> int:
+    from .stations.resolving import resolve
+
+    serial = parse_serial(args.serial, _settings(args).serial.pattern)
+    with _shared_ledger(args) as ledger:
+        receipt = resolve(ledger, serial, args.verdict, args.reason, sandbox=args.sandbox)
+    return _resolved(serial, receipt, args, console)
+
+
+def _station_reassign(args: argparse.Namespace, console: Console) -> int:
+    from .stations.takeover import reassign
+
+    if (args.name is None) != args.dead:
+        raise UsageError("name one station, or say --dead", hint="station status lists them")
+    with _shared_ledger(args) as ledger:
+        taken, moved = reassign(ledger, args.name)
+    for each in taken:
+        console.say(f"{each.serial} of {each.station} is {each.outcome}: {each.reason}")
+    console.say(f"DONE: {len(taken)} taken away, {len(moved)} that waited are in the common queue")
+    if args.json:
+        found = {"taken": [dataclasses.asdict(each) for each in taken], "moved": moved}
+        _print_json({"outcome": "done", **found}, console)
+    return 0
+
+
+def _shared_ledger(args: argparse.Namespace) -> Ledger:
+    from .stations.tables import shared_ledger
+
+    return shared_ledger(_settings(args))
 
 
 def _doctor(args: argparse.Namespace, console: Console) -> int:
@@ -409,6 +497,10 @@ def _ledger_resolve(args: argparse.Namespace, console: Console) -> int:
     serial = parse_serial(args.serial, settings.serial.pattern)
     with _the_ledger(settings) as ledger:
         receipt = records.resolve(ledger, serial, args.verdict, args.reason, sandbox=args.sandbox)
+    return _resolved(serial, receipt, args, console)
+
+
+def _resolved(serial: str, receipt: Receipt, args: argparse.Namespace, console: Console) -> int:
     if args.json:
         record = {"serial": serial, "outcome": args.verdict, "ledger": receipt.as_json()}
         _print_json(record, console)
@@ -473,6 +565,11 @@ def _settings(args: argparse.Namespace) -> Settings:
         for flag, place in _FLAGS.items()
         if (value := getattr(args, flag, None)) is not None
     }
+    if _PASSWORD.search(getattr(args, "database", None) or ""):
+        raise UsageError(
+            "a password on the command line can be seen by every user of this host",
+            hint="write it into ~/.pgpass, or the URL into the configuration ([ledger] database)",
+        )
     config = args.config if args.config is not None else os.environ.get(ENV_PREFIX + "CONFIG")
     if config == "":
         raise UsageError("--config (CONFIG=) is empty", hint="name a file, or leave it out")
@@ -488,7 +585,8 @@ def _print(line: str, console: Console) -> None:
     with _quiet_pipe(console):
         if sys.stdout is not None:
             encoding = sys.stdout.encoding or "utf-8"
-            print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+            line = visible(line).encode(encoding, "backslashreplace").decode(encoding)
+            print(line, flush=True)
 
 
 @contextlib.contextmanager
@@ -510,6 +608,13 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         prog = f"{self.prog} {self.called}".strip()
         raise UsageError(message, hint=f"{prog} --help lists what can be given")
+
+
+def _with_verb(argv: Sequence[str]) -> Sequence[str]:
+    """Let ``station --name S1`` stand for ``station run --name S1``."""
+    flag = argv[1] if argv[:1] == ["station"] and len(argv) > 1 else ""
+    runs = flag.startswith("-") and flag not in ("-h", "--help")
+    return ["station", "run", *argv[1:]] if runs else argv
 
 
 def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
@@ -561,6 +666,8 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     _disable(stamp)
 
     _fleet_parser(commands)
+    _submit_parser(commands)
+    _station_parser(commands)
 
     doctor = _command(commands, "doctor", _doctor, "look whether host, BSP and API are ready")
     doctor.add_argument(
@@ -711,6 +818,69 @@ def _fleet_parser(commands: Any) -> None:
     _operator(fleet)
 
 
+def _submit_parser(commands: Any) -> None:
+    submit = _command(commands, "submit", _submit, "queue many devices for the stations")
+    submit.add_argument(
+        "serials",
+        metavar="SERIALS",
+        help="a text file, a CSV with a column serial, a range like AZJN-0001..AZJN-1000, or -",
+    )
+    submit.add_argument(
+        "--station", metavar="NAME", dest="only", help="the only one that may make them"
+    )
+    submit.add_argument(
+        "--again", action="store_true", help="queue devices that are done, or unknown, too"
+    )
+    submit.add_argument("--sandbox", action="store_true", help="for stations in the sandbox")
+    submit.add_argument(
+        "--yes",
+        action="store_const",
+        const=True,
+        help="queue serials that were flashed before ([ledger] reprovision = confirm)",
+    )
+    _database(submit)
+
+
+def _station_parser(commands: Any) -> None:
+    about = "make devices from the common queue: run (the default), status, resolve, reassign"
+    station = commands.add_parser("station", help=about, description=about, allow_abbrev=False)
+    verbs = station.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    run = _command(verbs, "run", _station_run, "make devices until Ctrl-C or SIGTERM")
+    run.add_argument("--name", metavar="NAME", dest="station", help="of this station, e.g. S1")
+    run.add_argument(
+        "--lanes", metavar="N", type=int, default=4, help="images at a time; default: 4"
+    )
+    run.add_argument(
+        "--lane",
+        metavar="BUS-PORT",
+        action="append",
+        default=[],
+        help="flash at this USB instance, e.g. 1-3; several times; default: all in recovery mode",
+    )
+    run.add_argument(
+        "--out", metavar="DIR", type=Path, help="write an image for each device; none is flashed"
+    )
+    run.add_argument(
+        "--image", metavar="FILE", type=Path, help="a base that was built before; no BSP is needed"
+    )
+    run.add_argument("--operator", metavar="NAME", help="who works here; default: the user")
+    _site(run)
+    _bsp(run)
+    _owner(run)
+
+    status = _command(verbs, "status", _station_status, "stations, lanes, queues, orphans")
+
+    resolve = _command(verbs, "resolve", _station_resolve, "say what became of a device")
+    _verdict(resolve)
+
+    reassign = _command(verbs, "reassign", _station_reassign, "give a station's devices to others")
+    reassign.add_argument("name", metavar="NAME", nargs="?", help="of the station")
+    reassign.add_argument("--dead", action="store_true", help="of every one that is dead")
+    for verb in (run, status, resolve, reassign):
+        _database(verb)
+
+
 def _ledger(commands: Any) -> None:
     about = "the record of every attempt: list, show, verify, export, resolve"
     ledger = commands.add_parser("ledger", help=about, description=about, allow_abbrev=False)
@@ -739,6 +909,12 @@ def _ledger(commands: Any) -> None:
     resolve = _command(
         verbs, "resolve", _ledger_resolve, "say how an attempt ended, or that a device is retired"
     )
+    _verdict(resolve)
+    for verb in (every, show, verify, export, resolve):
+        _database(verb)
+
+
+def _verdict(resolve: argparse.ArgumentParser) -> None:
     resolve.add_argument("serial", metavar="SERIAL", help="the device's serial")
     resolve.add_argument(
         "verdict",
@@ -748,8 +924,6 @@ def _ledger(commands: Any) -> None:
     )
     resolve.add_argument("--reason", required=True, help="why, for whoever asks later")
     resolve.add_argument("--sandbox", action="store_true", help="a device of the sandbox")
-    for verb in (every, show, verify, export, resolve):
-        _database(verb)
 
 
 def _path(text: str) -> Path:

@@ -9,14 +9,16 @@ from .errors import OperatorError
 from .model import Build, BuildRecord, Finding
 from .progress import Lasting, Live, Quiet
 from .secret import redact
+from .visible import visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .displays import Plain
+    from .displays import Lines, Plain
     from .fleet.plan import Plan
     from .smoke import SmokeReport
     from .stamps import StampRecord
+    from .stations.submission import Submission
     from .verification import Report
 
 
@@ -36,9 +38,10 @@ class Console:
         logger.setLevel(logging.DEBUG)
 
     def say(self, line: str) -> None:
-        """Write one line."""
+        """Write one line, or the several of a traceback; nothing in it commands the terminal."""
         if self._stream is not None:
-            print(redact(line), file=self._stream, flush=True)
+            lines = redact(line).expandtabs().split("\n")
+            print("\n".join(map(visible, lines)), file=self._stream, flush=True)
 
     def began(self, build: Build) -> None:
         """A build begins."""
@@ -101,6 +104,17 @@ class Console:
             return Bars(self.say, self._stream)
         return Plain(self.say)
 
+    def station(self) -> Lines:
+        """Return what shows a station."""
+        from .displays import Lines
+
+        return Lines(self.say)
+
+    def submitted(self, submission: Submission) -> None:
+        """A list has been queued."""
+        for line in submission.lines():
+            self.say(line)
+
     def planned(self, plan: Plan) -> None:
         """A fleet has been planned."""
         from .displays import lines_of
@@ -113,7 +127,8 @@ class Console:
         from .report import summary_lines
 
         *lines, last = summary_lines(fleet)
-        for line in (*lines, f"report: {fleet['report']}", last):
+        report = [f"report: {fleet['report']}"] if fleet["report"] else []
+        for line in (*lines, *report, last):
             self.say(line)
 
     def examined(self, findings: list[Finding]) -> None:

@@ -112,6 +112,44 @@ ENTRIES: dict[str, Entry] = {
         " own come before the shipped ones.",
         examples=("hooks",),
     ),
+    "submit": Entry(
+        usage="SERIALS --database URL [options]",
+        about="Puts a list of devices into the common queue in PostgreSQL, from which the stations"
+        " take them. A device that is done, or waits already, is left out.",
+        examples=(
+            "submit AZJN-0001..AZJN-1000 --database postgresql://factory@db.internal.example.com"
+            "/azaion",
+        ),
+    ),
+    "station": Entry(
+        usage="[COMMAND] ...",
+        about="Makes devices from the common queue; without a COMMAND it is run.",
+        examples=("station status",),
+    ),
+    "station run": Entry(
+        usage="--name NAME --database URL [options]",
+        about="Takes devices from the queue and makes them, as fleet does, until Ctrl-C: what is"
+        " running is then finished, and the rest goes back. Twice stops at once.",
+        examples=("station run --name S1 --lanes 4 --out images",),
+    ),
+    "station status": Entry(
+        usage="--database URL [options]",
+        about="Shows the stations with the age of their last sign of life, their lanes, what waits,"
+        " and the devices whose station is gone.",
+        examples=("station status",),
+    ),
+    "station resolve": Entry(
+        usage="SERIAL {done,failed,retired} --reason REASON [options]",
+        about="Writes down what became of a device whose station died while flashing it; it is"
+        " never repeated by itself.",
+        examples=('station resolve AZJN-0042 failed --reason "looked at it: no image"',),
+    ),
+    "station reassign": Entry(
+        usage="(NAME | --dead) [options]",
+        about="Gives the devices of a station that is gone to the others. The station cannot end"
+        " them any more, should it come back.",
+        examples=("station reassign S1", "station reassign --dead"),
+    ),
     "ledger": Entry(
         usage="COMMAND ...",
         about="Reads the ledger: which identity went into which device, when, by whom, from which"

@@ -46,7 +46,8 @@ from .model import (
 from .signals import held_back
 
 if TYPE_CHECKING:
-    from .ledger import Ledger
+    from .ledger import Entry, Standing
+    from .settings import LedgerSettings
     from .targets import Opened, Target
 
 _logger = logging.getLogger(__name__)
@@ -69,7 +70,23 @@ class Watcher(Protocol):
         """A check saw something that does not stop the build."""
 
 
-def run(build: Build, hook: pluggy.HookRelay, watcher: Watcher, ledger: Ledger) -> BuildRecord:
+class Book(Protocol):
+    """Where an attempt is written down: the ledger, or a part of it that is this attempt's."""
+
+    def begin(self, entry: Entry, settings: LedgerSettings) -> Receipt:
+        """Commit the intent to provision, unless something speaks against it."""
+        ...
+
+    def write(self, entry: Entry) -> Receipt:
+        """Commit one row."""
+        ...
+
+    def standings(self, accounts: Mapping[str, str], *, sandbox: bool) -> dict[str, Standing]:
+        """Return what is known of each serial."""
+        ...
+
+
+def run(build: Build, hook: pluggy.HookRelay, watcher: Watcher, ledger: Book) -> BuildRecord:
     """Run every step for one device and return what was done.
 
     Whatever goes wrong ends in the record, an interrupt and a bug (with its traceback in the log)
@@ -109,7 +126,7 @@ def with_base(
 
 
 def stamped(
-    build: Build, blank: Blank, hook: pluggy.HookRelay, watcher: Watcher, ledger: Ledger
+    build: Build, blank: Blank, hook: pluggy.HookRelay, watcher: Watcher, ledger: Book
 ) -> BuildRecord:
     """Give one device its identity in an image that is built already; return what was done.
 
@@ -127,7 +144,7 @@ def issued(
     targets: Sequence[Target],
     hook: pluggy.HookRelay,
     watcher: Watcher,
-    ledger: Ledger,
+    ledger: Book,
 ) -> BuildRecord:
     """Give one device a new credential in what is finished already; return what was done.
 
@@ -164,7 +181,7 @@ class _Attempt:
     build: Build
     hook: Any
     watcher: Watcher
-    ledger: Ledger | None = None
+    ledger: Book | None = None
     began: float = field(default_factory=time.monotonic)
     current: str = "lock"
     identity: DeviceIdentity | None = None
@@ -279,7 +296,7 @@ def _attempt(
     hook: pluggy.HookRelay,
     watcher: Watcher,
     steps: _Steps,
-    ledger: Ledger | None = None,
+    ledger: Book | None = None,
 ) -> BuildRecord:
     done = _Attempt(build=build, hook=hook, watcher=watcher, ledger=ledger)
     watcher.began(build)

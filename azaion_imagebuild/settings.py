@@ -294,6 +294,26 @@ class LedgerSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StationSettings:
+    """[station]"""
+
+    dead_after: float = option(
+        60.0, "seconds of silence after which other stations take its devices", kind="duration"
+    )
+    retries: int = option(
+        3, "further tries of a device that the admin API refused or did not answer", kind="whole"
+    )
+    retry_wait: float = option(
+        10.0,
+        "seconds before the first of them; each further one waits twice as long",
+        kind="number",
+    )
+    keep: int = option(
+        168, "hours for which station status shows a device that is not done", kind="whole"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Every setting, by section of imagebuild.toml."""
 
@@ -307,3 +327,4 @@ class Settings:
     image: ImageSettings = field(default_factory=ImageSettings)
     smoke: SmokeSettings = field(default_factory=SmokeSettings)
     ledger: LedgerSettings = field(default_factory=LedgerSettings)
+    station: StationSettings = field(default_factory=StationSettings)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import postgres as servers
 import pytest
 from pyfakefs.fake_filesystem import FakeFilesystem
 from world import EMAIL, SERIAL, Ran, Request, Run, Script, Tree, add_usb_device
@@ -95,6 +97,15 @@ def api_url(accounts: Accounts) -> Iterator[str]:
     """The embedded admin API, for real, on a port of its own."""
     with admin_api(accounts) as server:
         yield server.url
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[servers.Postgres]:
+    """A real PostgreSQL; whoever wants it empty calls its ``empty``."""
+    server = servers.started()
+    yield server
+    server.stop()
+    shutil.rmtree(server.folder)
 
 
 @pytest.fixture

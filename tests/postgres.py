@@ -47,18 +47,31 @@ class Postgres:
             "initdb", "-D", self._data, "-U", "azaion", "-A", "trust", "--no-sync", "-E", "UTF8"
         )
 
-    def psql(self, statement: str) -> None:
-        self._run("psql", "-q", "-v", "ON_ERROR_STOP=1", self.url, "-c", statement)
+    def psql(self, statement: str) -> str:
+        """Return what a statement answers, a line for each row."""
+        return self._run("psql", "-qAtX", "-v", "ON_ERROR_STOP=1", self.url, "-c", statement)
+
+    def empty(self) -> None:
+        """Take everything out of the database."""
+        self.psql("SET client_min_messages = error; DROP SCHEMA public CASCADE")
+        self.psql("CREATE SCHEMA public")
+
+    def dump(self) -> str:
+        """Return the whole database as text."""
+        return self._run("pg_dump", self.url)
 
     @property
     def _data(self) -> str:
         return str(self.folder / "data")
 
-    def _run(self, name: str, *args: str) -> None:
+    def _run(self, name: str, *args: str) -> str:
         argv = [str(self.bin / name), *args]
         if os.geteuid() == 0:  # PostgreSQL refuses to run as root
             argv = ["setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups", *argv]
-        subprocess.run(argv, check=True, cwd=self.folder, stdout=subprocess.DEVNULL)
+        with tempfile.TemporaryFile() as out:  # no pipe: the server would keep it open
+            subprocess.run(argv, check=True, cwd=self.folder, stdout=out)
+            out.seek(0)
+            return out.read().decode()
 
 
 def started() -> Postgres:

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pty
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,6 +26,8 @@ import pytest
 from world import Ran, Run
 
 from azaion_imagebuild import cli
+from azaion_imagebuild.console import Console
+from azaion_imagebuild.displays import Bars
 from azaion_imagebuild.ledger import this_process
 from azaion_imagebuild.ledger.entry import is_alive, this_host
 from azaion_imagebuild.sandbox import Sandbox
@@ -334,3 +337,161 @@ def test_a_reason_may_be_any_bytes(run: Run) -> None:
     resolve = ("ledger", "resolve", "--sandbox", "AZJN-0001", "failed", "--reason", reason)
     assert run(*resolve).code == 0
     assert run("ledger", "verify").code == 0
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:hunter2hunter2@127.0.0.1:1/db",
+        "postgresql://127.0.0.1:1/db?user=u&password=hunter2hunter2",
+        "postgresql://127.0.0.1:1/db?sslmode=disable&sslpassword=hunter2hunter2",
+        "postgresql://u:p@hunter2hunter2@127.0.0.1:1/db",
+        "postgresql://u:hunter2hunter2@127.0.0.1:port/db",
+        "postgresql://u:p:hunter2hunter2/x@127.0.0.1/db",
+        "u:hunter2hunter2@127.0.0.1",
+        "mysql://u:hunter2hunter2@127.0.0.1/db",
+        "sqlite://u:hunter2hunter2@127.0.0.1/db",
+    ],
+)
+def test_the_ledger_s_password_is_in_no_message(run: Run, url: str) -> None:
+    Path("imagebuild.toml").write_text(f"[ledger]\ndatabase = {json.dumps(url)}\n")
+    ran = run("ledger", "list", "--json")
+    assert ran.code == 9
+    assert "hunter2" not in ran.out + ran.err
+
+
+def test_a_password_on_the_command_line_is_refused(run: Run) -> None:
+    for url in ("postgresql://u:hunter2@h/db", "postgresql://h/db?user=u&password=hunter2"):
+        ran = run("ledger", "list", "--database", url)
+        assert (ran.code, "every user" in ran.err, "hunter2" in ran.err) == (2, True, False)
+
+
+def plant(kind: str, path: Path) -> None:
+    """Put something in the place of the ledger, as another user might."""
+    if kind == "link":
+        path.symlink_to("/etc/passwd")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.touch()
+        path.chmod(0o666)
+    if kind == "open folder":
+        path.unlink()
+        path.parent.chmod(0o777)
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "fifo", "open file", "open folder"])
+def test_a_ledger_that_was_planted_is_refused(run: Run, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "srv/ledger.sqlite3"
+    path.parent.mkdir()
+    plant(kind, path)
+    ran = run("image", "--serial", "AZJN-0001", "--database", f"sqlite:///{path}")
+    assert ran.code == 9
+    assert not Sandbox(Path("../state/azaion-imagebuild/sandbox")).accounts.list()
+
+
+EVIL = "m\x1b]0;owned\x07.\x1b[2Jkovacs\u202e"
+
+
+@pytest.mark.parametrize("bars", [False, True])
+def test_a_name_in_the_ledger_does_not_command_the_terminal(run: Run, bars: bool) -> None:
+    assert run("image", "--serial", "XYZ-0001", "--operator", EVIL).code == 0
+    assert run("image", "--serial", "AZJN-0002", "--operator", EVIL).code == 0
+    Path("imagebuild.toml").write_text('[ledger]\nreprovision = "refuse"\n')
+    said = [run("ledger", "list"), run("ledger", "show", "XYZ-0001"),
+            run("image", "--serial", "AZJN-0002")]  # fmt: skip
+    assert all("kovacs" in ran.out + ran.err for ran in said)
+    assert not any(mark in ran.out + ran.err for ran in said for mark in "\x1b\x07\u202e")
+    stream = io.StringIO()
+    display = Bars(lambda line: None, stream) if bars else Console(stream).fleet(scans=False)
+    display.going(["job 1"])
+    display.ended("job 1", {"serial": "AZJN-0001", "outcome": "failed", "error": EVIL})
+    display.said(EVIL)
+    display.gone()
+    assert "kovacs" in stream.getvalue()
+    assert not any(mark in stream.getvalue() for mark in "\x07\u202e")
+
+
+def test_a_folder_s_name_does_not_command_the_terminal(run: Run) -> None:
+    Path("\x1b[2Jimages").mkdir(mode=0o755)
+    ran = run("fleet", "AZJN-0001", "--out", "\x1b[2Jimages")
+    assert (ran.code, "\x1b" in ran.err) == (0, False)
+
+
+def test_a_report_that_cannot_be_written_is_found_before_an_account_is_touched(run: Run) -> None:
+    Path("file").touch()
+    ran = run("fleet", "AZJN-0001", "--out", "images", "--report", "file/report", "--json")
+    assert (ran.code, "give another folder by --report" in ran.err) == (2, True)
+    assert not Path("images").exists()
+
+
+def test_a_report_that_cannot_be_written_any_more_hides_nothing(run: Run, plugin: Plugin) -> None:
+    plugin("""
+import shutil
+from pathlib import Path
+
+@hookimpl
+def post_flash(build):
+    shutil.rmtree("report")
+    Path("report").touch()
+""")
+    ran = run("fleet", "AZJN-0001", "--out", "images", "--report", "report", "--json")
+    assert (ran.code, outcomes(ran), ran.json["report"]) == (0, {"AZJN-0001": "done"}, None)
+    assert "cannot write the report" in ran.err
+
+
+def a_file(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("precious")
+    return path
+
+
+@pytest.mark.parametrize("planted", ["notes/file", "1-3/file", "file", "1-3/Linux_for_Tegra"])
+def test_what_is_no_lane_is_not_removed_as_one(run: Run, tmp_path: Path, planted: str) -> None:
+    sandbox = Sandbox(tmp_path / "state/azaion-imagebuild/sandbox")
+    sandbox.create(1.0)
+    kept = a_file(sandbox.dir / "Linux_for_Tegra.lanes" / planted)
+    if planted.endswith("Linux_for_Tegra"):  # a link to another BSP, whose images are its own
+        kept = a_file(tmp_path / "other/bootloader/system.img")
+        (sandbox.dir / "Linux_for_Tegra.lanes" / planted).unlink()
+        (sandbox.dir / "Linux_for_Tegra.lanes" / planted).symlink_to(tmp_path / "other")
+    assert run("image", "--serial", "AZJN-0001").code == 0
+    ran = run("fleet", "AZJN-0002")
+    assert (ran.code, "move away what stands there" in ran.err) == (3, True)
+    assert kept.read_text() == "precious"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look everywhere")
+def test_a_folder_that_nobody_may_look_into_is_refused(run: Run) -> None:
+    Path("closed").mkdir(mode=0)
+    ran = run("fleet", "AZJN-0001", "--out", "closed/images")
+    assert (ran.code, "cannot write into" in ran.err) == (2, True)
+
+
+def test_an_interrupt_after_the_last_device_hides_nothing(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rmtree = shutil.rmtree
+
+    def interrupted(path: Path, ignore_errors: bool = False) -> None:
+        rmtree(path, ignore_errors)
+        if not ignore_errors and path.name == ".azaion-fleet":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("azaion_imagebuild.fleet.places.shutil.rmtree", interrupted)
+    ran = run("fleet", "AZJN-0001", "--out", "images", "--json")
+    assert outcomes(ran) == {"AZJN-0001": "done"}
+    assert Path(ran.json["report"]).is_file()
+
+
+def test_an_interrupt_at_any_other_moment_is_one_line_of_json(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("azaion_imagebuild.serials._lines", interrupted)
+    ran = run("fleet", "AZJN-0001", "--out", "images", "--json")
+    assert (ran.code, ran.json["outcome"], ran.json["exit_code"]) == (130, "interrupted", 130)

@@ -25,7 +25,7 @@ $function "$1" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"
 printf '%s\n' "${COMPREPLY[@]}"
 """
 WORDS = [
-    (["sta"], "stamp"),
+    (["stam"], "stamp"),
     (["image", "--bo"], "--board"),
     (["image", "--inject", ""], "stamp"),
     (["ledger", "res"], "resolve"),

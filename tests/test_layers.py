@@ -11,7 +11,7 @@ PACKAGE = Path(azaion_imagebuild.__file__).parent
 ROOT = PACKAGE.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"", "errors", "secret", "resources", "trust", "signals", "manual"}),
+    frozenset({"", "errors", "secret", "resources", "trust", "signals", "manual", "visible"}),
     frozenset({"model", "settings", "identity", "usb", "placeholder", "account_id", "contract"}),
     frozenset(
         {
@@ -65,6 +65,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"builds", "records"}),
     frozenset({"stamps", "rotation"}),
     frozenset({"fleet"}),
+    frozenset({"stations"}),
     frozenset({"displays"}),
     frozenset({"console", "completion"}),
     frozenset({"cli"}),

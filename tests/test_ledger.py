@@ -7,7 +7,6 @@ import dataclasses
 import io
 import json
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from postgres import Postgres, started
+from postgres import Postgres
 from world import EMAIL, SERIAL, Ran, Run
 
 from azaion_imagebuild.errors import FlashError, LedgerError, PreflightError
@@ -33,24 +32,15 @@ from azaion_imagebuild.settings import LedgerSettings
 ALLOW = LedgerSettings()
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    server = started()
-    yield server
-    server.stop()
-    shutil.rmtree(server.folder)
-
-
 @pytest.fixture(params=["sqlite", "postgresql"])
 def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
     """An empty ledger, once in a file and once in a real PostgreSQL."""
     if request.param == "sqlite":
         url = f"sqlite:///{tmp_path / FILE}"
     else:
-        server: Postgres = request.getfixturevalue("server")
-        server.psql("DROP SCHEMA public CASCADE")
-        server.psql("CREATE SCHEMA public")
-        url = server.url
+        postgres: Postgres = request.getfixturevalue("postgres")
+        postgres.empty()
+        url = postgres.url
     with Ledger(url) as opened:
         yield opened
 
@@ -325,12 +315,12 @@ def test_a_ledger_of_a_newer_version_is_not_touched(file: Path) -> None:
         ledger.write(entry())
 
 
-def test_a_server_that_restarts_is_waited_for(server: Postgres) -> None:
-    with Ledger(server.url) as ledger:
+def test_a_server_that_restarts_is_waited_for(postgres: Postgres) -> None:
+    with Ledger(postgres.url) as ledger:
         ledger.write(entry())
         rows = ledger.head().row
-        server.stop()
-        later = threading.Timer(1.0, server.start)
+        postgres.stop()
+        later = threading.Timer(1.0, postgres.start)
         later.start()
         ledger.write(flashed())
         later.join()
@@ -422,7 +412,8 @@ def test_a_ledger_that_cannot_be_written_stops_the_build_before_the_account(
         "no driver": "mysql://db/azaion",
         "no server": "postgresql://nobody:secretword@127.0.0.1:1/x",
     }.get(place, f"sqlite:///{bad}")
-    ran = run("image", "--serial", SERIAL, "--json", "--database", url)
+    Path("imagebuild.toml").write_text(f"[ledger]\ndatabase = {json.dumps(url)}\n")
+    ran = run("image", "--serial", SERIAL, "--json")
     assert ran.code == 9
     record = records(ran)
     assert (record["account"], record["ledger"], record["flashed"]) == (None, None, False)

@@ -31,7 +31,7 @@ def make(
 def test_make_alone_lists_the_targets() -> None:
     done = make()
     assert done.returncode == 0
-    for target in ("image", "fleet", "test", "check", "clean"):
+    for target in ("image", "fleet", "test", "check", "docs", "clean"):
         assert f"make {target}" in done.stdout
 
 

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import venv
 import zipfile
@@ -62,7 +61,7 @@ def installed(dist: Path, wheel: Path) -> Path:
     venv.create(environment, with_pip=False)
     python = environment / "bin/python"
     (packages,) = environment.glob("lib/python3*/site-packages")
-    others = {sysconfig.get_paths()[name] for name in ("purelib", "platlib")}
+    others = [folder for folder in sys.path if folder.endswith("-packages")]
     (packages / "dependencies.pth").write_text("\n".join(others))
     run(python, "-m", "pip", "install", "--ignore-installed", *OFFLINE, wheel, cwd=dist)
     return environment

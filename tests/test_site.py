@@ -48,6 +48,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_the_menu_leads_to_pages_that_there_are() -> None:
+    menu = set(re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    assert menu <= {page.name for page in (ROOT / "docs").glob("*.md")}
+
+
 def test_every_page_is_built_and_loads_nothing_from_elsewhere(site: Path) -> None:
     for page in (ROOT / "docs").glob("*.md"):
         addresses = Loads((site / f"{page.stem}.html").read_text()).addresses

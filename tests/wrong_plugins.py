@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import shutil
@@ -147,6 +148,36 @@ class OnceOnly(WrongClient):
         if reply.status_code == 409:
             raise ProvisioningError("the account exists", hint="delete it")
         return reply
+
+
+class NewPasswordForEachTry(WrongIdentity):
+    """Tries again with another password, and returns the first one."""
+
+    fails = (
+        "test_a_reply_that_is_lost_once_locks_nobody_out[first request]",
+        "test_a_reply_that_is_lost_once_locks_nobody_out[second request]",
+    )
+
+    def enroll(self, build: Build) -> DeviceIdentity:
+        settings = dataclasses.replace(build.settings.admin_api, retries=0)
+        first = new_password()
+        with AdminApi(settings) as api:
+            try:
+                return api.enroll(build.serial, build.email, first)
+            except ProvisioningError:
+                found = api.enroll(build.serial, build.email, new_password())
+                return dataclasses.replace(found, password=first)
+
+
+class FirstSegment(WrongIdentity):
+    """Takes the serial apart by itself, and not as the runbook says."""
+
+    fails = ("test_the_identity_is_the_serials_own",)
+
+    def enroll(self, build: Build) -> DeviceIdentity:
+        email = f"azaion-jetson-{build.serial.split('-')[1].lower()}@azaion.com"
+        with AdminApi(build.settings.admin_api) as api:
+            return api.enroll(build.serial, email, new_password())
 
 
 class AlwaysNew(WrongClient):
@@ -367,8 +398,9 @@ class OnACommandLine(WrongClient):
 
 
 IDENTITIES: list[type[WrongIdentity]] = [
-    AnotherAccount, WeakPassword, PlainPassword, TwoPasswords, NoUpdate, OnceOnly, AlwaysNew,
-    OnePassword, SharedState, NeedsARootfs, Prints, Logs, LeavesAFile, SetsAVariable, StagesToo,
+    AnotherAccount, FirstSegment, WeakPassword, PlainPassword, TwoPasswords, NoUpdate, OnceOnly,
+    NewPasswordForEachTry, AlwaysNew, OnePassword, SharedState, NeedsARootfs, Prints, Logs,
+    LeavesAFile, SetsAVariable, StagesToo,
     RaisesItsLibrarysErrors, NoHint, Deaf, Gullible, Patient, PatientWithDrips, Hasty,
     FollowsRedirects, QuotesTheAnswer, KeepsTheRequestInItsCause, InTheAddress, OnACommandLine,
 ]  # fmt: skip

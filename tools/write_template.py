@@ -34,6 +34,7 @@ SECTIONS = {
     "image": "The image.",
     "smoke": "The test of the flashed device.",
     "ledger": "The ledger: which identity went into which device, when, from which image.",
+    "station": "Many stations on one PostgreSQL ([ledger] database).",
 }
 EXAMPLES: dict[str, Any] = {
     "admin_api.url": "https://admin.internal.example.com",
@@ -128,10 +129,11 @@ def print_page() -> None:
         if key.section != section:
             section = key.section
             print(f"\n## [{section}]\n\n{SECTIONS[section]}\n")
-            print("| key | what it is | default | variable `…` | flag |")
-            print("| --- | --- | --- | --- | --- |")
-        cells = [f"`{key.name}`", help_of(key), default_of(key), variable_of(key)]
-        print(f"| {' | '.join(cells)} | {flags.get((key.section, key.name), '')} |")
+            print("| key | what it is | flag, variable |")
+            print("| --- | --- | --- |")
+        ways = [flags.get((key.section, key.name)), variable_of(key)]
+        shown = ", ".join(filter(None, ways)) or "the file only"
+        print(f"| `{key.name}` | {help_of(key)} | {shown} |")
 
 
 def flags_of(parser: argparse.ArgumentParser) -> Iterator[str]:
@@ -144,19 +146,16 @@ def flags_of(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def help_of(key: Key) -> str:
-    """Return a key's help, with its choices or an example where there is no default."""
+    """Return a key's help with its default; with an example where there is none."""
     text = key.help.replace("|", "\\|")
     for name in ("{email}", "{id}", "{serial}", "{usb_instance}"):
         text = text.replace(name, f"`{name}`")
+    if key.default not in (None, [], {}):
+        return f"{text}; default: `{toml(key.default)}`"
     example = EXAMPLES.get(f"{key.section}.{key.name}")
-    if example is not None:
+    if example is not None and "e.g." not in text:
         text += f"; e.g. `{toml(example)}`"
     return text
-
-
-def default_of(key: Key) -> str:
-    """Return a key's default as the file writes it; nothing where it is unset."""
-    return "" if key.default in (None, [], {}) else f"`{toml(key.default)}`"
 
 
 def variable_of(key: Key) -> str:

@@ -29,6 +29,10 @@ class DeviceWatch:
     """USB instances whose device had its turn and has not been seen to go since."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def is_there(self, sysfs: Path, instance: str) -> bool:
+        """Tell whether a device that had no turn yet is in recovery mode at a USB instance."""
+        return self._is_new(instance, device_at(sysfs, instance))
+
     def next_device(
         self, sysfs: Path, instance: str, seconds: float, stopped: Callable[[], bool]
     ) -> RecoveryDevice:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import pluggy
 
 from .. import __version__, stamps
 from ..builds import (
@@ -31,13 +34,14 @@ from ..ledger.entry import user
 from ..model import BuildRecord
 from ..pipeline import Blank, Watcher, fingerprints, sha256_of, with_base
 from ..plugins import load_plugins
-from ..report import write_report
+from ..report import check_folder, write_report
 from ..serials import Listed, read_list, scanned
 from ..settings import Settings
 from ..usb import checked_instances, devices_to_flash
 from .devices import DeviceWatch
 from .places import (
     Folder,
+    InPlace,
     OnLane,
     Place,
     device_is_done,
@@ -61,6 +65,8 @@ class Order:
     jobs: int = 8
     out: Path | None = None
     """Folder of the images; None: devices are flashed."""
+    work: Path | None = None
+    """Folder for what is needed meanwhile; None: one in the state folder."""
     base: Path | None = None
     """An image with a placeholder; None: the BSP's own base, built when it is out of date."""
     lanes: tuple[str, ...] = ()
@@ -114,7 +120,8 @@ def run_fleet(
     hook = load_plugins(settings.hooks, required=REQUIRED).hook
     listed = [] if order.scans else read_list(order.source, settings.serial.pattern)
     began = time.time()
-    with _parts(order, settings) as (used, sandbox), the_ledger(settings) as ledger:
+    folder = order.report or state_dir_of(settings) / "fleet" / _stamp(began)
+    with parts_for(order, settings) as (used, sandbox), the_ledger(settings) as ledger:
 
         def planned(listed: Sequence[Listed]) -> Plan:
             return _planned(order, used, listed, ledger, sandbox=sandbox)
@@ -122,6 +129,7 @@ def run_fleet(
         plan = planned(listed)
         display.planned(plan)
         plan.refuse_errors()
+        check_folder(folder)
         scanner = _scanner(used, planned, display) if order.scans else None
         run = Run(
             feed=scanner or Feed.of(plan.todo, pinned=order.out is None),
@@ -131,12 +139,26 @@ def run_fleet(
             max_failures=order.max_failures,
         )
         if plan.todo or scanner:
-            _run(order, used, plan, run, watcher)
+            try:
+                _run(order, used, plan, run, watcher)
+            except KeyboardInterrupt:  # while the places were closed: what is done is still told
+                if not run.records:
+                    raise
+                run.interrupted = True
         if scanner:
             plan = Plan.of_all(scanner.plans.values(), sandbox=sandbox)
         fleet = _told(plan, run, began, used)
-    folder = order.report or state_dir_of(settings) / "fleet" / _stamp(began)
-    return {**fleet, "report": str(write_report(folder, fleet))}
+    return {**fleet, "report": _reported(folder, fleet, display)}
+
+
+def _reported(folder: Path, fleet: dict[str, Any], display: FleetDisplay) -> str | None:
+    """Write the report; a disk that is full by now must not hide what was done."""
+    try:
+        return str(write_report(folder, fleet))
+    except UsageError as error:
+        display.said(f"error: {error.message}")
+        display.said(f"hint: {error.hint}")
+        return None
 
 
 def _refuse_fuses(settings: Settings) -> None:
@@ -160,8 +182,9 @@ def _scanner(
 
 def _run(order: Order, settings: Settings, plan: Plan, run: Run, watcher: Watcher) -> None:
     """Get the places ready and do every device."""
-    make = _lanes if order.out is None else _folder
-    with make(order, settings, plan, run, watcher) as places:
+    with places_for(
+        order, settings, plan, run.hook, watcher, stopped=lambda: run.feed.closed
+    ) as places:
         if isinstance(run.feed, Scanner):
             run.display.said("scan the labels; end with Ctrl-D")
             run.feed.start()
@@ -169,40 +192,94 @@ def _run(order: Order, settings: Settings, plan: Plan, run: Run, watcher: Watche
 
 
 @contextmanager
-def _folder(
-    order: Order, settings: Settings, plan: Plan, run: Run, watcher: Watcher
+def places_for(
+    order: Order,
+    settings: Settings,
+    plan: Plan,
+    hook: pluggy.HookRelay,
+    watcher: Watcher,
+    *,
+    stopped: Callable[[], bool],
 ) -> Iterator[list[Place]]:
-    """Hold the folder of the images; as many copies are made at a time as there are jobs."""
-    assert order.out is not None  # noqa: S101 - _run has looked
+    """Build the base if need be, and yield the places where devices are made.
+
+    Args:
+        order: what is asked for; with ``scans`` nobody knows how many devices there will be.
+        settings: of the site, with the sandbox's parts where they are used.
+        plan: which devices.
+        hook: the plug-ins.
+        watcher: who is told how the base is built.
+        stopped: whether nothing new shall begin: waiting for a device then ends.
+
+    Raises:
+        OperatorError: they cannot be made ready; no account was touched.
+    """
     jobs = order.jobs if order.scans else min(order.jobs, len(plan.todo))
-    with opened_folder(order.out, settings.build.lock_wait):
+    if order.out is None and order.base is None:
+        made = _lanes(order, settings, plan, hook, watcher, stopped, jobs)
+    else:
+        made = _copies(order, settings, plan, hook, watcher, jobs)
+    with made as places:
+        yield places
+
+
+@contextmanager
+def _copies(
+    order: Order,
+    settings: Settings,
+    plan: Plan,
+    hook: pluggy.HookRelay,
+    watcher: Watcher,
+    jobs: int,
+) -> Iterator[list[Place]]:
+    """Hold the folder of the images; as many copies are made at a time as there are jobs.
+
+    A given base without a folder is for a site's own plug-in that flashes.
+    """
+    if order.out is None and all(
+        impl.plugin_name == "flash" for impl in hook.flash.get_hookimpls()
+    ):
+        raise UsageError(
+            "an image that was built before is flashed by a site's own plug-in, and there is none",
+            hint="give --out DIR, or leave --image out",
+        )
+    work = order.out or order.work or state_dir_of(settings) / "lanes"
+    with opened_folder(work, settings.build.lock_wait):
         if order.base is not None:
-            own = taken(order.out, _given_base(order.base, settings))
+            own = taken(work, _given_base(order.base, settings))
         else:
-            out, copies = order.out, list[Blank]()
+            copies = list[Blank]()
             build = base_build(settings, sandbox=plan.sandbox)
             _checked(
-                with_base(build, run.hook, watcher, lambda blank: copies.append(taken(out, blank)))
+                with_base(build, hook, watcher, lambda blank: copies.append(taken(work, blank)))
             )
             (own,) = copies
-        yield [
-            Folder(
-                name=f"job {number}",
-                dir=order.out,
-                blank=own,
-                settings=settings,
-                sandbox=plan.sandbox,
-            )
-            for number in range(1, jobs + 1)
-        ]
+        common: dict[str, Any] = {"settings": settings, "sandbox": plan.sandbox}
+        numbers = range(1, jobs + 1)
+        if order.out is not None:
+            yield [
+                Folder(name=f"job {number}", dir=order.out, blank=own, **common)
+                for number in numbers
+            ]
+        else:
+            yield [
+                InPlace(name=name, blank=taken(work, own, name), flash=True, **common)
+                for name in (f"lane {number}" for number in numbers)
+            ]
 
 
 @contextmanager
 def _lanes(
-    order: Order, settings: Settings, plan: Plan, run: Run, watcher: Watcher
+    order: Order,
+    settings: Settings,
+    plan: Plan,
+    hook: pluggy.HookRelay,
+    watcher: Watcher,
+    stopped: Callable[[], bool],
+    jobs: int,
 ) -> Iterator[list[Place]]:
     """Open a lane for each USB instance."""
-    instances = _instances(order, settings, plan)
+    instances = _instances(order, settings, plan, jobs)
     packed = max(settings.bsp.massflash, len(instances))
     bsp = dataclasses.replace(settings.bsp, massflash=packed)
     settings = dataclasses.replace(settings, bsp=bsp)
@@ -210,7 +287,7 @@ def _lanes(
     found: list[tuple[Blank, list[tuple[int, ...]]]] = []
     _checked(
         with_base(
-            build, run.hook, watcher, lambda blank: found.append((blank, fingerprints(blank.image)))
+            build, hook, watcher, lambda blank: found.append((blank, fingerprints(blank.image)))
         )
     )
     ((blank, before),) = found
@@ -229,13 +306,13 @@ def _lanes(
                 settings=settings,
                 sandbox=plan.sandbox,
                 watch=watch,
-                stopped=lambda: run.feed.closed,
+                stopped=stopped,
             )
             for lane in lanes
         ]
 
 
-def _instances(order: Order, settings: Settings, plan: Plan) -> tuple[str, ...]:
+def _instances(order: Order, settings: Settings, plan: Plan, jobs: int) -> tuple[str, ...]:
     """Return the USB instances to flash at: the named ones, or all in recovery mode.
 
     Raises:
@@ -244,8 +321,7 @@ def _instances(order: Order, settings: Settings, plan: Plan) -> tuple[str, ...]:
     if order.lanes:
         instances = checked_instances(order.lanes)
     elif plan.sandbox:
-        wanted = order.jobs if order.scans else min(order.jobs, len(plan.todo))
-        instances = checked_instances(the_sandbox(settings).usb_instances(wanted))
+        instances = checked_instances(the_sandbox(settings).usb_instances(jobs))
     else:
         found = devices_to_flash(settings.bsp.sysfs_usb)
         instances = tuple(each.instance for each in found)
@@ -270,7 +346,7 @@ def _given_base(path: Path, settings: Settings) -> Blank:
 
 
 @contextmanager
-def _parts(order: Order, settings: Settings) -> Iterator[tuple[Settings, bool]]:
+def parts_for(order: Order, settings: Settings) -> Iterator[tuple[Settings, bool]]:
     """Yield the settings to work with; a given base needs no BSP."""
     if order.base is None:
         with parts(settings) as (used, sandbox):
@@ -378,7 +454,8 @@ def _counted(outcomes: Iterable[str]) -> dict[str, int]:
 
 
 def _stamp(seconds: float) -> str:
-    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(seconds))
+    when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(seconds))
+    return f"{when}-{secrets.token_hex(3)}"  # two fleets may begin in one second
 
 
 def default_out(settings: Settings) -> Path:

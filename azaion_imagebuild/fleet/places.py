@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from .. import device_conf, images
+from ..bases import stamp_base
 from ..builds import device_build, stamping_build
 from ..errors import ImageBuildError, OperatorError, UsageError
 from ..lanes import Lane
@@ -20,6 +22,7 @@ from ..ledger import Entry, Standing
 from ..locks import locked
 from ..model import DEVICE_CONF, Build, Image
 from ..pipeline import Blank
+from ..placeholder import placeholder
 from ..serials import Listed
 from ..settings import Settings
 from ..stamping import copy_image, opened_for_stamping
@@ -27,6 +30,7 @@ from ..trust import is_own
 from .devices import DeviceWatch
 
 _WORK = ".azaion-fleet"
+_logger = logging.getLogger(__name__)
 
 
 class Place(Protocol):
@@ -35,6 +39,10 @@ class Place(Protocol):
     @property
     def name(self) -> str:
         """What an operator calls it."""
+        ...
+
+    def has_device(self) -> bool:
+        """Tell whether there is something to give an identity to; :meth:`ready` waits for it."""
         ...
 
     def ready(self, each: Listed) -> contextlib.AbstractContextManager[tuple[Build, Blank]]:
@@ -51,6 +59,10 @@ class Folder:
     settings: Settings
     sandbox: bool
     name: str = "images"
+
+    def has_device(self) -> bool:
+        """Tell whether there is something to give an identity to."""
+        return True
 
     @contextlib.contextmanager
     def ready(self, each: Listed) -> Iterator[tuple[Build, Blank]]:
@@ -77,18 +89,37 @@ class Folder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InPlace:
-    """Stamps one image after the other into the same file: a lane without a device."""
+    """Stamps one image after the other into the same file: a lane without a device of ours.
+
+    With ``flash`` the step is done, by a site's own plug-in, and the placeholder put back after it.
+    """
 
     name: str
     blank: Blank
     settings: Settings
     sandbox: bool = field(default=False)
+    flash: bool = field(default=False)
+
+    def has_device(self) -> bool:
+        """Tell whether there is something to give an identity to."""
+        return True
 
     @contextlib.contextmanager
     def ready(self, each: Listed) -> Iterator[tuple[Build, Blank]]:
         """Hand the image out; the next identity overwrites this one."""
         build = stamping_build(each.serial, _stamping(self.settings), sandbox=self.sandbox)
-        yield build, self.blank
+        build = dataclasses.replace(build, flash=self.flash and self.settings.build.flash)
+        try:
+            yield build, self.blank
+        finally:
+            if self.flash:
+                self._clear(build)
+
+    def _clear(self, build: Build) -> None:
+        try:
+            stamp_base(build, self.blank.image, placeholder())
+        except OperatorError as error:
+            _logger.warning("%s still holds an identity: %s", self.blank.image.path, error.message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +138,10 @@ class OnLane:
     def name(self) -> str:
         """The USB instance, e.g. ``1-3``."""
         return self.lane.usb_instance
+
+    def has_device(self) -> bool:
+        """Tell whether a device that has not had its turn is in recovery mode."""
+        return self.watch.is_there(self.settings.bsp.sysfs_usb, self.name)
 
     @contextlib.contextmanager
     def ready(self, each: Listed) -> Iterator[tuple[Build, Blank]]:
@@ -160,13 +195,13 @@ def opened_folder(folder: Path, wait: float) -> Iterator[None]:
         ) from None
 
 
-def taken(folder: Path, blank: Blank) -> Blank:
+def taken(folder: Path, blank: Blank, name: str = "base") -> Blank:
     """Copy the base into the work folder: nobody else changes it while the fleet runs.
 
     Raises:
         ImageBuildError: it cannot be copied.
     """
-    own = folder / _WORK / "base.img"
+    own = folder / _WORK / f"{name}.img"
     copy_image(blank.image.path, own)
     return dataclasses.replace(blank, image=dataclasses.replace(blank.image, path=own, also=()))
 

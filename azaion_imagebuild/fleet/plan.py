@@ -140,13 +140,13 @@ def make_plan(
         done_before=tuple(done_before),
         unknown=tuple(unknown),
         refused=tuple(refused),
-        findings=tuple(_collisions(listed)),
+        findings=tuple(collisions(listed)),
         seconds=round(took * len(todo) / jobs, 1) if took is not None else None,
         sandbox=sandbox,
     )
 
 
-def _collisions(listed: Sequence[Listed]) -> Iterator[Finding]:
+def collisions(listed: Sequence[Listed]) -> Iterator[Finding]:
     """Find two serials of the list that share an account."""
     holders: dict[str, Listed] = {}
     for each in listed:
@@ -165,10 +165,13 @@ def _seconds_each(ledger: Ledger) -> float | None:
     return statistics.median(took) if took else None
 
 
-def space_on(folder: Path) -> int:
-    """Return the bytes that are free where ``folder`` is, or will be."""
+def space_on(folder: Path) -> int | None:
+    """Return the bytes that are free where ``folder`` is, or will be; None: nobody may look."""
     import shutil
 
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+    try:
+        while not folder.exists():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None

@@ -166,7 +166,7 @@ class Run:
         try:
             with Kept() as kept:
                 while (each := self.feed.next(place.name)) is not None:
-                    record = self._make(place, each, kept)
+                    record = made(place, each, kept, self.hook, self.ledger, self.display)
                     self._note(record)
                     self.display.ended(place.name, record)
         finally:
@@ -178,31 +178,6 @@ class Run:
             self._failures += record["outcome"] != "done"
             if self.max_failures is not None and self._failures >= self.max_failures:
                 self.feed.close()
-
-    def _make(self, place: Place, each: Listed, kept: Kept) -> dict[str, Any]:
-        """Make one device; whatever goes wrong ends in its record."""
-        watcher = _Steps(place.name, each.serial, self.display)
-        self.display.began(place.name, each.serial)
-        began = time.time()
-        try:
-            with place.ready(each) as (build, blank):
-                build = dataclasses.replace(build, kept=kept)
-                record = pipeline.stamped(build, blank, self.hook, watcher, self.ledger)
-        except (KeyboardInterrupt, InterruptedBuild):
-            return {**blank_record(each), "outcome": "not started", "lane": place.name}
-        except OperatorError as error:
-            return failed(each, error, place=place.name)
-        except Exception as error:
-            _logger.exception("a bug while making %s", each.serial)
-            bug = BugError(f"a bug: {type(error).__name__}: {error}", hint="report it")
-            return failed(each, bug, place=place.name)
-        return {
-            **blank_record(each),
-            **redacted(record.as_json()),
-            "lane": place.name,
-            "began": utc(began),
-            "steps": watcher.took,
-        }
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[None]:
@@ -229,6 +204,39 @@ class Run:
             for number, handler in before.items():
                 signal.signal(number, handler)
             let_threads_go_on()
+
+
+def made(
+    place: Place,
+    each: Listed,
+    kept: Kept,
+    hook: pluggy.HookRelay,
+    ledger: pipeline.Book,
+    display: Display,
+) -> dict[str, Any]:
+    """Make one device, and return its record: whatever goes wrong ends there."""
+    watcher = _Steps(place.name, each.serial, display)
+    display.began(place.name, each.serial)
+    began = time.time()
+    try:
+        with place.ready(each) as (build, blank):
+            build = dataclasses.replace(build, kept=kept)
+            record = pipeline.stamped(build, blank, hook, watcher, ledger)
+    except (KeyboardInterrupt, InterruptedBuild):
+        return {**blank_record(each), "outcome": "not started", "lane": place.name}
+    except OperatorError as error:
+        return failed(each, error, place=place.name)
+    except Exception as error:
+        _logger.exception("a bug while making %s", each.serial)
+        bug = BugError(f"a bug: {type(error).__name__}: {error}", hint="report it")
+        return failed(each, bug, place=place.name)
+    return {
+        **blank_record(each),
+        **redacted(record.as_json()),
+        "lane": place.name,
+        "began": utc(began),
+        "steps": watcher.took,
+    }
 
 
 class _Steps:

@@ -8,6 +8,15 @@ from __future__ import annotations
 
 from .entry import Entry, this_process
 from .guards import Credential, Standing
-from .store import Ledger, ledger_of
+from .store import Fence, Ledger, Pen, ledger_of
 
-__all__ = ["Credential", "Entry", "Ledger", "Standing", "ledger_of", "this_process"]
+__all__ = [
+    "Credential",
+    "Entry",
+    "Fence",
+    "Ledger",
+    "Pen",
+    "Standing",
+    "ledger_of",
+    "this_process",
+]

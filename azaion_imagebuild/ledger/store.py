@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import stat
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from ..locks import locked
 from ..model import Receipt
 from ..secret import Secret
 from ..settings import LedgerSettings
+from ..signals import check_interrupt
 from .entry import FIELDS, Entry, now
 from .guards import FLASH, FUSE, ROTATE, Credential, Standing, died
 
@@ -26,7 +28,19 @@ if TYPE_CHECKING:
 FILE = "ledger.sqlite3"
 _LOCKED_FOR = 30.0  # seconds to wait for another writer
 _AWAY_FOR = 60.0  # seconds to wait for a database server that restarts
+_PASSWORDS = ("password", "sslpassword")  # names in the query of a URL of PostgreSQL
 _MANY = 500  # values in one IN (…)
+PATIENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 30_000,
+}
+"""How psycopg notices that a PostgreSQL server has silently gone: within half a minute."""
+
+Fence = Callable[["sql.Connection", Entry], None]
+"""Looks, in the transaction that writes a row, whether it may be written, or raises its reason."""
 
 
 def ledger_of(settings: LedgerSettings, state_dir: Path) -> Ledger:
@@ -39,7 +53,8 @@ class _Ticket:
     """One row on its way into the ledger."""
 
     entry: Entry
-    guard: LedgerSettings | None
+    guard: LedgerSettings | None = None
+    fence: Fence | None = None
     receipt: Receipt | None = None
     error: OperatorError | None = None
     tried: bool = False
@@ -55,10 +70,12 @@ class Ledger:
     Rows that several threads write at once are committed together: one fsync serves them all.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, patience: float = _AWAY_FOR) -> None:
+        """Name the database; ``patience``: seconds to wait for a server that has gone away."""
         self.url = url
+        self._patience = patience
         self._engine: sql.Engine | None = None
-        self._password: Secret | None = None  # alive, so that it is redacted everywhere
+        self._passwords: tuple[Secret, ...] = ()  # alive, so that they are redacted everywhere
         self._opening, self._writing, self._queueing = (threading.Lock() for _ in range(3))
         self._waiting: list[_Ticket] = []
 
@@ -70,8 +87,8 @@ class Ledger:
             self._engine.dispose()
             self._engine = None
 
-    def begin(self, entry: Entry, settings: LedgerSettings) -> Receipt:
-        """Commit the intent to provision, unless the ledger speaks against it.
+    def begin(self, entry: Entry, settings: LedgerSettings, fence: Fence | None = None) -> Receipt:
+        """Commit the intent to provision, unless the ledger (or the fence) speaks against it.
 
         Looking and writing are one transaction: of two serials with one account, or two attempts
         for one serial at the same time, one is refused.
@@ -80,15 +97,32 @@ class Ledger:
             PreflightError: what speaks against it.
             LedgerError: the ledger cannot be written.
         """
-        return self._written(_Ticket(entry, settings))
+        return self._written(_Ticket(entry, settings, fence))
 
-    def write(self, entry: Entry) -> Receipt:
-        """Commit one row.
+    def write(self, entry: Entry, fence: Fence | None = None) -> Receipt:
+        """Commit one row, unless the fence speaks against it.
 
         Raises:
             LedgerError: the ledger cannot be written.
         """
-        return self._written(_Ticket(entry, None))
+        return self._written(_Ticket(entry, fence=fence))
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Pen]:
+        """Yield a pen: rows, and what else must be so with them, in one transaction.
+
+        Nobody else writes the ledger meanwhile.
+
+        Raises:
+            LedgerError: it cannot be written.
+        """
+        import sqlalchemy as sql
+
+        try:
+            with self._transaction() as connection:
+                yield Pen(connection)
+        except (sql.exc.SQLAlchemyError, OSError) as error:
+            raise self._cannot("write", error) from None
 
     def standings(self, accounts: Mapping[str, str], *, sandbox: bool) -> dict[str, Standing]:
         """Return what is known of each serial.
@@ -100,7 +134,7 @@ class Ledger:
         Raises:
             LedgerError: the ledger cannot be read.
         """
-        with self._reading() as connection:
+        with self.reading() as connection:
             return _standings(connection, accounts, sandbox)
 
     def recent(self, count: int) -> list[Entry]:
@@ -115,7 +149,7 @@ class Ledger:
 
         built = (rows.c.outcome == "done", rows.c.step.not_in((FUSE, ROTATE)))
         query = sql.select(rows).where(*built).order_by(rows.c.row.desc())
-        with self._reading() as connection:
+        with self.reading() as connection:
             return [_entry(row) for row in connection.execute(query.limit(count))]
 
     def attempts(self, serial: str | None = None) -> Iterator[Entry]:
@@ -132,7 +166,7 @@ class Ledger:
         if serial is not None:
             newest = newest.where(rows.c.serial == serial)
         query = sql.select(rows).where(rows.c.row.in_(newest)).order_by(rows.c.row)
-        with self._reading() as connection:
+        with self.reading() as connection:
             for row in connection.execution_options(yield_per=1000).execute(query):
                 yield _entry(row)
 
@@ -150,7 +184,7 @@ class Ledger:
         columns = [rows.c[name] for name in ("serial", "email", "outcome", "credential", "at")]
         query = sql.select(*columns).where(wanted, rows.c.sandbox == sandbox).order_by(rows.c.row)
         found: dict[str, tuple[str, Credential]] = {}
-        with self._reading() as connection:
+        with self.reading() as connection:
             for row in connection.execution_options(yield_per=1000).execute(query):
                 if row.outcome == "retired":
                     found.pop(row.serial, None)
@@ -172,7 +206,7 @@ class Ledger:
         query = sql.select(rows).order_by(rows.c.row)
         if serial is not None:
             query = query.where(rows.c.serial == serial)
-        with self._reading() as connection:
+        with self.reading() as connection:
             for row in connection.execution_options(yield_per=1000).execute(query):
                 yield row.row, _entry(row), row.hash
 
@@ -182,7 +216,7 @@ class Ledger:
         Raises:
             LedgerError: the ledger cannot be read, or says nothing.
         """
-        with self._reading() as connection:
+        with self.reading() as connection:
             return _head(connection)
 
     def _written(self, ticket: _Ticket) -> Receipt:
@@ -200,9 +234,17 @@ class Ledger:
         return ticket.receipt
 
     def _commit(self, batch: Sequence[_Ticket]) -> None:
+        try:
+            self._commit_with_patience(batch)
+        except BaseException:  # an interrupt: nobody may wait for these rows
+            gone = "stopped while it waited for the database"
+            _fail(batch, LedgerError(gone, hint="look at its server, then run it again"))
+            raise
+
+    def _commit_with_patience(self, batch: Sequence[_Ticket]) -> None:
         import sqlalchemy as sql
 
-        deadline = time.monotonic() + _AWAY_FOR
+        deadline = time.monotonic() + self._patience
         while True:
             try:
                 with self._transaction() as connection:
@@ -215,6 +257,7 @@ class Ledger:
                     for ticket in batch:
                         ticket.tried = True  # the commit may have been carried out
                         ticket.error = None
+                    check_interrupt()
                     time.sleep(1.0)
                     continue
                 _fail(batch, self._cannot("write", error))
@@ -242,7 +285,12 @@ class Ledger:
             yield connection
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[sql.Connection]:
+    def reading(self) -> Iterator[sql.Connection]:
+        """Yield a connection to look things up.
+
+        Raises:
+            LedgerError: the ledger cannot be read.
+        """
         import sqlalchemy as sql
 
         try:
@@ -267,17 +315,15 @@ class Ledger:
 
         from .schema import migrate
 
+        url = self._parsed()
         try:
-            url = sql.make_url(self.url)
-            if url.password:
-                self._password = Secret(str(url.password))
             if url.get_backend_name() == "sqlite":
                 engine, guard = _sqlite(url)
             elif url.get_backend_name() == "postgresql":
                 engine = sql.create_engine(
                     url.set(drivername="postgresql+psycopg"),
                     pool_pre_ping=True,
-                    connect_args={"connect_timeout": 10},
+                    connect_args=PATIENCE,
                 )
                 guard = contextlib.nullcontext()
             else:
@@ -296,10 +342,65 @@ class Ledger:
             raise self._cannot("open", error) from None
         return engine
 
+    def _parsed(self) -> sql.URL:
+        """Return the URL; from then on its passwords are redacted everywhere.
+
+        Raises:
+            LedgerError: it is none. The message shows nothing of it: where no part can be told from
+                another, any may be the password.
+        """
+        import sqlalchemy as sql
+
+        try:
+            url = sql.make_url(self.url)
+        except (sql.exc.ArgumentError, ValueError):
+            url = None
+        if url is None or "@" in (url.host or ""):
+            raise LedgerError(
+                "[ledger] database is no URL of a database",
+                hint="give it like sqlite:////srv/ledger.sqlite3 or postgresql://USER@HOST/NAME;"
+                " in a password write @ as %40, / as %2F, : as %3A",
+            )
+        given = (url.password, *(url.query.get(name) for name in _PASSWORDS))
+        self._passwords = tuple(Secret(str(each)) for each in given if each)
+        return url
+
     def _cannot(self, verb: str, error: Exception) -> LedgerError:
         reason = " ".join(str(getattr(error, "orig", None) or error).split())
-        shown = self.url.rpartition("@")[2] if "@" in self.url else self.url
+        shown = _without_passwords(self._parsed())
         return LedgerError(f"cannot {verb} the ledger {shown}: {reason}", hint=_hint(reason))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pen:
+    """Writes into the ledger within one transaction: see :meth:`Ledger.writing`."""
+
+    connection: sql.Connection
+
+    def write(self, entry: Entry) -> Receipt:
+        """Add a row."""
+        ((_, receipt),) = _insert(self.connection, [_Ticket(entry)])
+        return receipt
+
+    def head(self) -> Receipt:
+        """Return how many rows there are, and the last one's hash."""
+        return _head(self.connection)
+
+    def last(self, **of: object) -> Entry | None:
+        """Return the last row with these values: ``last(attempt=…)``, ``last(serial=…)``."""
+        import sqlalchemy as sql
+
+        from .schema import rows
+
+        query = sql.select(rows).filter_by(**of).order_by(rows.c.row.desc()).limit(1)
+        row = self.connection.execute(query).first()
+        return _entry(row) if row else None
+
+
+def _without_passwords(url: sql.URL) -> str:
+    if url.host is None:
+        return f"{url.drivername}:///{url.database or ''}"
+    return f"{url.host}{f':{url.port}' if url.port else ''}/{url.database or ''}"
 
 
 def _sqlite(url: sql.URL) -> tuple[sql.Engine, contextlib.AbstractContextManager[object]]:
@@ -310,6 +411,7 @@ def _sqlite(url: sql.URL) -> tuple[sql.Engine, contextlib.AbstractContextManager
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        _check_rights(path)
     engine = sql.create_engine(url, connect_args={"timeout": _LOCKED_FOR})
 
     @sql.event.listens_for(engine, "connect")
@@ -326,6 +428,22 @@ def _sqlite(url: sql.URL) -> tuple[sql.Engine, contextlib.AbstractContextManager
     return engine, locked([path.parent] if path else [], _LOCKED_FOR)
 
 
+def _check_rights(path: Path) -> None:
+    """Refuse a ledger into which everybody can write, or beside which (SQLite reads a -wal there).
+
+    Raises:
+        LedgerError: it is such a one, or no plain file.
+    """
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise LedgerError(f"the ledger {path} is no plain file", hint="look at what it is")
+    for each in (path, path.parent):
+        if each.stat().st_mode & stat.S_IWOTH:
+            raise LedgerError(
+                f"the ledger {path} is not safe: all may write {each}",
+                hint="keep it in a folder of your own, 0700, and the file 0600",
+            )
+
+
 def _insert(connection: sql.Connection, batch: Sequence[_Ticket]) -> list[tuple[_Ticket, Receipt]]:
     """Chain the rows of a batch to the last one; a row that is refused stops no other."""
     from .schema import head, rows
@@ -337,12 +455,14 @@ def _insert(connection: sql.Connection, batch: Sequence[_Ticket]) -> list[tuple[
         if ticket.tried and (there := _already(connection, ticket.entry)):
             receipts.append((ticket, there))
             continue
-        if ticket.guard is not None and values:  # guards must see the rows before
+        if (ticket.guard or ticket.fence) and values:  # they must see the rows before
             connection.execute(rows.insert(), values)
             values = []
         try:
+            if ticket.fence is not None:
+                ticket.fence(connection, ticket.entry)
             added = _guarded(connection, ticket)
-        except PreflightError as error:
+        except OperatorError as error:
             ticket.error = error
             continue
         for entry in added:

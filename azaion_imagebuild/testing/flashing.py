@@ -235,7 +235,12 @@ class FlashConformance(Conformance):
             )
             made = sandbox_build(settings=changed, bsp_dir=sandbox_bsp)
             hook = self.with_the_others(pytestconfig.rootpath, also=also)
-            return self.ended(lambda: pipeline.run(made, hook, Unwatched(), Ledger("sqlite://")))
+
+            def run() -> BuildRecord:
+                with Ledger("sqlite://") as ledger:
+                    return pipeline.run(made, hook, Unwatched(), ledger)
+
+            return self.ended(run)
 
         return build
 

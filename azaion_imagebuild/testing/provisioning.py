@@ -61,6 +61,7 @@ class ProvisionIdentityConformance(Conformance):
 
     serial: ClassVar[str] = "AZJN-0042"
     other_serial: ClassVar[str] = "AZJN-0043"
+    odd_serial: ClassVar[str] = "LINE2-AZJN-00AB"
 
     @pytest.fixture
     def accounts(self, sandbox_accounts: Accounts) -> AccountBook:
@@ -99,7 +100,7 @@ class ProvisionIdentityConformance(Conformance):
         return call
 
     def test_the_identity_is_the_serials_own(self, provision: Provision) -> None:
-        for serial in (self.serial, self.other_serial):
+        for serial in (self.serial, self.other_serial, self.odd_serial):
             identity = provision(serial)
             assert (identity.serial, identity.email) == (serial, email_for(serial)), (
                 "the identity must be of build.serial and build.email"
@@ -138,8 +139,9 @@ class ProvisionIdentityConformance(Conformance):
         )
 
     def test_it_says_whether_the_account_is_new(self, provision: Provision) -> None:
-        assert provision(self.serial).enrolled == "created"
-        assert provision(self.serial).enrolled == "updated"
+        first, second = provision(self.serial).enrolled, provision(self.serial).enrolled
+        assert first == "created", f"a new account is 'created', not {first!a}"
+        assert second == "updated", f"an account that exists is 'updated', not {second!a}"
 
     def test_another_device_keeps_its_account(
         self, provision: Provision, accounts: AccountBook
@@ -254,6 +256,17 @@ class AdminApiConformance(ProvisionIdentityConformance):
             judge_error(outcome, ExitCode.PROVISIONING)
 
     @which_request
+    def test_a_reply_that_is_lost_once_locks_nobody_out(
+        self, provision: Provision, admin_api: FallibleAdminApi, accounts: AccountBook, after: int
+    ) -> None:
+        """A second try must send the password that is returned in the end."""
+        outcome = self._outcome(provision, admin_api, LOST_REPLY, after=after, times=1)
+        if isinstance(outcome, DeviceIdentity):
+            _refuse_closed(outcome, accounts)
+        else:
+            judge_error(outcome, ExitCode.PROVISIONING)
+
+    @which_request
     @pytest.mark.parametrize("fault", [LOST_REPLY, SILENT_AFTERWARDS, refuses(503)], ids=str)
     def test_what_was_left_half_done_is_healed_by_the_same_call(
         self, provision: Provision, admin_api: FallibleAdminApi, accounts: AccountBook,
@@ -327,8 +340,9 @@ class AdminApiConformance(ProvisionIdentityConformance):
         provision: Provision,
         admin_api: FallibleAdminApi,
         fault: Fault,
+        *,
         after: int = 0,
-        with_password: bool = False,
+        **when: Any,
     ) -> DeviceIdentity | Exception:
         """Call the step while the API fails; ``after``: so many requests are answered well.
 
@@ -336,7 +350,7 @@ class AdminApiConformance(ProvisionIdentityConformance):
         """
         if after:
             provision(self.serial)
-        admin_api.fails(fault, after=after, with_password=with_password)
+        admin_api.fails(fault, after=after, **when)
         waits = fault.manner in ("stays silent", "drips")
         return _outcome(provision, self.serial, **({"read_timeout": _IMPATIENT} if waits else {}))
 

@@ -1,0 +1,1 @@
+"""Many stations on one PostgreSQL: a queue of devices, and who makes which."""

@@ -1,0 +1,150 @@
+"""A station's right to make one device, and the ledger as that attempt may write it.
+
+The queue's own locks cannot stop a station that was taken for dead and comes back. So each row is
+written in one transaction with the look whether the job is still this station's, and the serial
+still this attempt's: the job's row and the attempt are the token, and whoever gives the device to
+another station takes both away.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..errors import LedgerError, PreflightError
+from ..ledger import Entry, Ledger, Standing
+from ..ledger.entry import now
+from ..ledger.guards import FLASH
+from ..model import Receipt
+from ..settings import LedgerSettings
+from .jobs import Job
+
+if TYPE_CHECKING:
+    import sqlalchemy as sql
+
+
+class Lost(LedgerError):
+    """The device was given to another station, or an operator has decided on it."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Claim:
+    """One job that a station's lane has taken. For one attempt, and one thread."""
+
+    ledger: Ledger
+    job: Job
+    id: int
+    """Of the job's row."""
+    worker: int
+    station: str
+    lane: str
+    step: str | None = None
+    """The last intent that was written; None: nothing has begun."""
+    asked: bool = False
+    """The attempt got as far as to ask whether it may begin."""
+    lost: Receipt | None = field(default=None)
+    """The row by which a lost attempt says so."""
+
+    def begin(self, entry: Entry, settings: LedgerSettings) -> Receipt:
+        """Commit the intent to provision; the job's row knows the attempt from then on.
+
+        Raises:
+            PreflightError: what speaks against it, or the device was done since it was queued.
+            LedgerError: the ledger cannot be written.
+            Lost: the job is not this station's any more.
+        """
+        confirmed = settings.confirmed or self.job.confirmed
+        settings = dataclasses.replace(settings, confirmed=confirmed)
+        self.asked = True
+        self.step = entry.step  # before it is written: a lost answer may have been a yes
+        try:
+            return self.ledger.begin(entry, settings, self._may_begin)
+        except (PreflightError, Lost):
+            self.step = None
+            raise
+
+    def write(self, entry: Entry) -> Receipt:
+        """Commit a further row.
+
+        An attempt that was lost says so, once: its account may have got its password after the
+        next attempt's, and then no device of this serial can log in.
+
+        Raises:
+            LedgerError: the ledger cannot be written.
+            Lost: the job or the serial is not this attempt's any more.
+        """
+        if self.lost is not None:
+            return self.lost
+        if entry.outcome == "started":
+            self.step = entry.step
+        try:
+            return self.ledger.write(entry, self._may_go_on)
+        except Lost as lost:
+            self.lost = self.ledger.write(self._farewell(entry, lost))
+            raise
+
+    def standings(self, accounts: Mapping[str, str], *, sandbox: bool) -> dict[str, Standing]:
+        """Return what the ledger knows of each serial."""
+        return self.ledger.standings(accounts, sandbox=sandbox)
+
+    def _may_begin(self, connection: sql.Connection, entry: Entry) -> None:
+        self._require_job(connection)
+        done = connection.exec_driver_sql(
+            "SELECT outcome FROM ledger WHERE serial = %s AND sandbox = %s AND row > %s"
+            " AND (flashed OR step = %s OR outcome IN ('done', 'unknown')) LIMIT 1",
+            (entry.serial, entry.sandbox, self.job.after, FLASH),
+        ).first()
+        if done is not None:
+            raise PreflightError(
+                f"{entry.serial} was made or flashed since it was queued",
+                hint=f"azaion-imagebuild ledger show {entry.serial}; submit it with --again if it"
+                " shall be made once more",
+            )
+        connection.exec_driver_sql(
+            "INSERT INTO station_job (job, station, lane, attempt) VALUES (%s, %s, %s, %s)"
+            " ON CONFLICT (job) DO UPDATE SET station = excluded.station, lane = excluded.lane,"
+            " attempt = excluded.attempt, outcome = NULL, step = NULL, error = NULL, hint = NULL,"
+            " exit_code = NULL, at = now()",
+            (self.id, self.station, self.lane, entry.attempt),
+        )
+
+    def _may_go_on(self, connection: sql.Connection, entry: Entry) -> None:
+        self._require_job(connection)
+        last = connection.exec_driver_sql(
+            "SELECT attempt, outcome FROM ledger WHERE serial = %s AND sandbox = %s"
+            " ORDER BY row DESC LIMIT 1",
+            (entry.serial, entry.sandbox),
+        ).first()
+        if last is None or tuple(last) != (entry.attempt, "started"):
+            raise self._lost()
+
+    def _require_job(self, connection: sql.Connection) -> None:
+        mine = connection.exec_driver_sql(
+            "SELECT 1 FROM procrastinate_jobs"
+            " WHERE id = %s AND worker_id = %s AND status = 'doing'",
+            (self.id, self.worker),
+        ).first()
+        if mine is None:
+            raise self._lost()
+
+    def _lost(self) -> Lost:
+        serial = self.job.serial
+        return Lost(
+            f"{serial} was taken away from station {self.station}, which was taken for dead",
+            hint=f"do not ship this device: azaion-imagebuild ledger show {serial} says what"
+            " became of it",
+        )
+
+    def _farewell(self, entry: Entry, lost: Lost) -> Entry:
+        ended = "it went on to its end" if entry.outcome == "done" else f"it got to {entry.step}"
+        flashed = ", and flashed its device" if entry.flashed else ""
+        return dataclasses.replace(
+            entry,
+            outcome="unknown",
+            at=now(),
+            flashed=False,
+            exit_code=int(lost.exit_code),
+            error=f"{lost.message}; {ended}{flashed}. Its account may have that attempt's password",
+        )

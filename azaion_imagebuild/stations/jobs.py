@@ -1,0 +1,113 @@
+"""One device in the queue, and the queues: a common one, and one for each station."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from .tables import driver
+
+if TYPE_CHECKING:
+    import procrastinate.jobs
+    import sqlalchemy as sql
+    from typing_extensions import Self
+
+TASK = "azaion-imagebuild:make"
+_COMMON, _SANDBOX = "devices", "sandbox"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,23}")
+"""A queue's name is part of the name of a channel, and PostgreSQL allows 63 bytes for that."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A device that is to be made once."""
+
+    serial: str
+    sandbox: bool
+    after: int
+    """The ledger's last row when it was queued: done after that, it is not done again."""
+    station: str | None = None
+    """The only one that may make it; None: any."""
+    usb_instance: str | None = None
+    confirmed: bool = False
+    """The operator has said yes to ``reprovision = confirm``."""
+    lost: int = 0
+    """How many stations have died over it."""
+
+    @classmethod
+    def of(cls, args: Mapping[str, Any], queue: str) -> Self:
+        """Return the job that a row of the queue holds."""
+        known = {each.name for each in dataclasses.fields(cls)}
+        told = {name: value for name, value in args.items() if name in known}
+        return cls(**{**told, "station": station_of(queue)})
+
+    @property
+    def lock(self) -> str:
+        """Two jobs of one lock are never made at the same time."""
+        return lock_of(self.serial, sandbox=self.sandbox)
+
+    def row(self) -> procrastinate.jobs.Job:
+        """Return the job as the queue takes it."""
+        from procrastinate.jobs import Job as Row
+
+        args: dict[str, Any] = {
+            "serial": self.serial,
+            "sandbox": self.sandbox,
+            "after": self.after,
+            "usb_instance": self.usb_instance,
+            "confirmed": self.confirmed,
+            "lost": self.lost,
+        }
+        return Row(
+            queue=queue_of(self.station, sandbox=self.sandbox),
+            lock=self.lock,
+            queueing_lock=self.lock,
+            task_name=TASK,
+            task_kwargs=args,
+        )
+
+
+def put(connection: sql.Connection, jobs: Sequence[Job]) -> None:
+    """Queue jobs, in the transaction of ``connection``."""
+    from procrastinate import SyncPsycopgConnector
+    from procrastinate.manager import JobManager
+
+    if jobs:
+        manager = JobManager(SyncPsycopgConnector())
+        manager.batch_defer_jobs([job.row() for job in jobs], connection=driver(connection))
+
+
+def lock_of(serial: str, *, sandbox: bool) -> str:
+    """Return the lock of a device."""
+    return f"{_SANDBOX} {serial}" if sandbox else serial
+
+
+def queue_of(station: str | None, *, sandbox: bool) -> str:
+    """Return the name of a station's queue, or of the common one."""
+    common = _SANDBOX if sandbox else _COMMON
+    return f"{common}@{station}" if station else common
+
+
+def station_of(queue: str) -> str | None:
+    """Return whose queue it is; None: the common one."""
+    return queue.partition("@")[2] or None
+
+
+def checked_name(name: str | None) -> str:
+    """Return a station's name.
+
+    Raises:
+        UsageError: there is none, or it is no name.
+    """
+    if not name:
+        raise UsageError("the station has no name", hint="give --name S1, or set [ledger] station")
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!a} is no name for a station",
+            hint="up to 24 letters, digits, dots, hyphens and underscores, e.g. S1 or line-2",
+        )
+    return name

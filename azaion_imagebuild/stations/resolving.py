@@ -1,0 +1,48 @@
+"""An operator's word on a device that a station left behind."""
+
+from __future__ import annotations
+
+from .. import records
+from ..errors import UsageError
+from ..ledger import Ledger
+from ..model import Receipt
+from .jobs import lock_of
+from .tables import are_there
+from .takeover import take_over
+
+
+def resolve(
+    ledger: Ledger, serial: str, verdict: records.Verdict, reason: str, *, sandbox: bool
+) -> Receipt:
+    """Write down what became of a device, and take its ended job off the board.
+
+    Raises:
+        UsageError: a station is making it now, or the ledger knows no such serial.
+        LedgerError: it cannot be written.
+    """
+    take_over(ledger)
+    lock = lock_of(serial, sandbox=sandbox)
+    with ledger.reading() as connection:
+        at_work = (
+            are_there(connection)
+            and connection.exec_driver_sql(
+                "SELECT s.name FROM procrastinate_jobs j JOIN station s ON s.worker = j.worker_id"
+                " WHERE j.lock = %s AND j.status = 'doing'",
+                (lock,),
+            ).scalar()
+        )
+    if at_work:
+        raise UsageError(
+            f"{serial} is being made by station {at_work} now",
+            hint="wait for it to end; a station that is gone: azaion-imagebuild station reassign"
+            f" {at_work}",
+        )
+    receipt = records.resolve(ledger, serial, verdict, reason, sandbox=sandbox)
+    with ledger.writing() as pen:
+        if are_there(pen.connection):
+            pen.connection.exec_driver_sql(
+                "DELETE FROM procrastinate_jobs"
+                " WHERE lock = %s AND status NOT IN ('todo', 'doing')",
+                (lock,),
+            )
+    return receipt

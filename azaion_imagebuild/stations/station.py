@@ -1,0 +1,367 @@
+"""A station at work: its lanes take devices from the queue and make them, until it is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pluggy
+
+from ..builds import state_dir_of
+from ..errors import BugError, ExitCode, LedgerError
+from ..fleet.fleet import Order, parts_for, places_for
+from ..fleet.places import Place
+from ..fleet.plan import Plan
+from ..fleet.running import Display, made
+from ..hookspecs import REQUIRED
+from ..ledger import Ledger
+from ..ledger.entry import this_host, this_process, user
+from ..ledger.store import PATIENCE
+from ..model import Kept
+from ..pipeline import Watcher
+from ..plugins import load_plugins
+from ..serials import Listed
+from ..settings import Settings, StationSettings
+from ..signals import let_threads_go_on, stop_threads
+from .claim import Claim
+from .jobs import TASK, Job, checked_name, queue_of
+from .lanes import Lane, Lanes
+from .roster import Station, sign_off
+from .tables import prepare, shared_ledger
+from .takeover import Taken, sign_on_alone, take_over
+
+if TYPE_CHECKING:
+    from procrastinate import App, JobContext
+
+    from .manager import Manager
+
+T = TypeVar("T")
+_logger = logging.getLogger(__name__)
+_BUSY = 5.0  # seconds until a job for a USB instance that is at work is looked at again
+_POLL = 1.0  # seconds between two looks for a job whose time has come
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duty:
+    """What an operator asks of a station."""
+
+    lanes: int
+    out: Path | None = None
+    """Folder of the images; None: devices are flashed."""
+    base: Path | None = None
+    """An image with a placeholder; None: the BSP's own base."""
+    ports: tuple[str, ...] = ()
+    """USB instances to flash at; none: all that are in recovery mode."""
+
+
+def run_station(
+    duty: Duty, settings: Settings, watcher: Watcher, display: Display
+) -> dict[str, Any]:
+    """Make devices until a signal says stop, and return the one JSON object that says how many.
+
+    SIGINT or SIGTERM once: what is running is finished, nothing new begins. Twice: what is running
+    is interrupted; what had not reached its device goes back into the queue.
+
+    Args:
+        duty: what is asked for.
+        settings: of the site.
+        watcher: who is told how the base is built.
+        display: who is told how the devices go on.
+
+    Raises:
+        OperatorError: the station could not begin; no account was touched.
+    """
+    name = checked_name(settings.ledger.station)
+    hook = load_plugins(settings.hooks, required=REQUIRED).hook
+    stopping = threading.Event()
+    order = Order(
+        source="",
+        scans=True,  # nobody knows how many devices there will be
+        jobs=duty.lanes,
+        out=duty.out,
+        base=duty.base,
+        lanes=duty.ports,
+        work=state_dir_of(settings) / "stations" / name,
+    )
+    began = time.time()
+    with (
+        shared_ledger(settings, patience=float("inf")) as ledger,
+        parts_for(order, settings) as (used, sandbox),
+    ):
+        prepare(ledger)
+        nothing_yet = Plan(serials=(), todo=(), sandbox=sandbox)
+        with places_for(order, used, nothing_yet, hook, watcher, stopped=stopping.is_set) as places:
+            me = Station(
+                name=name,
+                worker=0,
+                sandbox=sandbox,
+                host=this_host(),
+                process=this_process(),
+                operator=settings.ledger.operator or user(),
+                dead_after=settings.station.dead_after,
+                lanes=dict.fromkeys((place.name for place in places), ""),
+            )
+            work = _Work(
+                me=me,
+                ledger=ledger,
+                hook=hook,
+                settings=settings.station,
+                lanes=Lanes(display, me.lanes),
+                stopping=stopping,
+            )
+            work.to_the_end(places)
+    return work.told(time.time() - began)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Work:
+    """One run of a station."""
+
+    me: Station
+    ledger: Ledger
+    hook: pluggy.HookRelay
+    settings: StationSettings
+    lanes: Lanes
+    stopping: threading.Event
+    stops: int = 0
+    """How often it was told to stop."""
+    ends: Counter[str] = field(default_factory=Counter)
+    _free: list[Lane] = field(default_factory=list)
+    _manager: Manager = field(init=False)
+    _threads: ThreadPoolExecutor = field(init=False)
+
+    def to_the_end(self, places: Sequence[Place]) -> None:
+        """Make devices until a signal says stop."""
+        _quieten()
+        self.lanes.going([place.name for place in places])
+        try:
+            with ExitStack() as kept, ThreadPoolExecutor(len(places)) as self._threads:
+                self._free = [
+                    Lane(place=place, kept=kept.enter_context(Kept())) for place in places
+                ]
+                asyncio.run(self._run())
+        finally:
+            let_threads_go_on()
+            self.lanes.gone()
+
+    async def _run(self) -> None:
+        """Open the queue, work, and sign off."""
+        from procrastinate import App, PsycopgConnector
+
+        from .ends import Again
+        from .manager import Manager
+
+        connector = PsycopgConnector(
+            conninfo=_conninfo(self.ledger.url),
+            kwargs=PATIENCE,
+            min_size=1,
+            max_size=4,
+            timeout=5.0,
+            reconnect_timeout=5.0,
+        )
+        self._manager = Manager(
+            connector, enlist=self._enlist, say=self.lanes.said, is_ready=self._is_ready
+        )
+        app = App(connector=connector)
+        app.job_manager = self._manager
+        app.task(name=TASK, pass_context=True, retry=Again())(self._job)
+        async with app.open_async():
+            try:
+                await self._work(app)
+            finally:
+                await _in_a_thread(self._sign_off)
+
+    async def _work(self, app: App) -> None:
+        """Run procrastinate's worker, with signs of life until its last job has ended."""
+        from .beats import Beats
+
+        worker = asyncio.create_task(
+            app.run_worker_async(
+                name=self.me.name,
+                queues=[queue_of(each, sandbox=self.me.sandbox) for each in (self.me.name, None)],
+                concurrency=len(self._free),
+                delete_jobs="successful",
+                fetch_job_polling_interval=_POLL,
+                install_signal_handlers=False,
+            )
+        )
+        beats = Beats(
+            manager=self._manager,
+            lanes=self.lanes,
+            settings=self.settings,
+            take_over=self._take_over,
+        )
+        beating = asyncio.create_task(beats.go_on())
+        with self._listening(worker):
+            await asyncio.wait([worker])
+        beating.cancel()
+        if not worker.cancelled():
+            worker.result()  # raises why it could not begin
+            raise BugError("the queue's worker has stopped", hint="report it; start it again")
+
+    async def _enlist(self) -> int:
+        self.me, taken = await _in_a_thread(sign_on_alone, self.ledger, self.me)
+        self._tell(taken)
+        return self.me.worker
+
+    def _sign_off(self) -> None:
+        try:
+            with self.ledger.writing() as pen:
+                sign_off(pen.connection, self.me)
+        except LedgerError as error:
+            self.lanes.said(f"warning: cannot sign off: {error.message}")
+
+    async def _take_over(self) -> None:
+        self._tell(await _in_a_thread(take_over, self.ledger))
+
+    def _tell(self, taken: Sequence[Taken]) -> None:
+        for each in taken:
+            self.lanes.said(
+                f"took over from {each.station}: {each.serial} is {each.outcome}: {each.reason}"
+            )
+
+    def _is_ready(self) -> bool:
+        """Tell whether some lane has a device to give an identity to."""
+        return any(lane.place.has_device() for lane in self._free)
+
+    async def _job(self, context: JobContext, /, **args: Any) -> None:
+        """Make one device: procrastinate's task."""
+        row = context.job
+        assert row.id is not None  # noqa: S101 - it was fetched
+        assert row.worker_id is not None  # noqa: S101
+        job = Job.of(args, row.queue)
+        lane = self._lane_for(job)
+        claim = Claim(
+            ledger=self.ledger,
+            job=job,
+            id=row.id,
+            worker=row.worker_id,
+            station=self.me.name,
+            lane=lane.place.name,
+        )
+        try:
+            loop = asyncio.get_running_loop()
+            record = await loop.run_in_executor(self._threads, self._made, lane, claim)
+        finally:
+            self._free.append(lane)
+        self._end(claim, record, row.attempts)
+
+    def _lane_for(self, job: Job) -> Lane:
+        """Return a free lane for a job, with a device if there is one.
+
+        Raises:
+            Undone: the job is for a USB instance that is at work, or where this station has none.
+        """
+        from .ends import End, Undone
+
+        wanted = job.usb_instance
+        fit = [each for each in self._free if wanted in (None, each.place.name)]
+        if not fit:
+            raise Undone(End(outcome="given back", wait=_BUSY))
+        lane = max(fit, key=lambda each: each.place.has_device())
+        self._free.remove(lane)
+        return lane
+
+    def _made(self, lane: Lane, claim: Claim) -> dict[str, Any]:
+        job = claim.job
+        each = Listed(serial=job.serial, where="the queue", usb_instance=job.usb_instance)
+        return made(lane.place, each, lane.kept, self.hook, claim, self.lanes)
+
+    def _end(self, claim: Claim, record: Mapping[str, Any], attempts: int) -> None:
+        """Tell what became of a device.
+
+        Raises:
+            Undone: it is not done.
+        """
+        from .ends import Undone, end_of, note_of
+
+        end = end_of(record, claim, attempts, self.settings)
+        self.ends[end.outcome] += 1
+        self.lanes.ended(claim.lane, {**record, "outcome": end.outcome})
+        if end.outcome == "done":
+            return
+        if end.orphaned:
+            self._manager.left.add(claim.id)
+        self._manager.notes[claim.id] = note_of(claim, record, end)
+        raise Undone(end)
+
+    @contextmanager
+    def _listening(self, worker: asyncio.Task[None]) -> Iterator[None]:
+        """Take the signals while the station works."""
+        loop = asyncio.get_running_loop()
+
+        def on_signal() -> None:
+            self.stops += 1
+            self.stopping.set()
+            self._manager.stopping = True
+            if self.stops == 1:
+                self.lanes.said(
+                    "stopping: what is running is finished, nothing new begins (again: at once)"
+                )
+                worker.cancel()
+            else:
+                self.lanes.said("stopping what is running")
+                self._manager.gives_up = True
+                stop_threads()
+
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.getsignal(number) for number in numbers}
+        for number, handler in before.items():
+            if handler != signal.SIG_IGN:  # nohup
+                loop.add_signal_handler(number, on_signal)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                loop.remove_signal_handler(number)
+                signal.signal(number, handler)
+
+    def told(self, seconds: float) -> dict[str, Any]:
+        """Return the station's JSON object."""
+        interrupted = self.stops > 1
+        outcomes = ("done", "failed", "unknown", "given back")
+        return {
+            "outcome": "interrupted" if interrupted else "stopped",
+            "station": self.me.name,
+            "sandbox": self.me.sandbox,
+            "host": self.me.host,
+            "seconds": round(seconds, 3),
+            **{outcome.replace(" ", "_"): self.ends[outcome] for outcome in outcomes},
+            "exit_code": int(ExitCode.INTERRUPTED if interrupted else ExitCode.DONE),
+        }
+
+
+async def _in_a_thread(function: Callable[..., T], *args: Any) -> T:
+    return await asyncio.get_running_loop().run_in_executor(None, function, *args)
+
+
+def _conninfo(url: str) -> str:
+    """Return the URL as libpq takes it."""
+    import sqlalchemy as sql
+
+    plain = sql.make_url(url).set(drivername="postgresql")
+    return plain.render_as_string(hide_password=False)
+
+
+def _quieten() -> None:
+    """Let the queue's libraries say nothing by themselves; --debug shows it."""
+    for name in ("procrastinate", "psycopg", "psycopg.pool", "asyncio"):
+        logger = logging.getLogger(name)
+        logger.handlers = [_Forward()]
+        logger.propagate = False
+        logger.setLevel(logging.INFO)
+
+
+class _Forward(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        _logger.debug("%s: %s", record.name, record.getMessage())

@@ -1,0 +1,145 @@
+"""The tables that stations share, beside the ledger's: procrastinate's, and two of our own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import LedgerError, UsageError
+from ..ledger import Ledger
+from ..settings import Settings
+
+if TYPE_CHECKING:
+    import sqlalchemy as sql
+
+STEPS = (
+    """
+    CREATE TABLE station (
+        name text PRIMARY KEY,
+        worker bigint NOT NULL,
+        sandbox boolean NOT NULL,
+        host text NOT NULL,
+        process text NOT NULL,
+        operator text NOT NULL,
+        version text NOT NULL,
+        dead_after double precision NOT NULL,
+        lanes jsonb NOT NULL,
+        began timestamptz NOT NULL DEFAULT now()
+    );
+    CREATE TABLE station_job (
+        job bigint PRIMARY KEY REFERENCES procrastinate_jobs (id) ON DELETE CASCADE,
+        station text NOT NULL,
+        lane text,
+        attempt text,
+        outcome text,
+        step text,
+        error text,
+        hint text,
+        exit_code integer,
+        at timestamptz NOT NULL DEFAULT now()
+    );
+    """,
+)
+"""What each version of this tool adds to the one before; a step that was released never changes."""
+
+_NOTE = "CREATE TABLE station_schema (version integer NOT NULL, queue text NOT NULL)"
+
+
+def shared_ledger(settings: Settings, *, patience: float = 60.0) -> Ledger:
+    """Return the ledger in the database that the stations share.
+
+    Raises:
+        UsageError: none is set, or it is not PostgreSQL, or its driver is not installed.
+    """
+    url = settings.ledger.database
+    if url is None or not url.startswith(("postgresql://", "postgresql+psycopg://")):
+        what = "no database is set" if url is None else "the ledger is not in PostgreSQL"
+        raise UsageError(
+            f"{what}: stations share one PostgreSQL",
+            hint="set [ledger] database (--database) to postgresql://…; README says how to begin",
+        )
+    try:
+        import procrastinate  # noqa: F401 - a look whether it is there
+        import psycopg_pool  # noqa: F401
+    except ImportError:
+        raise UsageError(
+            "stations need procrastinate and psycopg, which are not installed",
+            hint="pip install 'azaion-imagebuild[station]'",
+        ) from None
+    return Ledger(url, patience=patience)
+
+
+def prepare(ledger: Ledger) -> None:
+    """Bring the tables to this version; a new database gets them.
+
+    Raises:
+        LedgerError: they cannot be made, or are of a newer version of this tool.
+    """
+    with ledger.writing() as pen:
+        connection = pen.connection
+        if not are_there(connection):
+            _create(connection)
+        version, queue = connection.exec_driver_sql("SELECT * FROM station_schema").one()
+        newest = _queue_steps()[-1].name
+        if version > len(STEPS) or queue > newest:
+            raise LedgerError(
+                "the stations' tables are of a newer version than this tool knows",
+                hint="update azaion-imagebuild (and procrastinate) on this host",
+            )
+        for step in STEPS[version:]:
+            execute(connection, step)
+        for path in _queue_steps():
+            if path.name > queue:
+                execute(connection, path.read_text(encoding="utf-8"))
+        if (version, queue) != (len(STEPS), newest):
+            connection.exec_driver_sql(
+                "UPDATE station_schema SET version = %s, queue = %s", (len(STEPS), newest)
+            )
+
+
+def are_there(connection: sql.Connection) -> bool:
+    """Tell whether a station or a submission has used this database."""
+    found = connection.exec_driver_sql("SELECT to_regclass('station_schema') IS NOT NULL")
+    return bool(found.scalar_one())
+
+
+def _create(connection: sql.Connection) -> None:
+    from procrastinate.schema import SchemaManager
+
+    there = connection.exec_driver_sql("SELECT to_regclass('procrastinate_jobs') IS NOT NULL")
+    if not there.scalar_one():  # the site may have its own use for it
+        execute(connection, SchemaManager.get_schema())
+    execute(connection, _NOTE)
+    connection.exec_driver_sql(
+        "INSERT INTO station_schema VALUES (0, %s)", (_queue_steps()[-1].name,)
+    )
+
+
+def _queue_steps() -> list[Path]:
+    """Return procrastinate's own migrations, in their order."""
+    from procrastinate.schema import SchemaManager
+
+    return sorted(Path(SchemaManager.get_migrations_path()).glob("*.sql"))
+
+
+def execute(connection: sql.Connection, statements: str) -> None:
+    """Execute a script; SQLAlchemy would take its ``%`` for parameters.
+
+    Raises:
+        LedgerError: the database refuses it.
+    """
+    import psycopg
+
+    try:
+        driver(connection).execute(statements)
+    except psycopg.Error as error:
+        reason = " ".join(str(error).split())
+        raise LedgerError(
+            f"cannot make the stations' tables: {reason}",
+            hint="the database's user must be allowed to make tables: let it own the database",
+        ) from None
+
+
+def driver(connection: sql.Connection) -> Any:
+    """Return psycopg's own connection, in the same transaction."""
+    return connection.connection.driver_connection

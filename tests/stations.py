@@ -1,0 +1,157 @@
+"""A small factory: an admin API, a base, a PostgreSQL, stations as processes, and a virtual line.
+
+The line is a site's plug-in that flashes into a file, one line each, and can be made to wait or to
+fail by files in its folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import azaion_imagebuild
+from azaion_imagebuild.ledger import Entry, Ledger
+from azaion_imagebuild.ledger.checking import check
+
+ROOT = Path(azaion_imagebuild.__file__).parent.parent
+LINE = """
+import os, time
+from pathlib import Path
+from azaion_imagebuild import hookimpl
+from azaion_imagebuild.errors import FlashError, ProvisioningError
+from azaion_imagebuild.model import FlashResult
+
+LINE = Path(__file__).parent
+
+def note(name, text):
+    line = os.open(LINE / name, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+    os.write(line, (text + "\\n").encode())
+    os.close(line)
+
+def wait(step, build):
+    note("reached", f"{step} {build.serial}")
+    while (LINE / f"hold-{step}").exists():
+        time.sleep(0.01)
+
+@hookimpl(tryfirst=True)
+def provision_identity(build):
+    wait("provision", build)
+    if (LINE / "refuse").exists():
+        note("refused", build.serial)
+        raise ProvisioningError("the API said no", hint="ask it why")
+
+@hookimpl(tryfirst=True)
+def verify_image(identity):
+    note("passwords", identity.password.reveal())
+
+@hookimpl(tryfirst=True)
+def flash(build, image):
+    note("flashed", f"{build.serial} {build.attempt}")
+    wait("flash", build)
+    if (LINE / "jam").exists():
+        raise FlashError("the line is jammed", hint="look at it")
+    time.sleep(0.02)
+    return FlashResult(device="a virtual device")
+"""
+
+
+@dataclass
+class Factory:
+    """Where stations work; the current folder is its folder."""
+
+    url: str
+    api_url: str
+    base: Path
+    line: Path = field(default_factory=lambda: Path.cwd() / "line")
+
+    def build(self, dead_after: float = 60.0, **station: Any) -> Factory:
+        """Write the site's configuration."""
+        self.line.mkdir(exist_ok=True)
+        (self.line / "line.py").write_text(LINE)
+        more = "".join(f"{name} = {value}\n" for name, value in station.items())
+        Path("imagebuild.toml").write_text(
+            f'[hooks]\ndirs = ["{self.line}"]\n[admin_api]\nurl = "{self.api_url}"\n'
+            f'[ledger]\ndatabase = "{self.url}"\n[station]\ndead_after = {dead_after}\n{more}'
+        )
+        return self
+
+    @contextlib.contextmanager
+    def station(self, name: str, *argv: str, lanes: int = 2) -> Iterator[subprocess.Popen[str]]:
+        """Start a station; it is killed at the end, if it is still there."""
+        words = ["station", "--name", name, "--lanes", str(lanes), "--image", str(self.base)]
+        log = Path(f"{name}.log").open("a")  # noqa: SIM115 - the process writes it
+        process = subprocess.Popen(
+            ["env", "--default-signal=INT,TERM,HUP", sys.executable, "-m", "azaion_imagebuild",
+             *words, "--json", *argv],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            log.close()
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+            process.communicate()
+
+    def stop(self, process: subprocess.Popen[str]) -> Any:
+        """End a station as an operator does; return what it says of itself."""
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=60)
+        return json.loads(out)
+
+    def log(self, name: str) -> str:
+        return Path(f"{name}.log").read_text()
+
+    def hold(self, step: str) -> None:
+        (self.line / f"hold-{step}").touch()
+
+    def go_on(self, step: str) -> None:
+        (self.line / f"hold-{step}").unlink()
+
+    def noted(self, name: str) -> list[str]:
+        path = self.line / name
+        return path.read_text().splitlines() if path.exists() else []
+
+    def flashed(self) -> Counter[str]:
+        """Return how often each serial reached a device."""
+        return Counter(line.split()[0] for line in self.noted("flashed"))
+
+    def attempts(self) -> dict[str, Entry]:
+        """Return the last row of each serial; the ledger must be whole."""
+        with Ledger(self.url) as ledger:
+            assert list(check(ledger)) == []
+            return {entry.serial: entry for _, entry, _ in ledger.rows()}
+
+    def outcomes(self) -> Counter[str]:
+        return Counter(entry.outcome for entry in self.attempts().values())
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.05)
+
+
+def serials(count: int) -> list[str]:
+    return [f"AZJN-{number:04}" for number in range(1, count + 1)]
+
+
+def without_times(log: str) -> str:
+    return re.sub(r"\d\d:\d\d:\d\d", "", log)

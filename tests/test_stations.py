@@ -1,0 +1,585 @@
+"""Stations: many processes, one PostgreSQL, and what happens when some of them die."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from postgres import Postgres
+from stations import Factory, serials, until
+from world import Run
+
+from azaion_imagebuild.builds import build_base
+from azaion_imagebuild.configuration import load
+from azaion_imagebuild.console import Console
+from azaion_imagebuild.errors import LedgerError, PreflightError
+from azaion_imagebuild.ledger import Entry, Ledger, this_process
+from azaion_imagebuild.ledger.entry import now, this_host
+from azaion_imagebuild.settings import LedgerSettings
+from azaion_imagebuild.stations import tables
+from azaion_imagebuild.stations.claim import Claim, Lost
+from azaion_imagebuild.stations.jobs import Job, put
+from azaion_imagebuild.stations.roster import Station, stations
+from azaion_imagebuild.stations.takeover import MOST_LOST, sign_on_alone, take_over
+
+ONE = "AZJN-0001"
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image with a placeholder, built once for all stations."""
+    folder = tmp_path_factory.mktemp("base")
+    flags = {("build", "state_dir"): str(folder / "state"), ("device_conf", "owner"): "azaion"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", os.environ["PATH"] + ":/usr/sbin:/sbin")  # e2fsprogs
+        record = build_base(load(flags, {}, None), Console(None), folder / "base.img")
+    assert record.error is None
+    return folder / "base.img"
+
+
+@pytest.fixture
+def factory(postgres: Postgres, api_url: str, base: Path) -> Factory:
+    postgres.empty()
+    return Factory(url=postgres.url, api_url=api_url, base=base).build()
+
+
+def board(run: Run) -> Any:
+    return run("station", "status", "--json").json
+
+
+def is_idle(run: Run) -> bool:
+    return not any(each["waiting"] or each["running"] for each in board(run)["queues"])
+
+
+# --- the queue
+
+
+def test_a_list_is_queued_once(run: Run, factory: Factory) -> None:
+    first = run("submit", "AZJN-0001..AZJN-0003", "--json")
+    assert (first.code, first.json["queued"]) == (0, serials(3))
+    Path("list.txt").write_text("AZJN-0002\nAZJN-0004\n")
+    again = run("submit", "list.txt", "--station", "S1", "--json").json
+    assert again["queued"] == ["AZJN-0004"]
+    assert again["queued_before"] == {"AZJN-0002": "waits"}
+    shown = {each["queue"]: each for each in board(run)["queues"]}
+    assert shown["devices"]["waiting"] == 3
+    assert (shown["devices@S1"]["station"], shown["devices@S1"]["served_by"]) == ("S1", [])
+    assert "served by NOBODY" in run("station", "status").out
+
+
+def test_what_is_done_unknown_or_another_devices_is_not_queued(run: Run, factory: Factory) -> None:
+    with Ledger(factory.url) as ledger:
+        ledger.write(entry("AZJN-0001", outcome="done"))
+        ledger.write(entry("AZJN-0002", outcome="unknown", step="flash"))
+        ledger.write(entry("XYZ-0003", outcome="done", account="created", flashed=True))
+    ran = run("submit", "AZJN-0001..AZJN-0004", "--json")
+    assert ran.code == 10
+    found = ran.json
+    assert found["queued"] == ["AZJN-0004"]
+    assert (found["done_before"], found["unknown"]) == (["AZJN-0001"], ["AZJN-0002"])
+    assert "is that of XYZ-0003" in found["refused"][0]["error"]
+    again = run("submit", "AZJN-0001..AZJN-0002", "--again", "--json")
+    assert again.json["queued"] == serials(2)
+
+
+@pytest.mark.parametrize(
+    ("argv", "error"),
+    [
+        (["submit", ONE], "no database is set"),
+        (["submit", ONE, "--database", "sqlite:///ledger.sqlite3"], "is not in PostgreSQL"),
+        (["station", "--name", "S1", "--database", "sqlite://"], "is not in PostgreSQL"),
+        (["station", "--lanes", "2"], "the station has no name"),
+        (["station", "--name", "S 1"], "is no name for a station"),
+        (["station", "--name", "S1", "--lanes", "0"], "--lanes is less than 1"),
+        (["station", "status"], "no database is set"),
+        (["station", "reassign"], "name one station, or say --dead"),
+        (["submit", ONE, "--station", "S@1"], "is no name for a station"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_done(
+    run: Run, argv: list[str], error: str
+) -> None:
+    ran = run(*argv)
+    assert (ran.code, error in ran.err) == (2, True), ran.err
+
+
+def test_two_serials_of_one_account_queue_nothing(run: Run, factory: Factory) -> None:
+    Path("list.txt").write_text("AZJN-0001\nXYZ-0001\n")
+    ran = run("submit", "list.txt")
+    assert (ran.code, "share the account" in ran.err) == (3, True)
+    assert board(run)["queues"] == []
+
+
+def test_a_look_makes_no_table(run: Run, factory: Factory, postgres: Postgres) -> None:
+    assert "nothing is queued" in run("station", "status").out
+    assert run("station", "reassign", "--dead").code == 0
+    assert "station" not in postgres.psql("SELECT relname FROM pg_class WHERE relkind = 'r'")
+
+
+def test_a_database_that_is_not_there_is_said(run: Run, factory: Factory) -> None:
+    gone = "postgresql://nobody:secretword@127.0.0.1:1/x"
+    station = ["station", "--name", "S1", "--image", factory.base]
+    for argv in (["submit", ONE], ["station", "status"], station):
+        ran = run(*argv, "--database", gone)
+        assert ran.code == 9
+        assert "secretword" not in ran.err
+
+
+# --- stations
+
+
+def test_stations_make_what_is_queued_and_end_when_told(run: Run, factory: Factory) -> None:
+    run("submit", "AZJN-0001..AZJN-0004")
+    run("submit", "AZJN-0005..AZJN-0006", "--station", "S2")
+    with factory.station("S1") as one, factory.station("S2") as two:
+        until(lambda: len(factory.attempts()) == 6 and is_idle(run), "six devices")
+        (line,) = (line for line in run("station", "status").out.splitlines() if "S1" in line)
+        assert "at work" in line
+        told = [factory.stop(one), factory.stop(two)]
+    assert [each["outcome"] for each in told] == ["stopped", "stopped"]
+    assert told[0]["done"] + told[1]["done"] == 6
+    assert {
+        entry.station for entry in factory.attempts().values() if entry.serial > "AZJN-0004"
+    } == {"S2"}
+    assert factory.flashed() == dict.fromkeys(serials(6), 1)
+    assert not any(board(run).values())
+    assert run("submit", "AZJN-0001..AZJN-0006", "--json").json["done_before"] == serials(6)
+
+
+def test_a_station_without_flashing_writes_images(run: Run, factory: Factory) -> None:
+    run("submit", "AZJN-0001..AZJN-0002")
+    with factory.station("S1", "--out", "images") as station:
+        until(lambda: factory.outcomes()["done"] == 2, "two images")
+        factory.stop(station)
+    assert [path.name for path in sorted(Path("images").iterdir())] == [
+        "AZJN-0001.img",
+        "AZJN-0002.img",
+    ]
+    assert run("verify", "images/AZJN-0001.img", "--serial", ONE).code == 0
+
+
+def test_three_stations_one_killed_the_database_restarted(
+    run: Run, factory: Factory, postgres: Postgres
+) -> None:
+    factory.build(dead_after=2.0)
+    count = 40
+    run("submit", f"AZJN-0001..AZJN-{count:04}")
+    with contextlib.ExitStack() as working:
+        one, two, three = (
+            working.enter_context(factory.station(name)) for name in ("S1", "S2", "S3")
+        )
+        until(lambda: len(factory.flashed()) > 5, "the first devices")
+        factory.hold("flash")
+        until(lambda: is_flashing(factory, "S2"), "S2 to flash")
+        two.kill()
+        postgres.restart()
+        factory.go_on("flash")
+        until(lambda: sum(factory.flashed().values()) > 15, "devices after the restart")
+        until(lambda: sum(ended(factory)) == count and is_idle(run), "every device")
+        told = [factory.stop(one), factory.stop(three)]
+    assert factory.flashed() == dict.fromkeys(serials(count), 1)
+    unknown = [row for row in factory.attempts().values() if row.outcome == "unknown"]
+    assert unknown
+    assert all("S2 was lost during flash" in (row.error or "") for row in unknown)
+    shown = {each["serial"]: each["outcome"] for each in board(run)["undone"]}
+    assert shown == {row.serial: "unknown" for row in unknown}
+    assert sum(each["done"] for each in told) + len(unknown) <= count
+    dump = postgres.dump()
+    passwords = factory.noted("passwords")
+    assert len(passwords) >= count
+    assert not any(password in dump for password in passwords)
+
+
+def is_flashing(factory: Factory, station: str) -> bool:
+    return any(
+        (row.station, row.step, row.outcome) == (station, "flash", "started")
+        for row in factory.attempts().values()
+    )
+
+
+def ended(factory: Factory) -> tuple[int, int]:
+    found = factory.outcomes()
+    return found["done"], found["unknown"]
+
+
+def test_a_frozen_flash_is_unknown_and_its_end_is_not_believed(run: Run, factory: Factory) -> None:
+    factory.build(dead_after=2.0)
+    factory.hold("flash")
+    run("submit", ONE)
+    with factory.station("S1") as frozen:
+        until(lambda: factory.flashed()[ONE], "a flash")
+        frozen.send_signal(signal.SIGSTOP)
+        with factory.station("S2") as other:
+            until(lambda: factory.outcomes()["unknown"], "S2 to take over")
+            factory.go_on("flash")
+            frozen.send_signal(signal.SIGCONT)
+            until(lambda: "signs on again" in factory.log("S1"), "S1 to notice")
+            run("submit", "AZJN-0002..AZJN-0005")
+            until(lambda: factory.outcomes()["done"] == 4, "both to go on")
+            told = factory.stop(frozen)
+            factory.stop(other)
+    assert (told["unknown"], factory.flashed()[ONE]) == (1, 1)
+    row = factory.attempts()[ONE]
+    assert (row.outcome, row.flashed) == ("unknown", False)
+    assert "taken away from station S1" in (row.error or "")
+    assert "flashed its device" in (row.error or "")
+    assert run("submit", ONE, "--json").json["unknown"] == [ONE]
+
+
+def test_a_frozen_station_cannot_spoil_what_another_has_made_since(
+    run: Run, factory: Factory
+) -> None:
+    factory.build(dead_after=2.0)
+    factory.hold("provision")
+    run("submit", ONE)
+    with factory.station("S1") as frozen:
+        until(lambda: f"provision {ONE}" in factory.noted("reached"), "S1 to provision")
+        frozen.send_signal(signal.SIGSTOP)
+        factory.go_on("provision")
+        with factory.station("S2") as other:
+            until(lambda: factory.outcomes()["done"] == 1, "S2 to make it")
+            assert factory.attempts()[ONE].station == "S2"
+            frozen.send_signal(signal.SIGCONT)
+            until(lambda: factory.outcomes()["unknown"] == 1, "S1 to own up")
+            factory.stop(other)
+    assert factory.flashed()[ONE] == 1  # the account has S1's password now, the device S2's
+    assert "may have that attempt's password" in (factory.attempts()[ONE].error or "")
+
+
+def test_a_station_that_is_started_again_takes_up_what_it_left(run: Run, factory: Factory) -> None:
+    factory.hold("provision")
+    run("submit", "AZJN-0001..AZJN-0002")
+    with factory.station("S1") as killed:
+        until(lambda: len(factory.noted("reached")) == 2, "two devices")
+        killed.kill()
+        killed.wait()
+        assert [each["serial"] for each in board(run)["running"]] == serials(2)
+        factory.go_on("provision")
+        with factory.station("S1") as again:
+            until(lambda: factory.outcomes()["done"] == 2, "both devices")
+            twin = run("station", "--name", "S1", "--image", factory.base, "--state-dir", "other")
+            assert (twin.code, "a station S1 is at work" in twin.err) == (2, True)
+            factory.stop(again)
+    assert "took over from S1: AZJN-0001 is queued: its station S1 was lost" in factory.log("S1")
+    assert factory.flashed() == dict.fromkeys(serials(2), 1)
+
+
+def test_a_signal_lets_running_devices_end_and_two_give_them_back(
+    run: Run, factory: Factory
+) -> None:
+    factory.build(dead_after=2.0)
+    factory.hold("flash")
+    run("submit", "AZJN-0001..AZJN-0003")
+    with factory.station("S1", lanes=1) as station:
+        until(lambda: factory.flashed(), "a flash")
+        station.terminate()
+        time.sleep(3.0)  # longer than dead_after: it still shows signs of life
+        assert not board(run)["orphans"]
+        factory.go_on("flash")
+        out, _ = station.communicate(timeout=60)
+    assert (station.returncode, json.loads(out)["done"]) == (0, 1)
+    factory.hold("provision")
+    with factory.station("S1", lanes=1) as station:
+        until(lambda: len(factory.noted("reached")) == 3, "the next device")
+        station.terminate()
+        until(lambda: "stopping" in factory.log("S1").splitlines()[-1], "the first signal")
+        station.terminate()
+        until(lambda: "stopping what is running" in factory.log("S1"), "the second one")
+        factory.go_on("provision")
+        out, _ = station.communicate(timeout=60)
+    told = json.loads(out)
+    assert (station.returncode, told["outcome"], told["given_back"]) == (130, "interrupted", 1)
+    assert board(run)["queues"][0]["waiting"] == 2
+    with factory.station("S1") as station:
+        until(lambda: factory.outcomes()["done"] == 3, "the rest")
+        factory.stop(station)
+    assert factory.flashed() == dict.fromkeys(serials(3), 1)
+
+
+def test_what_the_api_refuses_is_tried_again_and_a_flash_never(run: Run, factory: Factory) -> None:
+    factory.build(retries=2, retry_wait=0.1)
+    (factory.line / "refuse").touch()
+    run("submit", ONE)
+    with factory.station("S1") as station:
+        until(lambda: board(run)["undone"] and is_idle(run), "the last try")
+        assert factory.noted("refused") == [ONE] * 3
+        (failed,) = board(run)["undone"]
+        assert (failed["outcome"], failed["error"]) == ("failed", "the API said no")
+        assert (failed["exit_code"], failed["station"]) == (4, "S1")
+        (factory.line / "refuse").unlink()
+        (factory.line / "jam").touch()
+        assert run("submit", ONE, "--json").json["queued"] == [ONE]
+        until(lambda: factory.flashed()[ONE] and is_idle(run), "the flash")
+        (failed,) = board(run)["undone"]
+        assert (failed["step"], failed["error"]) == ("flash", "the line is jammed")
+        assert factory.stop(station)["failed"] == 2
+    assert factory.flashed()[ONE] == 1
+
+
+def test_what_waits_for_a_station_that_never_comes_goes_to_the_others(
+    run: Run, factory: Factory
+) -> None:
+    run("submit", "AZJN-0001..AZJN-0002", "--station", "S9")
+    assert run("station", "reassign", "S8").code == 2
+    with factory.station("S1") as station:
+        until(lambda: board(run)["stations"], "S1")
+        assert run("station", "reassign", "S9", "--json").json["moved"] == serials(2)
+        until(lambda: factory.outcomes()["done"] == 2, "both devices")
+        run("submit", "AZJN-0003", "--station", "S9")
+        assert run("station", "reassign", "--dead", "--json").json["moved"] == ["AZJN-0003"]
+        until(lambda: factory.outcomes()["done"] == 3, "the third")
+        factory.stop(station)
+
+
+def test_an_operator_decides_on_an_orphaned_flash(run: Run, factory: Factory) -> None:
+    factory.hold("flash")
+    run("submit", "AZJN-0001..AZJN-0002")
+    with factory.station("S1") as station:
+        until(lambda: len(factory.flashed()) == 2, "two flashes")
+        refused = run("station", "resolve", ONE, "done", "--reason", "looked")
+        assert (refused.code, "is being made by station S1" in refused.err) == (2, True)
+        station.kill()
+        station.wait()
+    taken = run("station", "reassign", "S1", "--json").json["taken"]
+    assert [(each["serial"], each["outcome"]) for each in taken] == [
+        ("AZJN-0001", "unknown"),
+        ("AZJN-0002", "unknown"),
+    ]
+    assert run("station", "resolve", ONE, "done", "--reason", "it logs in").code == 0
+    assert run("station", "resolve", "AZJN-0002", "failed", "--reason", "dark").code == 0
+    assert board(run)["undone"] == []
+    again = run("submit", "AZJN-0001..AZJN-0002", "--json").json
+    assert (again["done_before"], again["queued"]) == ([ONE], ["AZJN-0002"])
+
+
+def test_a_job_that_was_fetched_unseen_goes_back_into_the_queue(
+    run: Run, factory: Factory, postgres: Postgres
+) -> None:
+    factory.build(dead_after=2.0)
+    with factory.station("S1") as station:
+        until(lambda: board(run)["stations"], "S1")
+        factory.hold("provision")
+        run("submit", "AZJN-0001..AZJN-0003")
+        until(lambda: len(factory.noted("reached")) == 2, "two lanes")
+        postgres.psql(  # as if the answer to its fetch had been lost
+            "UPDATE procrastinate_jobs SET status = 'doing',"
+            " worker_id = (SELECT worker FROM station) WHERE status = 'todo'"
+        )
+        factory.go_on("provision")
+        until(lambda: factory.outcomes()["done"] == 3, "all three")
+        factory.stop(station)
+
+
+def test_ended_jobs_are_purged(run: Run, factory: Factory, postgres: Postgres) -> None:
+    (factory.line / "refuse").touch()
+    factory.build(retries=0, keep=24)
+    run("submit", "AZJN-0001..AZJN-0002")
+    with factory.station("S1") as station:
+        until(lambda: len(board(run)["undone"]) == 2, "two failures")
+        factory.stop(station)
+    postgres.psql(
+        "UPDATE procrastinate_events SET at = at - interval '25 hours' WHERE job_id ="
+        " (SELECT min(id) FROM procrastinate_jobs)"
+    )
+    with factory.station("S1") as station:
+        until(lambda: len(board(run)["undone"]) == 1, "the old one to go")
+        factory.stop(station)
+    assert board(run)["undone"][0]["serial"] == "AZJN-0002"
+
+
+# --- claims and takeovers, one by one
+
+
+def entry(serial: str = ONE, **changes: Any) -> Entry:
+    fields: dict[str, Any] = {
+        "attempt": f"attempt-{serial}",
+        "serial": serial,
+        "email": f"azaion-jetson-{serial.rpartition('-')[2].lower()}@azaion.com",
+        "sandbox": False,
+        "step": "provision_identity",
+        "outcome": "started",
+        "at": now(),
+        "host": "elsewhere",
+        "process": this_process(),
+    }
+    return Entry(**fields | changes)
+
+
+@pytest.fixture
+def ledger(postgres: Postgres) -> Iterator[Ledger]:
+    postgres.empty()
+    with Ledger(postgres.url) as opened:
+        tables.prepare(opened)
+        yield opened
+
+
+def signed_on(ledger: Ledger, name: str = "S1") -> Station:
+    station = Station(
+        name=name,
+        worker=0,
+        sandbox=False,
+        host=this_host(),
+        process=this_process(),
+        operator="a test",
+        dead_after=60.0,
+        lanes={},
+    )
+    return sign_on_alone(ledger, station)[0]
+
+
+def claimed(ledger: Ledger, postgres: Postgres, **changes: Any) -> Claim:
+    """Return the claim of a station on the only job."""
+    station = signed_on(ledger)
+    job = dataclasses.replace(Job(serial=ONE, sandbox=False, after=0), **changes)
+    with ledger.writing() as pen:
+        put(pen.connection, [job])
+    number = postgres.psql(
+        "UPDATE procrastinate_jobs SET status = 'doing', worker_id = (SELECT worker FROM station)"
+        " RETURNING id"
+    )
+    return Claim(
+        ledger=ledger, job=job, id=int(number), worker=station.worker, station="S1", lane="1"
+    )
+
+
+def silence(postgres: Postgres) -> None:
+    """Let every station look dead."""
+    postgres.psql("DELETE FROM procrastinate_workers")
+
+
+def test_what_was_made_since_it_was_queued_is_not_made_again(
+    ledger: Ledger, postgres: Postgres
+) -> None:
+    claim = claimed(ledger, postgres)
+    ledger.write(entry(attempt="by hand", outcome="done", flashed=True))
+    with pytest.raises(PreflightError, match="was made or flashed since it was queued"):
+        claim.begin(entry(), LedgerSettings())
+    meant = dataclasses.replace(claim, job=dataclasses.replace(claim.job, after=ledger.head().row))
+    meant.begin(entry(), LedgerSettings())
+
+
+def test_yes_at_the_submission_is_yes_at_the_station(ledger: Ledger, postgres: Postgres) -> None:
+    ledger.write(entry(attempt="before", outcome="done", flashed=True))
+    policy = LedgerSettings(reprovision="confirm")
+    claim = claimed(ledger, postgres, after=1)
+    with pytest.raises(PreflightError, match="was flashed on"):
+        claim.begin(entry(), policy)
+    dataclasses.replace(claim, job=dataclasses.replace(claim.job, confirmed=True)).begin(
+        entry(), policy
+    )
+
+
+def test_a_claim_ends_with_the_job_and_with_an_operators_word(
+    ledger: Ledger, postgres: Postgres
+) -> None:
+    claim = claimed(ledger, postgres)
+    claim.begin(entry(), LedgerSettings())
+    claim.write(entry(step="flash"))
+    ledger.write(entry(step="resolve", outcome="failed"))
+    with pytest.raises(Lost):
+        claim.write(entry(step="flash", outcome="done", account="created", flashed=True))
+    receipt = ledger.head()
+    assert claim.write(entry(outcome="failed")) == receipt  # it says so once
+    _, last, _ = list(ledger.rows())[-1]
+    assert (last.outcome, last.flashed) == ("unknown", False)
+
+
+@pytest.mark.parametrize(
+    ("rows", "outcome", "last"),
+    [
+        ([], "queued", None),
+        ([{}], "queued", "failed"),
+        ([{}, {"step": "flash"}], "unknown", "unknown"),
+        ([{}, {"step": "flash"}, {"outcome": "done", "flashed": True}], "done", "done"),
+        ([{}, {"outcome": "failed"}], "queued", "failed"),
+        ([{}, {"step": "flash", "outcome": "failed"}], "failed", "failed"),
+    ],
+)
+def test_what_a_dead_station_was_doing(
+    ledger: Ledger, postgres: Postgres, rows: list[dict[str, Any]], outcome: str, last: str | None
+) -> None:
+    claim = claimed(ledger, postgres)
+    for number, row in enumerate(rows):
+        if number == 0:
+            claim.begin(entry(**row), LedgerSettings())
+        else:
+            claim.write(entry(**row))
+    assert take_over(ledger) == []
+    silence(postgres)
+    (taken,) = take_over(ledger)
+    assert (taken.serial, taken.outcome) == (ONE, outcome)
+    assert take_over(ledger) == []
+    found = [row for _, row, _ in ledger.rows(ONE)]
+    assert (found[-1].outcome if found else None) == last
+    jobs = postgres.psql("SELECT id, status, args->>'lost' FROM procrastinate_jobs").splitlines()
+    number = claim.id
+    assert jobs == {
+        "queued": [f"{number + 1}|todo|1"],
+        "done": [],
+    }.get(outcome, [f"{number}|failed|0"])
+    with pytest.raises(Lost):
+        claim.begin(entry(attempt="late"), LedgerSettings())
+
+
+def test_a_device_over_which_stations_die_is_left_alone(ledger: Ledger, postgres: Postgres) -> None:
+    claimed(ledger, postgres, lost=MOST_LOST - 1)
+    silence(postgres)
+    (taken,) = take_over(ledger)
+    assert (taken.outcome, taken.reason) == ("failed", "3 stations were lost over it")
+
+
+def test_a_database_that_has_just_started_makes_nobody_dead(
+    ledger: Ledger, postgres: Postgres
+) -> None:
+    signed_on(ledger)
+    postgres.psql("UPDATE procrastinate_workers SET last_heartbeat = now() - interval '1 hour'")
+    with ledger.reading() as connection:
+        (station,) = stations(connection)
+    assert station.silent is not None
+    assert station.silent < 3600  # as long as the server runs, at most
+
+
+def test_the_tables_of_a_newer_version_are_not_touched(ledger: Ledger, postgres: Postgres) -> None:
+    postgres.psql("UPDATE station_schema SET version = 99")
+    with pytest.raises(LedgerError, match="newer version"):
+        tables.prepare(ledger)
+
+
+def test_the_queues_own_tables_are_brought_to_its_version(
+    ledger: Ledger, postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from procrastinate.schema import SchemaManager
+
+    old = Path(SchemaManager.get_migrations_path()) / "newest"
+    steps = tmp_path / "migrations"
+    steps.mkdir()
+    (steps / old.name.replace("newest", "00.00.00_01_old.sql")).write_text("SELECT nonsense")
+    (steps / "99.00.00_01_new.sql").write_text("CREATE TABLE new AS SELECT 5 % 3 AS found")
+    monkeypatch.setattr(SchemaManager, "get_migrations_path", lambda: str(steps))
+    tables.prepare(ledger)
+    tables.prepare(ledger)
+    assert postgres.psql("SELECT found FROM new") == "2\n"
+
+
+def test_the_password_of_the_database_is_nowhere_to_be_seen(
+    run: Run, factory: Factory, postgres: Postgres
+) -> None:
+    url = postgres.url.replace("azaion@", "azaion:word-of-the-database@")
+    factory.url = url
+    factory.build()
+    run("submit", ONE)
+    with factory.station("S1", "--debug") as station:
+        until(lambda: factory.outcomes()["done"] == 1, "the device")
+        shown = subprocess.run(["ps", "-o", "args", "-p", str(station.pid)], check=True,
+                               capture_output=True, text=True).stdout  # fmt: skip
+        factory.stop(station)
+    assert "word-of-the-database" not in factory.log("S1") + shown + postgres.dump()
