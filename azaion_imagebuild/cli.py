@@ -555,7 +555,8 @@ def _sandbox(args: argparse.Namespace, console: Console) -> int:
 
 
 def _completion(args: argparse.Namespace, console: Console) -> int:
-    _print(completion.script(_parser(), args.shell), console)
+    with _quiet_pipe(console):
+        sys.stdout.write(f"{completion.script(_parser(), args.shell)}\n")
     return 0
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -21,16 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import azaion_imagebuild
+from azaion_imagebuild import device_conf
+from azaion_imagebuild.identity import email_for
 from azaion_imagebuild.ledger import Entry, Ledger
 from azaion_imagebuild.ledger.checking import check
+from azaion_imagebuild.sandbox import Accounts
 
 ROOT = Path(azaion_imagebuild.__file__).parent.parent
 LINE = """
 import os, time
 from pathlib import Path
-from azaion_imagebuild import hookimpl
+from azaion_imagebuild import device_conf, hookimpl, images
 from azaion_imagebuild.errors import FlashError, ProvisioningError
-from azaion_imagebuild.model import FlashResult
+from azaion_imagebuild.model import DEVICE_CONF, FlashResult
 
 LINE = Path(__file__).parent
 
@@ -62,6 +64,8 @@ def flash(build, image):
     if (LINE / "jam").exists():
         raise FlashError("the line is jammed", hint="look at it")
     time.sleep(0.02)
+    conf = images.read_file(image.path, DEVICE_CONF, device_conf.LONGEST)
+    (LINE / f"{build.serial}.conf").write_bytes(conf.data)
     return FlashResult(device="a virtual device")
 """
 
@@ -131,6 +135,13 @@ class Factory:
         """Return how often each serial reached a device."""
         return Counter(line.split()[0] for line in self.noted("flashed"))
 
+    def opens_its_account(self, accounts: Accounts, serial: str) -> bool:
+        """Tell whether the device of a serial can log in with what it was flashed with."""
+        conf = device_conf.parse((self.line / f"{serial}.conf").read_bytes())
+        return conf.email == email_for(serial) and accounts.login(
+            conf.email, conf.password.reveal()
+        )
+
     def attempts(self) -> dict[str, Entry]:
         """Return the last row of each serial; the ledger must be whole."""
         with Ledger(self.url) as ledger:
@@ -151,7 +162,3 @@ def until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> 
 
 def serials(count: int) -> list[str]:
     return [f"AZJN-{number:04}" for number in range(1, count + 1)]
-
-
-def without_times(log: str) -> str:
-    return re.sub(r"\d\d:\d\d:\d\d", "", log)

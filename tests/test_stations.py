@@ -24,6 +24,7 @@ from azaion_imagebuild.console import Console
 from azaion_imagebuild.errors import LedgerError, PreflightError
 from azaion_imagebuild.ledger import Entry, Ledger, this_process
 from azaion_imagebuild.ledger.entry import now, this_host
+from azaion_imagebuild.sandbox import Accounts
 from azaion_imagebuild.settings import LedgerSettings
 from azaion_imagebuild.stations import tables
 from azaion_imagebuild.stations.claim import Claim, Lost
@@ -79,13 +80,13 @@ def test_a_list_is_queued_once(run: Run, factory: Factory) -> None:
 def test_what_is_done_unknown_or_another_devices_is_not_queued(run: Run, factory: Factory) -> None:
     with Ledger(factory.url) as ledger:
         ledger.write(entry("AZJN-0001", outcome="done"))
-        ledger.write(entry("AZJN-0002", outcome="unknown", step="flash"))
+        ledger.write(entry("AZJN-0002", outcome="unknown", step="flash", error="jammed"))
         ledger.write(entry("XYZ-0003", outcome="done", account="created", flashed=True))
     ran = run("submit", "AZJN-0001..AZJN-0004", "--json")
     assert ran.code == 10
     found = ran.json
     assert found["queued"] == ["AZJN-0004"]
-    assert (found["done_before"], found["unknown"]) == (["AZJN-0001"], ["AZJN-0002"])
+    assert (found["done_before"], found["unknown"]) == (["AZJN-0001"], {"AZJN-0002": "jammed"})
     assert "is that of XYZ-0003" in found["refused"][0]["error"]
     again = run("submit", "AZJN-0001..AZJN-0002", "--again", "--json")
     assert again.json["queued"] == serials(2)
@@ -125,11 +126,14 @@ def test_a_look_makes_no_table(run: Run, factory: Factory, postgres: Postgres) -
     assert "station" not in postgres.psql("SELECT relname FROM pg_class WHERE relkind = 'r'")
 
 
-def test_a_database_that_is_not_there_is_said(run: Run, factory: Factory) -> None:
+def test_a_database_that_is_not_there_is_said(
+    run: Run, factory: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gone = "postgresql://nobody:secretword@127.0.0.1:1/x"
+    monkeypatch.setenv("AZAION_IMAGEBUILD_DATABASE", gone)
     station = ["station", "--name", "S1", "--image", factory.base]
     for argv in (["submit", ONE], ["station", "status"], station):
-        ran = run(*argv, "--database", gone)
+        ran = run(*argv)
         assert ran.code == 9
         assert "secretword" not in ran.err
 
@@ -168,7 +172,7 @@ def test_a_station_without_flashing_writes_images(run: Run, factory: Factory) ->
 
 
 def test_three_stations_one_killed_the_database_restarted(
-    run: Run, factory: Factory, postgres: Postgres
+    run: Run, factory: Factory, postgres: Postgres, accounts: Accounts
 ) -> None:
     factory.build(dead_after=2.0)
     count = 40
@@ -186,8 +190,11 @@ def test_three_stations_one_killed_the_database_restarted(
         until(lambda: sum(factory.flashed().values()) > 15, "devices after the restart")
         until(lambda: sum(ended(factory)) == count and is_idle(run), "every device")
         told = [factory.stop(one), factory.stop(three)]
-    assert factory.flashed() == dict.fromkeys(serials(count), 1)
-    unknown = [row for row in factory.attempts().values() if row.outcome == "unknown"]
+    assert set(factory.flashed().values()) == {1}
+    rows = factory.attempts()
+    done = [serial for serial in rows if rows[serial].outcome == "done"]
+    assert all(factory.opens_its_account(accounts, serial) for serial in done)
+    unknown = [row for row in rows.values() if row.outcome == "unknown"]
     assert unknown
     assert all("S2 was lost during flash" in (row.error or "") for row in unknown)
     shown = {each["serial"]: each["outcome"] for each in board(run)["undone"]}
@@ -232,7 +239,7 @@ def test_a_frozen_flash_is_unknown_and_its_end_is_not_believed(run: Run, factory
     assert (row.outcome, row.flashed) == ("unknown", False)
     assert "taken away from station S1" in (row.error or "")
     assert "flashed its device" in (row.error or "")
-    assert run("submit", ONE, "--json").json["unknown"] == [ONE]
+    assert list(run("submit", ONE, "--json").json["unknown"]) == [ONE]
 
 
 def test_a_frozen_station_cannot_spoil_what_another_has_made_since(
@@ -491,6 +498,32 @@ def test_a_claim_ends_with_the_job_and_with_an_operators_word(
     assert claim.write(entry(outcome="failed")) == receipt  # it says so once
     _, last, _ = list(ledger.rows())[-1]
     assert (last.outcome, last.flashed) == ("unknown", False)
+
+
+@pytest.mark.parametrize(
+    ("late", "said"),
+    [
+        ({"outcome": "done", "image": "AZJN-0001.img"}, "it went on to its end"),
+        ({"step": "flash"}, "it got to flash"),
+    ],
+)
+def test_a_lost_claim_that_nobody_has_taken_up_can_be_made_again(
+    ledger: Ledger, postgres: Postgres, late: dict[str, Any], said: str
+) -> None:
+    claim = claimed(ledger, postgres)
+    claim.begin(entry(), LedgerSettings())
+    silence(postgres)
+    take_over(ledger)
+    with pytest.raises(Lost):
+        claim.write(entry(account="created", **late))
+    _, last, _ = list(ledger.rows())[-1]
+    assert (last.outcome, claim.overtaken, said in (last.error or "")) == ("failed", False, True)
+    second = signed_on(ledger, "S2").worker
+    number = postgres.psql(
+        f"UPDATE procrastinate_jobs SET status = 'doing', worker_id = {second} RETURNING id"  # noqa: S608
+    )
+    again = dataclasses.replace(claim, id=int(number), worker=second, farewell=None)
+    again.begin(entry(attempt="again"), LedgerSettings())
 
 
 @pytest.mark.parametrize(

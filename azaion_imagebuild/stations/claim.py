@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import LedgerError, PreflightError
@@ -44,7 +44,11 @@ class Claim:
     """The last intent that was written; None: nothing has begun."""
     asked: bool = False
     """The attempt got as far as to ask whether it may begin."""
-    lost: Receipt | None = field(default=None)
+    is_lost: bool = False
+    """The job or the serial was taken away."""
+    overtaken: bool = False
+    """It was lost, and the serial is unknown: another one has begun since, or it had flashed."""
+    farewell: Receipt | None = None
     """The row by which a lost attempt says so."""
 
     def begin(self, entry: Entry, settings: LedgerSettings) -> Receipt:
@@ -68,21 +72,23 @@ class Claim:
     def write(self, entry: Entry) -> Receipt:
         """Commit a further row.
 
-        An attempt that was lost says so, once: its account may have got its password after the
-        next attempt's, and then no device of this serial can log in.
+        An attempt that was lost says so, once. If another one has begun meanwhile, the serial is
+        unknown from then on: the account may have got this attempt's password last.
 
         Raises:
             LedgerError: the ledger cannot be written.
             Lost: the job or the serial is not this attempt's any more.
         """
-        if self.lost is not None:
-            return self.lost
+        if self.farewell is not None:
+            return self.farewell
+        before = self.step
         if entry.outcome == "started":
             self.step = entry.step
         try:
             return self.ledger.write(entry, self._may_go_on)
         except Lost as lost:
-            self.lost = self.ledger.write(self._farewell(entry, lost))
+            self.step = before  # what was refused has not begun
+            self.farewell = self._say_farewell(entry, lost)
             raise
 
     def standings(self, accounts: Mapping[str, str], *, sandbox: bool) -> dict[str, Standing]:
@@ -112,12 +118,7 @@ class Claim:
 
     def _may_go_on(self, connection: sql.Connection, entry: Entry) -> None:
         self._require_job(connection)
-        last = connection.exec_driver_sql(
-            "SELECT attempt, outcome FROM ledger WHERE serial = %s AND sandbox = %s"
-            " ORDER BY row DESC LIMIT 1",
-            (entry.serial, entry.sandbox),
-        ).first()
-        if last is None or tuple(last) != (entry.attempt, "started"):
+        if self._last(connection, entry) != (entry.attempt, "started"):
             raise self._lost()
 
     def _require_job(self, connection: sql.Connection) -> None:
@@ -130,6 +131,7 @@ class Claim:
             raise self._lost()
 
     def _lost(self) -> Lost:
+        self.is_lost = True
         serial = self.job.serial
         return Lost(
             f"{serial} was taken away from station {self.station}, which was taken for dead",
@@ -137,14 +139,36 @@ class Claim:
             " became of it",
         )
 
-    def _farewell(self, entry: Entry, lost: Lost) -> Entry:
-        ended = "it went on to its end" if entry.outcome == "done" else f"it got to {entry.step}"
+    def _say_farewell(self, entry: Entry, lost: Lost) -> Receipt:
+        went = "it went on to its end" if entry.outcome == "done" else f"it got to {entry.step}"
         flashed = ", and flashed its device" if entry.flashed else ""
-        return dataclasses.replace(
+        farewell = dataclasses.replace(
             entry,
-            outcome="unknown",
+            step=self.step if self.step and entry.outcome == "started" else entry.step,
+            outcome="failed",
             at=now(),
             flashed=False,
             exit_code=int(lost.exit_code),
-            error=f"{lost.message}; {ended}{flashed}. Its account may have that attempt's password",
+            error=f"{lost.message}; {went}{flashed}",
         )
+        try:
+            return self.ledger.write(farewell, self._is_alone)
+        except Lost:
+            self.overtaken = True
+            error = f"{farewell.error}. The account may have that attempt's password"
+            return self.ledger.write(dataclasses.replace(farewell, outcome="unknown", error=error))
+
+    def _is_alone(self, connection: sql.Connection, entry: Entry) -> None:
+        """Let a farewell pass that changes nothing: the serial is as the takeover left it."""
+        alone = self._last(connection, entry) == (entry.attempt, "failed")
+        if self.step == FLASH or not alone:
+            raise self._lost()
+
+    def _last(self, connection: sql.Connection, entry: Entry) -> tuple[str, str] | None:
+        """Return the attempt and the outcome of a serial's last row."""
+        last = connection.exec_driver_sql(
+            "SELECT attempt, outcome FROM ledger WHERE serial = %s AND sandbox = %s"
+            " ORDER BY row DESC LIMIT 1",
+            (entry.serial, entry.sandbox),
+        ).first()
+        return (last[0], last[1]) if last is not None else None

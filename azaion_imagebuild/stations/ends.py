@@ -41,8 +41,8 @@ def end_of(
     """
     if record["outcome"] == "done":
         return End(outcome="done")
-    if claim.lost is not None:
-        return End(outcome="unknown")
+    if claim.is_lost:
+        return End(outcome="unknown" if claim.overtaken else "given back")
     if record["outcome"] == "not started" and claim.step is not None:
         return End(outcome="unknown", orphaned=True)  # interrupted while it wrote
     if claim.step == FLASH:

@@ -94,7 +94,12 @@ class Manager(JobManager):
         """Take a job; None: there is none, or none shall be taken now."""
 
         async def fetch() -> Row | None:
-            return await super(Manager, self).fetch_job(queues=queues, worker_id=self.worker)
+            try:
+                return await super(Manager, self).fetch_job(queues=queues, worker_id=self.worker)
+            except ConnectorException as error:
+                if isinstance(error.__cause__, psycopg.errors.ForeignKeyViolation):
+                    return None  # this station was taken for dead: its next beat signs on again
+                raise
 
         if self.stopping or not self._is_ready():
             return None

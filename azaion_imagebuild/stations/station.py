@@ -156,6 +156,7 @@ class _Work:
 
     async def _run(self) -> None:
         """Open the queue, work, and sign off."""
+        import psycopg
         from procrastinate import App, PsycopgConnector
 
         from .ends import Again
@@ -175,11 +176,17 @@ class _Work:
         app = App(connector=connector)
         app.job_manager = self._manager
         app.task(name=TASK, pass_context=True, retry=Again())(self._job)
-        async with app.open_async():
-            try:
-                await self._work(app)
-            finally:
-                await _in_a_thread(self._sign_off)
+        try:
+            await app.open_async()
+        except psycopg.OperationalError as error:
+            raise LedgerError(
+                f"cannot open the queue: {error}", hint="look at the database, then start it again"
+            ) from None
+        try:
+            await self._work(app)
+        finally:
+            await _in_a_thread(self._sign_off)
+            await app.close_async()
 
     async def _work(self, app: App) -> None:
         """Run procrastinate's worker, with signs of life until its last job has ended."""

@@ -17,6 +17,7 @@ from .tables import prepare, shared_ledger
 if TYPE_CHECKING:
     import sqlalchemy as sql
 
+_DIED = "an attempt died while its device was flashed"
 _MANY = 500  # devices queued in one transaction: stations wait for it
 
 
@@ -41,7 +42,8 @@ class Submission:
     queued_before: dict[str, str] = field(default_factory=dict)
     """Serial → where it is: ``waits``, ``waits for S1``, ``being made``."""
     done_before: list[str] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
+    unknown: dict[str, str] = field(default_factory=dict)
+    """Serial → why nobody knows what its device holds."""
     refused: list[tuple[str, PreflightError]] = field(default_factory=list)
 
     @property
@@ -55,8 +57,8 @@ class Submission:
         for serial, error in self.refused:
             yield f"error: {serial}: {error.message}"
             yield f"hint: {error.hint}"
-        for serial in self.unknown:
-            yield f"error: {serial} is unknown: an attempt ended while its device was flashed"
+        for serial, why in self.unknown.items():
+            yield f"error: {serial} is unknown: {why}"
             yield f"hint: look at it, then azaion-imagebuild station resolve {serial} …"
         yield (
             f"{len(self.queued)} queued, {len(self.queued_before)} were queued before,"
@@ -140,7 +142,7 @@ def _queue(
     submission.queued += [each.serial for each in plan.todo]
     submission.queued_before |= before
     submission.done_before += [each.serial for each, _ in plan.done_before]
-    submission.unknown += [each.serial for each, _ in plan.unknown]
+    submission.unknown |= {each.serial: row.error or _DIED for each, row in plan.unknown}
     submission.refused += [(each.serial, error) for each, error in plan.refused]
 
 
