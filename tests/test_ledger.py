@@ -224,6 +224,18 @@ def test_a_serial_is_fused_once_whoever_asks_at_the_same_time(ledger: Ledger) ->
         ledger.begin(entry(attempt="second"), ALLOW)
 
 
+def test_fuses_that_another_machine_began_are_not_burned_again_unless_somebody_looked(
+    ledger: Ledger,
+) -> None:
+    elsewhere = {"host": "station-7", "process": "boot 1 2"}
+    ledger.begin(entry(step="fuse", **elsewhere), ALLOW)
+    ledger.write(entry(step="resolve", outcome="failed"))  # that machine is gone
+    with pytest.raises(PreflightError, match="what is burned is not known"):
+        ledger.begin(entry(attempt="second", step="fuse"), ALLOW)
+    ledger.write(entry(step="fuse", outcome="failed"))  # unfused, as an operator says
+    ledger.begin(entry(attempt="third", step="fuse"), ALLOW)
+
+
 def test_fuses_that_nobody_saw_end_say_nothing_of_the_flash(ledger: Ledger) -> None:
     ledger.write(flashed())
     ledger.write(died(attempt="second", step="fuse"))

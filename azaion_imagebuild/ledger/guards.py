@@ -71,11 +71,14 @@ class Standing:
 
     @property
     def perhaps_fused(self) -> Entry | None:
-        """Return the row of a fuse command that was started, and did not end well."""
+        """Return the row of a fuse command that was started, and did not end well.
+
+        A start without an end is one, whatever was said of the attempt since.
+        """
         row = self._fuse
-        if row is None or row.outcome == "unknown":
-            return row
-        return row if died(row) else None
+        if row is None or row.outcome not in ("started", "unknown"):
+            return None
+        return None if row is self.last and self.at_work else row
 
     @property
     def _fuse(self) -> Entry | None:
