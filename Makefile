@@ -10,7 +10,7 @@ RUN := $(VENV)/bin
 
 # Values come from outside (a barcode scanner, another Makefile): they are taken literally, reach
 # the tool by its environment, and are never pasted into a shell line.
-IMAGE_VARIABLES := SERIAL SERIALS BSP ROOTFS_DIR API_URL BOARD ROOTDEV CONFIG FLASH JSON OUT JOBS
+IMAGE_VARIABLES := SERIAL SERIALS BSP ROOTFS_DIR API_URL BOARD ROOTDEV CONFIG FLASH FUSE JSON OUT JOBS
 define literally
 ifneq ($$(origin $(1)),undefined)
 override $(1) := $$(value $(1))
@@ -21,15 +21,17 @@ $(foreach name,$(IMAGE_VARIABLES),$(eval $(call literally,$(name))))
 # Otherwise make would pass the same values on, expanded, to the processes it starts.
 MAKEOVERRIDES :=
 
-.PHONY: help image fleet test check clean
+.PHONY: help image fleet test check docs clean
 help:
 	@echo "make image SERIAL=AZJN-0042    build, prove and flash one device's image"
 	@echo "           BSP= ROOTFS_DIR= API_URL= BOARD= ROOTDEV= CONFIG= FLASH=0 JSON=1"
+	@echo "           FUSE=1              run [fuse] command first: it cannot be undone"
 	@echo "                               with neither BSP nor API_URL: in the sandbox"
 	@echo "make fleet SERIALS=list.txt    the same for many devices: a list, a CSV, a range, or -"
 	@echo "           OUT=folder JOBS=8   and all of the above"
 	@echo "make test                      run the tests"
-	@echo "make check                     what CI runs: lint, types, tests on every Python"
+	@echo "make check                     what CI runs: lint, types, tests on every Python, docs"
+	@echo "make docs                      make a site of the documentation in site/"
 	@echo "make clean                     remove what make has made here"
 
 # Takes each variable that is set as a flag: an empty one too, so that the tool can refuse it.
@@ -42,6 +44,7 @@ flags = \
 	[ -z "$${ROOTDEV+x}" ] || set -- "$$@" --rootdev="$$ROOTDEV"; \
 	[ -z "$${CONFIG+x}" ] || set -- "$$@" --config="$$CONFIG"; \
 	[ -z "$${FLASH+x}" ] || set -- "$$@" --flash="$$FLASH"; \
+	[ -z "$${FUSE+x}" ] || set -- "$$@" --fuse="$$FUSE"; \
 	case "$${JSON-}" in ''|0) ;; *) set -- "$$@" --json ;; esac
 
 image: $(VENV)/.image | e2fsprogs
@@ -56,16 +59,20 @@ fleet: $(VENV)/.image | e2fsprogs
 	exec $(RUN)/azaion-imagebuild fleet "$$@" -- "$${SERIALS-}"
 
 test: $(VENV)/.test | e2fsprogs
-	@$(RUN)/pytest
+	@$(RUN)/pytest -n auto --dist worksteal
 
 check: $(VENV)/.test | e2fsprogs
 	@$(RUN)/ruff format --check .
 	@$(RUN)/ruff check .
 	@$(RUN)/mypy
-	@$(RUN)/nox --session tests
+	@$(RUN)/nox --session tests docs
+
+docs: $(VENV)/.docs
+	@NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --quiet --strict
+	@echo "site/index.html; with a search: python3 -m http.server --directory site"
 
 clean:
-	@rm -rf $(VENV) .nox dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) .nox dist build site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .PHONY: e2fsprogs
 e2fsprogs:
@@ -84,3 +91,6 @@ $(VENV)/.image: pyproject.toml $(MOVED)
 
 $(VENV)/.test: pyproject.toml $(MOVED)
 	@bash tools/set-up.sh "$(PYTHON)" "$(VENV)" '.[dev]' test
+
+$(VENV)/.docs: pyproject.toml $(MOVED)
+	@bash tools/set-up.sh "$(PYTHON)" "$(VENV)" '.[docs]' docs

@@ -1,4 +1,4 @@
-"""The whole test suite on every Python that is installed and supported."""
+"""The test suite on every Python that is installed and supported; the documentation's site."""
 
 import os
 import shutil
@@ -21,4 +21,11 @@ if shutil.which("pyenv"):  # its shims answer only for the versions that are cho
 def tests(session: nox.Session) -> None:
     """Install the package with its test tools and run the suite."""
     session.install("-e", ".[dev]")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "-n", "auto", "--dist", "worksteal", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site as its readers get it, and hold it to what it promises."""
+    session.install("-e", ".[docs]", "pytest>=8.2", "pyfakefs>=5.7")
+    session.run("pytest", "tests/test_site.py", *session.posargs)

@@ -26,6 +26,10 @@ UPDATE_HINT = (
     "implement or enable {call} at the admin API, or set [admin_api] update_method and"
     " update_path, or upsert, to what it has"
 )
+ROTATE_HINT = (
+    "see the admin API's logs: is the account there? azaion-imagebuild image makes it; if {call} is"
+    " not what sets a password, set [admin_api] update_method and update_path, or upsert"
+)
 ID_HINT = (
     "set [admin_api] id_field and existing_id_field to where its answers hold the account's id, or"
     " lookup_path to where an account is found"
@@ -82,10 +86,28 @@ class AdminApi:
                 self._update(email, password, self._created_id(reply, email, call), so_far)
         return DeviceIdentity(serial=serial, email=email, password=password, enrolled=enrolled)
 
-    def _update(self, email: str, password: Secret, account_id: str, so_far: str) -> None:
+    def rotate(self, serial: str, email: str, password: Secret) -> DeviceIdentity:
+        """Give the account ``email``, which exists, a new password. Safe to repeat.
+
+        By the request that updates; by the one that creates where the API has only that one
+        (upsert), or where only its answer tells the account's id.
+
+        Raises:
+            ProvisioningError: the API could not be reached, or its answer is not the contract's.
+        """
+        contract = self._contract
+        if contract.settings.upsert or (contract.needs_id and contract.lookup(email) is None):
+            return self.enroll(serial, email, password)
+        account_id = self._existing_id(None, email, "")
+        self._update(email, password, account_id, "", hint=ROTATE_HINT)
+        return DeviceIdentity(serial=serial, email=email, password=password, enrolled="updated")
+
+    def _update(
+        self, email: str, password: Secret, account_id: str, so_far: str, hint: str = UPDATE_HINT
+    ) -> None:
         call = self._contract.update(email, password, account_id)
         wanted = self._contract.settings.updated_statuses
-        refuse(self._send(call), wanted, so_far + call.name, UPDATE_HINT.format(call=call.name))
+        refuse(self._send(call), wanted, so_far + call.name, hint.format(call=call.name))
 
     def _created_id(self, reply: Reply, email: str, call: Call) -> str:
         if not self._contract.needs_id:
@@ -95,7 +117,7 @@ class AdminApi:
         except NoId as error:
             raise ProvisioningError(f"{call.name} gave no id: {error}", hint=ID_HINT) from None
 
-    def _existing_id(self, reply: Reply, email: str, so_far: str) -> str:
+    def _existing_id(self, reply: Reply | None, email: str, so_far: str) -> str:
         """Return the id of an account that exists: looked up, or out of the answer itself."""
         if not self._contract.needs_id:
             return ""
@@ -104,7 +126,7 @@ class AdminApi:
             reply = self._send(call)
             refuse(reply, (200,), so_far + call.name, ID_HINT)
         try:
-            return self._contract.existing_id(reply.json(), email)
+            return self._contract.existing_id(reply.json() if reply else None, email)
         except NoId as error:
             asked = call.name if call else "that answer"
             raise ProvisioningError(f"{so_far}{asked} gave no id: {error}", hint=ID_HINT) from None

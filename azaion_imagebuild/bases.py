@@ -196,7 +196,8 @@ def _origin(build: Build, ownership: Ownership) -> str:
     }  # says nothing of the image
     bsp = dataclasses.asdict(build.settings.bsp) | other
     owner = (ownership.uid, ownership.gid)
-    digest.update(json.dumps([bsp, owner, str(build.rootfs_dir)], default=str).encode())
+    size = build.settings.image.placeholder_size
+    digest.update(json.dumps([bsp, owner, size, str(build.rootfs_dir)], default=str).encode())
     for line in sorted(_described(build.rootfs_dir)):
         digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

@@ -64,7 +64,7 @@ class LinuxForTegra:
             *self._firmware_findings(build),
             *self._rootfs_findings(build),
             *self._host_findings(build),
-            *self._device_findings(build),
+            *self.device_findings(build),
         ]
 
     def script(self, build: Build) -> Path:
@@ -182,8 +182,9 @@ class LinuxForTegra:
                 "make room, then run the same command again",
             )
 
-    def _device_findings(self, build: Build) -> Iterator[Finding]:
-        if build.sandbox or not build.flash:
+    def device_findings(self, build: Build) -> Iterator[Finding]:
+        """Look whether the device that is to be written to can be told from others."""
+        if build.sandbox or not (build.flash or build.fuse):
             return
         settings = build.settings.bsp
         found = recovery_devices(settings.sysfs_usb)

@@ -208,6 +208,7 @@ def _build(
         log_dir=state_dir_of(settings) / "logs" / serial / attempt,
         sandbox=sandbox,
         flash=settings.build.flash,
+        fuse=settings.build.fuse and bsp_dir is not None,
     )
 
 

@@ -8,26 +8,31 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from . import __version__
+from . import __version__, completion, manual
 from .configuration import load
 from .console import Console
-from .errors import ExitCode, LedgerError, OperatorError, UsageError
+from .errors import ExitCode, InterruptedBuild, LedgerError, OperatorError, UsageError
 from .identity import parse_serial
 from .model import BuildRecord, Receipt
 from .process import ENV_PREFIX
 from .secret import redacted
 from .settings import Settings
+from .visible import visible
 
 if TYPE_CHECKING:
     from .fleet.fleet import Order
     from .ledger import Ledger
+
+_PASSWORD = re.compile(r"://[^/@]*:[^@]+@|[?&](ssl)?password=")
+"""In a database's URL."""
 
 _FLAGS: dict[str, tuple[str, str]] = {
     "api_url": ("admin_api", "url"),
@@ -39,6 +44,7 @@ _FLAGS: dict[str, tuple[str, str]] = {
     "owner": ("device_conf", "owner"),
     "group": ("device_conf", "group"),
     "flash": ("build", "flash"),
+    "fuse": ("build", "fuse"),
     "method": ("bsp", "method"),
     "usb_instance": ("bsp", "usb_instance"),
     "keep_image": ("image", "keep"),
@@ -71,6 +77,10 @@ def run(argv: Sequence[str]) -> int:
             _print_json({"outcome": "failed", **_failure(error)}, console)
         return int(error.exit_code)
     except KeyboardInterrupt:
+        ended = InterruptedBuild("interrupted", hint="run the same command again: it ends well")
+        console.failed(ended)
+        if "--json" in argv:
+            _print_json({"outcome": "interrupted", **_failure(ended)}, console)
         return int(ExitCode.INTERRUPTED)
     except Exception:
         logging.getLogger(__name__).exception("a bug of azaion-imagebuild")
@@ -136,16 +146,18 @@ def _base(args: argparse.Namespace, console: Console) -> int:
 def _stamp(args: argparse.Namespace, console: Console) -> int:
     from . import stamps
 
-    settings = _settings(args)
-    if args.clear and (args.serial or args.out or args.device_conf):
+    settings, serial = _settings(args), args.serial or ""
+    if args.clear and (serial or args.out or args.device_conf):
         raise UsageError("--clear takes the image only", hint="leave the other flags out")
-    with _stdout_is_ours():
-        if args.clear:
-            record = stamps.clear(args.image, settings)
-        else:
-            record = stamps.stamp(
-                args.image, args.serial or "", settings, credentials=args.device_conf, out=args.out
-            )
+    if not args.clear and args.device_conf is None:
+        with _stdout_is_ours():
+            built = stamps.stamp(args.image, serial, settings, console, out=args.out)
+        return _finish(built, args, console)
+    if args.clear:
+        record = stamps.clear(args.image, settings)
+    else:
+        given, out = args.device_conf, args.out
+        record = stamps.stamp_given(args.image, serial, settings, given, out=out)
     console.stamped(record)
     if args.json:
         _print_json(record.as_json(), console)
@@ -162,8 +174,7 @@ def _fleet(args: argparse.Namespace, console: Console) -> int:
         if args.json:
             _print_json(plan.as_json(), console)
         console.planned(plan)
-        plan.refuse_errors()
-        return int(ExitCode.DONE)
+        return plan.exit_code
     with _stdout_is_ours():
         fleet = run_fleet(order, settings, console, console.fleet(scans=order.scans))
     console.fleet_ended(fleet)
@@ -179,9 +190,14 @@ def _order(args: argparse.Namespace, settings: Settings) -> Order:
     if args.jobs < 1:
         raise UsageError("--jobs is less than 1", hint="leave it out for 8")
     flashes = settings.build.flash and args.out is None
+    if flashes and args.image is not None:
+        raise UsageError(
+            "--image is stamped into copies, not flashed",
+            hint="add --out DIR (or FLASH=0); to flash, leave --image out: the BSP's base is used",
+        )
     return Order(
         source=args.serials,
-        scans=args.serials == STDIN and sys.stdin.isatty() and not args.plan,
+        scans=args.serials == STDIN and _is_terminal(sys.stdin) and not args.plan,
         jobs=args.jobs,
         out=None if flashes else (args.out or default_out(settings)).absolute(),
         base=args.image.absolute() if args.image else None,
@@ -190,6 +206,10 @@ def _order(args: argparse.Namespace, settings: Settings) -> Order:
         max_failures=1 if args.fail_fast else args.max_failures,
         report=args.report.absolute() if args.report else None,
     )
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
 
 
 def _submit(args: argparse.Namespace, console: Console) -> int:
@@ -334,6 +354,49 @@ def _smoke(args: argparse.Namespace, console: Console) -> int:
     if args.json:
         _print_json(report.as_json(), console)
     return report.exit_code
+
+
+def _rotate(args: argparse.Namespace, console: Console) -> int:
+    from . import rotation
+    from .targets import ConfFile, ImageFile, RootfsFolder, Target
+
+    settings = _settings(args)
+    places: list[tuple[Callable[..., Target], Path | None]] = [
+        (RootfsFolder, args.rootfs_dir), (ImageFile, args.image), (ConfFile, args.device_conf),
+    ]  # fmt: skip
+    targets = [kind(path=path.absolute()) for kind, path in places if path is not None]
+    if args.all_older_than is not None:
+        return _rotate_all(args, settings, targets, console)
+    if args.plan or args.out is not None:
+        raise UsageError("--plan and --out go with --all-older-than", hint="leave them out")
+    with _stdout_is_ours():
+        record = rotation.rotate(args.serial, targets, settings, console)
+    return _finish(record, args, console)
+
+
+def _rotate_all(
+    args: argparse.Namespace, settings: Settings, targets: Sequence[object], console: Console
+) -> int:
+    from . import rotation
+
+    age = rotation.parse_age(args.all_older_than)
+    if targets or (args.out is None and not args.plan):
+        raise UsageError(
+            "the new files of --all-older-than go into a folder",
+            hint="give --out DIR, and no --rootfs-dir, --image or --device-conf",
+        )
+    if args.plan:
+        result = rotation.plan_all(age, settings)
+        console.rotation_planned(result)
+    else:
+        with _stdout_is_ours():
+            result = rotation.rotate_all(
+                age, args.out.absolute(), settings, console.warned, console.rotated
+            )
+        console.rotation_ended(result)
+    if args.json:
+        _print_json(result, console)
+    return int(result["exit_code"])
 
 
 def _hooks(args: argparse.Namespace, console: Console) -> int:
@@ -491,12 +554,23 @@ def _sandbox(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _completion(args: argparse.Namespace, console: Console) -> int:
+    with _quiet_pipe(console):
+        sys.stdout.write(f"{completion.script(_parser(), args.shell)}\n")
+    return 0
+
+
 def _settings(args: argparse.Namespace) -> Settings:
     flags = {
         place: value
         for flag, place in _FLAGS.items()
         if (value := getattr(args, flag, None)) is not None
     }
+    if _PASSWORD.search(getattr(args, "database", None) or ""):
+        raise UsageError(
+            "a password on the command line can be seen by every user of this host",
+            hint="write it into ~/.pgpass, or the URL into the configuration ([ledger] database)",
+        )
     config = args.config if args.config is not None else os.environ.get(ENV_PREFIX + "CONFIG")
     if config == "":
         raise UsageError("--config (CONFIG=) is empty", hint="name a file, or leave it out")
@@ -512,7 +586,8 @@ def _print(line: str, console: Console) -> None:
     with _quiet_pipe(console):
         if sys.stdout is not None:
             encoding = sys.stdout.encoding or "utf-8"
-            print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+            line = visible(line).encode(encoding, "backslashreplace").decode(encoding)
+            print(line, flush=True)
 
 
 @contextlib.contextmanager
@@ -546,10 +621,11 @@ def _with_verb(argv: Sequence[str]) -> Sequence[str]:
 def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="azaion-imagebuild",
-        description="Give one Jetson its identity: account, device.conf, image, proof, flash.",
-        epilog="Settings come from flags, then AZAION_IMAGEBUILD_* variables, then imagebuild.toml."
-        " Exit codes: 0 done, 2 usage, 3 preflight, 4 provisioning, 5 staging, 6 image build,"
-        " 7 flash, 8 verification, 9 ledger, 10 fleet incomplete, 70 a bug, 130 interrupted.",
+        description=manual.ABOUT,
+        epilog="azaion-imagebuild COMMAND --help says more of each. Settings come from flags, then"
+        " AZAION_IMAGEBUILD_* variables, then imagebuild.toml. Exit codes: 0 done, 2 usage,"
+        " 3 preflight, 4 provisioning, 5 staging, 6 image build, 7 flash, 8 verification, 9 ledger,"
+        " 10 fleet incomplete, 70 a bug, 130 interrupted.",
         allow_abbrev=False,
     )
     parser.called = next((word for word in argv if not word.startswith("-")), "")
@@ -561,14 +637,9 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     _site(image)
     _bsp(image)
     _owner(image)
+    _fuse(image, "run the site's [fuse] command first, once for a serial: it cannot be undone")
     _database(image)
-    image.add_argument("--operator", metavar="NAME", help="who builds; default: the user")
-    image.add_argument(
-        "--yes",
-        action="store_const",
-        const=True,
-        help="build a serial that was flashed before ([ledger] reprovision = confirm)",
-    )
+    _operator(image)
 
     base = _command(commands, "base", _base, "build an image with a placeholder, to be stamped")
     base.add_argument("--out", metavar="FILE", type=Path, help="copy the image to this new file")
@@ -585,10 +656,14 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
         type=Path,
         help="stamp these credentials instead of provisioning new ones",
     )
-    stamp.add_argument("--out", metavar="FILE", type=Path, help="stamp a copy; the image stays")
-    stamp.add_argument("--clear", action="store_true", help="put the placeholder back")
+    stamp.add_argument(
+        "--out", metavar="FILE", type=Path, help="stamp a copy, this new file; IMAGE stays as it is"
+    )
+    stamp.add_argument("--clear", action="store_true", help="take the identity out again")
     stamp.add_argument("--api-url", metavar="URL", help="base URL of the admin API")
     _owner(stamp)
+    _database(stamp)
+    _operator(stamp)
     _disable(stamp)
 
     _fleet_parser(commands)
@@ -616,7 +691,9 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     _owner(provision)
 
     verify = _command(commands, "verify", _verify, "check device.conf in a rootfs or an image")
-    verify.add_argument("target", metavar="TARGET", type=Path, help="a rootfs folder or an image")
+    verify.add_argument(
+        "target", metavar="TARGET", type=Path, help="rootfs, raw ext4, sparse or tar"
+    )
     _serial(verify)
     _owner(verify)
 
@@ -643,28 +720,68 @@ def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
         "--ca-file", metavar="FILE", help="certificate to trust, e.g. the device's own"
     )
 
+    _rotate_parser(commands)
+
     hooks = _command(commands, "hooks", _hooks, "list the steps and the plug-ins that do them")
     _disable(hooks)
 
     _ledger(commands)
 
-    sandbox = _command(commands, "sandbox", _sandbox, "show or reset the embedded parts")
+    sandbox = _command(
+        commands, "sandbox", _sandbox, "show or remove what is built with when nothing is set"
+    )
     sandbox.add_argument(
         "action",
         nargs="?",
         choices=["show", "accounts", "reset"],
         default="show",
-        help="default: show",
+        help="show: where its parts are; accounts: of its admin API; reset: remove it; default:"
+        " show",
     )
+
+    complete = commands.add_parser(
+        "completion", help="print what a shell completes this command by", allow_abbrev=False
+    )
+    complete.set_defaults(command=_completion, debug=False)
+    complete.add_argument("shell", choices=completion.SHELLS, help="the shell that will read it")
+    manual.describe(parser)
     return parser
 
 
+def _rotate_parser(commands: Any) -> None:
+    rotate = _command(commands, "rotate", _rotate, "give a device's account a new password")
+    which = rotate.add_mutually_exclusive_group(required=True)
+    which.add_argument("--serial", help="the device's serial, e.g. AZJN-0042")
+    which.add_argument(
+        "--all-older-than",
+        metavar="AGE",
+        help="every device of the ledger whose credential is older: 90d, 12h, 4w",
+    )
+    rotate.add_argument(
+        "--rootfs-dir", metavar="DIR", type=_path, help="write it into this root filesystem"
+    )
+    rotate.add_argument("--image", metavar="FILE", type=_path, help="and/or into this image")
+    rotate.add_argument(
+        "--device-conf", metavar="FILE", type=_path, help="and/or to this file (0600)"
+    )
+    rotate.add_argument(
+        "--out", metavar="DIR", type=_path, help="with --all-older-than: folder of SERIAL.conf"
+    )
+    rotate.add_argument("--plan", action="store_true", help="only show which devices are old")
+    rotate.add_argument("--api-url", metavar="URL", help="base URL of the admin API")
+    _owner(rotate)
+    _database(rotate)
+    rotate.add_argument("--operator", metavar="NAME", help="who does it; default: the user")
+    _disable(rotate)
+
+
 def _fleet_parser(commands: Any) -> None:
-    fleet = _command(commands, "fleet", _fleet, "many devices: a list of serials to its end")
+    fleet = _command(commands, "fleet", _fleet, "make many devices: a list of serials, to its end")
     fleet.add_argument(
         "serials",
         metavar="SERIALS",
-        help="a text file, a CSV with a column serial, a range like AZJN-0001..AZJN-1000, or -",
+        help="a text file, a CSV with a column serial, a range like AZJN-0001..AZJN-1000, or -"
+        " (stdin)",
     )
     fleet.add_argument("--plan", action="store_true", help="only show what would be done")
     fleet.add_argument(
@@ -681,7 +798,7 @@ def _fleet_parser(commands: Any) -> None:
         metavar="BUS-PORT",
         action="append",
         default=[],
-        help="flash at this USB instance, e.g. 1-3; several times; default: all in recovery mode",
+        help="flash at this USB instance, e.g. 1-3; repeatable; default: all in recovery mode",
     )
     fleet.add_argument("--again", action="store_true", help="do devices that are done once more")
     fleet.add_argument("--fail-fast", action="store_true", help="begin no device after a failure")
@@ -696,9 +813,10 @@ def _fleet_parser(commands: Any) -> None:
     )
     _site(fleet)
     _bsp(fleet)
+    _fuse(fleet, "not for a fleet: fuses are burned one device at a time")
     _owner(fleet)
     _database(fleet)
-    fleet.add_argument("--operator", metavar="NAME", help="who builds; default: the user")
+    _operator(fleet)
 
 
 def _submit_parser(commands: Any) -> None:
@@ -770,10 +888,10 @@ def _ledger(commands: Any) -> None:
     verbs = ledger.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     every = _command(verbs, "list", _ledger_list, "one line for each attempt")
-    every.add_argument("--serial", help="of this device only")
+    every.add_argument("--serial", help="only the attempts of this device")
 
     show = _command(verbs, "show", _ledger_show, "all that is known of one device")
-    show.add_argument("serial", metavar="SERIAL")
+    show.add_argument("serial", metavar="SERIAL", help="the device's serial")
 
     verify = _command(verbs, "verify", _ledger_verify, "look whether a row was changed")
     verify.add_argument(
@@ -782,28 +900,37 @@ def _ledger(commands: Any) -> None:
         default=[],
         metavar="ROW:HASH",
         type=_anchor,
-        help="a row as a record or an earlier verify showed it",
+        help="a row as a record, or an earlier verify, showed it; repeatable",
     )
 
     export = _command(verbs, "export", _ledger_export, "every row, as CSV or as a JSON array")
-    export.add_argument("--csv", action="store_true", help="as CSV; default: JSON")
+    export.add_argument("--csv", action="store_true", help="as CSV, not as JSON")
     export.add_argument("--out", metavar="FILE", type=Path, help="a new file; default: stdout")
 
-    resolve = _command(verbs, "resolve", _ledger_resolve, "say how an attempt ended")
+    resolve = _command(
+        verbs, "resolve", _ledger_resolve, "say how an attempt ended, or that a device is retired"
+    )
     _verdict(resolve)
     for verb in (every, show, verify, export, resolve):
         _database(verb)
 
 
 def _verdict(resolve: argparse.ArgumentParser) -> None:
-    resolve.add_argument("serial", metavar="SERIAL")
+    resolve.add_argument("serial", metavar="SERIAL", help="the device's serial")
     resolve.add_argument(
         "verdict",
-        choices=["done", "failed", "retired"],
-        help="done: it has its identity; failed: build it again; retired: out of use",
+        choices=["done", "failed", "retired", "fused", "unfused"],
+        help="done: it has its identity; failed: build it again; retired: out of use; fused,"
+        " unfused: what its fuses are",
     )
     resolve.add_argument("--reason", required=True, help="why, for whoever asks later")
     resolve.add_argument("--sandbox", action="store_true", help="a device of the sandbox")
+
+
+def _path(text: str) -> Path:
+    if not text:  # Path("") would be the folder that one is in
+        raise argparse.ArgumentTypeError("it is empty")
+    return Path(text)
 
 
 def _anchor(text: str) -> Receipt:
@@ -817,10 +944,19 @@ def _anchor(text: str) -> Receipt:
 def _command(commands: Any, name: str, function: Callable[..., int], help: str) -> Any:
     parser = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
     parser.set_defaults(command=function)
-    parser.add_argument("--config", metavar="FILE", help="default: imagebuild.toml, if it is there")
-    parser.add_argument("--state-dir", metavar="DIR", help="folder of logs and of the sandbox")
-    parser.add_argument("--json", action="store_true", help="print one line of JSON on stdout")
-    parser.add_argument("--debug", action="store_true", help="show what the scripts print")
+    general = parser.add_argument_group("general options")
+    general.add_argument(
+        "--config",
+        metavar="FILE",
+        help="settings; default: imagebuild.toml of this folder, if it is there",
+    )
+    general.add_argument(
+        "--state-dir",
+        metavar="DIR",
+        help="folder of logs, ledger and sandbox; default: ~/.local/state/azaion-imagebuild",
+    )
+    general.add_argument("--json", action="store_true", help="print one line of JSON on stdout")
+    general.add_argument("--debug", action="store_true", help="show all that the scripts print")
     return parser
 
 
@@ -829,44 +965,83 @@ def _serial(parser: argparse.ArgumentParser) -> None:
 
 
 def _site(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--api-url", metavar="URL", help="base URL of the admin API")
-    parser.add_argument("--rootfs-dir", metavar="DIR", help="root filesystem to stage into")
-    _disable(parser)
+    site = parser.add_argument_group("the site")
+    site.add_argument("--api-url", metavar="URL", help="base URL of the admin API")
+    site.add_argument(
+        "--rootfs-dir",
+        metavar="DIR",
+        help="root filesystem to stage into; default: rootfs/ of the BSP",
+    )
+    _disable(site)
 
 
 def _bsp(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--bsp", metavar="DIR", help="the Linux_for_Tegra folder")
-    parser.add_argument("--board", help="board, as flash.sh takes it")
-    parser.add_argument("--rootdev", help="root device, as flash.sh takes it")
-    parser.add_argument("--size", help="size of the APP partition, e.g. 14GiB")
-    parser.add_argument(
-        "--method", choices=["flash", "initrd"], help="NVIDIA's script; default: flash"
+    bsp = parser.add_argument_group("the BSP and the device")
+    bsp.add_argument("--bsp", metavar="DIR", help="the Linux_for_Tegra folder")
+    bsp.add_argument("--board", help="the name of its .conf; default: jetson-orin-nano-devkit")
+    bsp.add_argument("--rootdev", help="root device, as flash.sh takes it; default: internal")
+    bsp.add_argument("--size", help="size of the APP partition, e.g. 14GiB")
+    bsp.add_argument(
+        "--method",
+        choices=["flash", "initrd"],
+        help="NVIDIA's script: flash.sh, or the initrd flash (NVMe, USB storage); default: flash",
     )
-    parser.add_argument("--usb-instance", metavar="BUS-PORT", help="the device to flash, e.g. 1-3")
-    parser.add_argument(
-        "--keep-image",
-        action="store_const",
-        const=True,
-        help="keep the image (0600) after flashing it",
+    bsp.add_argument("--usb-instance", metavar="BUS-PORT", help="the device to flash, e.g. 1-3")
+    bsp.add_argument(
+        "--inject",
+        choices=["rootfs", "stamp"],
+        help="build each device's image, or build a base once and stamp it; default: rootfs",
     )
-    parser.add_argument("--inject", choices=["rootfs", "stamp"], help="default: rootfs")
-    parser.add_argument(
+    bsp.add_argument(
         "--rebuild",
         action="store_const",
         const=True,
         help="with --inject stamp: build the base anew",
     )
-    parser.add_argument("--flash", metavar="0|1", help="0: build and prove, but do not flash")
+    bsp.add_argument("--flash", metavar="0|1", help="0: build and prove, but do not flash")
+    bsp.add_argument(
+        "--keep-image",
+        action="store_const",
+        const=True,
+        help="keep the image (0600) after flashing it; otherwise it is removed",
+    )
+
+
+def _fuse(parser: argparse.ArgumentParser, about: str) -> None:
+    parser.add_argument("--fuse", metavar="0|1", nargs="?", const="1", help=about)
 
 
 def _database(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--database", metavar="URL", help="of the ledger; default: in --state-dir")
+    ledger = parser.add_argument_group("the ledger")
+    ledger.add_argument(
+        "--database",
+        metavar="URL",
+        help="sqlite:///FILE or postgresql://HOST/NAME; default: a file in --state-dir",
+    )
+
+
+def _operator(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--operator", metavar="NAME", help="who builds, for the ledger; default: the user"
+    )
+    parser.add_argument(
+        "--yes",
+        action="store_const",
+        const=True,
+        help="build a serial that was flashed before ([ledger] reprovision = confirm)",
+    )
 
 
 def _owner(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--owner", help="account in the rootfs, or a number, that runs the Loader")
-    parser.add_argument("--group", help="group of device.conf; default: the owner's own")
+    conf = parser.add_argument_group("device.conf")
+    conf.add_argument(
+        "--owner",
+        help="account in the rootfs, or a number, that runs the Loader; default: azaion",
+    )
+    conf.add_argument("--group", help="its group; default: the owner's own")
 
 
-def _disable(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--disable", action="append", metavar="NAME", help="leave a plug-in out")
+def _disable(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--disable", action="append", metavar="NAME", help="leave this plug-in out; repeatable"
+    )

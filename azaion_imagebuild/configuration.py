@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from .errors import UsageError
+from .placeholder import LARGEST, SIZE
 from .process import ENV_PREFIX
 from .settings import Settings
 from .trust import is_own
@@ -110,6 +111,11 @@ def _from_file(
                 names = {known_name for part, known_name in known if part == section}
                 raise _unknown(f"key [{section}] {name} in {path}", name, names)
             chosen[section, name] = _convert(key, value, f"{key} in {path}", path.parent)
+            if key.kind == "asked" and chosen[section, name]:
+                raise UsageError(
+                    f"{path} asks for {key}: what cannot be undone is never asked for by a file",
+                    hint=f"leave it out there, and ask by --{name} ({name.upper()}=1)",
+                )
     return chosen
 
 
@@ -226,6 +232,13 @@ def _whole(value: Any, base: Path) -> int:
     return number
 
 
+def _room(value: Any, base: Path) -> int:
+    number = _whole(value, base)
+    if not SIZE <= number <= LARGEST:
+        raise ValueError
+    return number
+
+
 def _yesno(value: Any, base: Path) -> bool:
     if isinstance(value, bool):
         return value
@@ -272,7 +285,9 @@ _KINDS: dict[str, Callable[[Any, Path], Any]] = {
     "number": _number,
     "duration": _duration,
     "whole": _whole,
+    "room": _room,
     "yesno": _yesno,
+    "asked": _yesno,
     "list": _list(_text),
     "paths": _list(_path),
     "statuses": _list(_status),
@@ -288,7 +303,9 @@ _WORDS = {
     "number": "a number of seconds",
     "duration": "a number of seconds above 0",
     "whole": "a whole number",
+    "room": f"a whole number of bytes from {SIZE} to {LARGEST}",
     "yesno": "yes or no (1, 0, true, false)",
+    "asked": "yes or no (1, 0, true, false)",
     "list": "a list of texts",
     "paths": "a list of paths",
     "statuses": "a list of HTTP statuses (2xx, 4xx, 5xx)",

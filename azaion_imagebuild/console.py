@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from typing import TYPE_CHECKING, TextIO, TypeGuard
+from typing import TYPE_CHECKING, Any, TextIO, TypeGuard, cast
 
 from .errors import OperatorError
 from .model import Build, BuildRecord, Finding
-from .progress import Live, Quiet
+from .progress import Lasting, Live, Quiet
 from .secret import redact
+from .visible import visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
     from .displays import Lines, Plain
     from .fleet.plan import Plan
@@ -27,6 +26,8 @@ class Console:
     """Writes lines to one stream; every line is redacted."""
 
     def __init__(self, stream: TextIO | None) -> None:
+        # None: closed by the caller (2>&-)
+        stream = None if stream is None else cast("TextIO", Lasting(stream))
         self._stream = stream
         self.debug = False
         """Show the output of scripts whole."""
@@ -37,11 +38,10 @@ class Console:
         logger.setLevel(logging.DEBUG)
 
     def say(self, line: str) -> None:
-        """Write one line; a terminal that has gone away does not stop a build."""
-        if self._stream is None:  # closed by the caller (2>&-)
-            return
-        with contextlib.suppress(OSError, ValueError):
-            print(redact(line), file=self._stream, flush=True)
+        """Write one line, or the several of a traceback; nothing in it commands the terminal."""
+        if self._stream is not None:
+            lines = redact(line).expandtabs().split("\n")
+            print("\n".join(map(visible, lines)), file=self._stream, flush=True)
 
     def began(self, build: Build) -> None:
         """A build begins."""
@@ -127,7 +127,8 @@ class Console:
         from .report import summary_lines
 
         *lines, last = summary_lines(fleet)
-        for line in (*lines, f"report: {fleet['report']}", last):
+        report = [f"report: {fleet['report']}"] if fleet["report"] else []
+        for line in (*lines, *report, last):
             self.say(line)
 
     def examined(self, findings: list[Finding]) -> None:
@@ -139,11 +140,33 @@ class Console:
             self.say("OK: ready to build")
 
     def stamped(self, record: StampRecord) -> None:
-        """An image has been stamped or cleared."""
+        """An image has been stamped with given credentials, or cleared."""
         what = f"carries {record.email}" if record.serial else "holds a placeholder again"
-        where = " in the SANDBOX" if record.sandbox else ""
         for path in record.images:
-            self.say(f"DONE{where}: {path} {what} ({record.seconds * 1000:.0f} ms)")
+            self.say(f"DONE: {path} {what} ({record.seconds * 1000:.0f} ms)")
+
+    def rotated(self, number: int, total: int, record: BuildRecord) -> None:
+        """One of many devices has a new credential, or has not."""
+        end = f"→ {record.extra['written'][0]}" if record.error is None else "FAILED"
+        self.say(f"  {number:>{len(str(total))}}/{total}  {record.build.serial}  {end}")
+        if record.error is not None:
+            self.failed(record.error)
+
+    def rotation_planned(self, plan: Mapping[str, Any]) -> None:
+        """It is known whose credentials are old."""
+        for each in plan["devices"]:
+            self.say(f"  {each['serial']}  since {each['since'][:19]}Z")
+        where = "SANDBOX: " if plan["sandbox"] else ""
+        self.say(f"{where}{plan['total']} devices would get a new credential; nothing was changed")
+
+    def rotation_ended(self, result: Mapping[str, Any]) -> None:
+        """Many devices have new credentials, or have not."""
+        where = " in the SANDBOX" if result["sandbox"] else ""
+        end = "DONE" if result["outcome"] == "done" else "NOT DONE"
+        said = f"{result['done']} of {result['total']} devices have a new device.conf"
+        self.say(f"{end}{where}: {said} in {result['out']}")
+        if result["outcome"] != "done":
+            self.say("hint: the same command again does those that are left")
 
     def tested(self, report: SmokeReport) -> None:
         """A smoke test has ended."""
@@ -172,13 +195,14 @@ def _facts(record: BuildRecord) -> list[tuple[str, str]]:
     if record.staged is not None:
         owner = f"{record.staged.ownership.uid}:{record.staged.ownership.gid}"
         path = f"/{record.staged.path}"
-        if record.build.bsp_dir is None:
+        if record.build.bsp_dir is None and record.image is None:
             path = str(record.build.rootfs_dir / record.staged.path)
         facts.append(("identity", f"{path} {record.staged.mode:04o} {owner}"))
     if record.image is not None:
         facts.append(("image", f"{record.image.path} ({record.image.format})"))
-        facts.append(("sha256", str(record.image_sha256)))
-        if record.enrolled is not None:  # a base is never flashed
+        if record.image_sha256 is not None:
+            facts.append(("sha256", record.image_sha256))
+        if record.enrolled is not None and record.build.bsp_dir is not None:  # a base never is
             device = record.flashed.device if record.flashed else "no (FLASH=0)"
             facts.append(("flashed", device))
     facts += [

@@ -8,13 +8,12 @@ from pathlib import Path
 
 from .errors import UsageError
 from .model import DeviceIdentity
-from .placeholder import is_placeholder
+from .placeholder import LARGEST, is_placeholder
 from .secret import Secret
 
 EMAIL_KEY = "AZAION_DEVICE_EMAIL"
 PASSWORD_KEY = "AZAION_DEVICE_PASSWORD"  # noqa: S105 - a key's name
-LONGEST = 64 * 1024
-"""Bytes; a longer device.conf is not read."""
+LONGEST = LARGEST
 
 _PLACEHOLDER = re.compile(r"\$\{([^}]*)\}")
 _LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.ASCII)
@@ -75,6 +74,22 @@ def render(template: str, identity: DeviceIdentity) -> bytes:
     """Fill in ``${serial}``, ``${email}`` and ``${password}``; everything else stays as it is."""
     values = _values(identity)
     return _PLACEHOLDER.sub(lambda match: values[match[1]], template).encode()
+
+
+def unusable(identity: DeviceIdentity) -> str | None:
+    """Return why no device.conf can carry this identity; None: it can.
+
+    A password that an API issued has whatever form the API likes.
+    """
+    lines = f"{EMAIL_KEY}={identity.email}\n{PASSWORD_KEY}={identity.password.reveal()}\n"
+    try:
+        found = parse(lines.encode())
+    except (MalformedDeviceConf, UnicodeEncodeError):
+        found = None
+    same = found and (found.email, found.password) == (identity.email, identity.password)
+    if same and len(lines) <= LONGEST // 2:
+        return None
+    return f"it must be one line of printable characters, up to {LONGEST // 2}"
 
 
 def _values(identity: DeviceIdentity) -> dict[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from .fleet.plan import Plan
+from .visible import visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -110,7 +111,7 @@ class Bars(Plain):
             return
         if record["outcome"] != "done":
             self._failed += 1
-            self._progress.console.print(line_of(record), markup=False, highlight=False)
+            self.said(line_of(record))
         rate = self._ended / max(0.001, time.monotonic() - self._began) * 3600
         note = f"{rate:,.0f}/h" + (f", {self._failed} failed" if self._failed else "")
         self._progress.update(self._whole, completed=self._ended, note=note)
@@ -125,7 +126,7 @@ class Bars(Plain):
     def said(self, line: str) -> None:
         """Something that the operator should read."""
         if self._progress is not None:
-            self._progress.console.print(line, markup=False, highlight=False)
+            self._progress.console.print(visible(line), markup=False, highlight=False)
         else:
             self._say(line)
 

@@ -95,6 +95,12 @@ class FlashError(OperatorError):
     exit_code = ExitCode.FLASH
 
 
+class FuseError(OperatorError):
+    """The fuse command was started and did not end well: what it burned is not known."""
+
+    exit_code = ExitCode.FLASH
+
+
 class VerificationError(OperatorError):
     """What was read back is not what this device must carry."""
 

@@ -11,7 +11,16 @@ from typing import Any
 
 import pluggy
 
-from .model import Build, DeviceIdentity, Finding, FlashResult, Image, Ownership, StagedFile
+from .model import (
+    Build,
+    DeviceIdentity,
+    Finding,
+    FlashResult,
+    FuseResult,
+    Image,
+    Ownership,
+    StagedFile,
+)
 
 hookspec = pluggy.HookspecMarker("azaion_imagebuild")
 
@@ -33,10 +42,23 @@ def prepare(build: Build) -> Ownership | None:
 
 
 @hookspec(firstresult=True)
+def fuse(build: Build) -> FuseResult | None:
+    """Burn the device's fuses, which cannot be undone; the first plug-in that answers has done it.
+
+    Called only when asked for (``--fuse``) and when the ledger does not show the serial as fused.
+    To stop where nothing was burned, raise a PreflightError; after anything else that comes out of
+    it the ledger says ``unknown``, and it is not called again until a person has decided. Signals
+    are held back meanwhile.
+    """
+
+
+@hookspec(firstresult=True)
 def provision_identity(build: Build) -> DeviceIdentity | None:
     """Create the device's account, or give it a new password; return its identity.
 
-    The first plug-in that answers is the identity's source. Must be safe to repeat.
+    The first plug-in that answers is the identity's source. Must be safe to repeat. The password
+    may be one that the API issued: a line of printable characters. With ``build.rotates`` the
+    account is there already, and no new one shall be made.
     """
 
 
@@ -115,6 +137,7 @@ REQUIRED: tuple[str, ...] = (
 EVERY_STEP: tuple[str, ...] = (
     "preflight",
     "prepare",
+    "fuse",
     "provision_identity",
     "pre_flash",
     "build_image",

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from .errors import UsageError
 from .secret import Secret, redact
+from .signals import check_interrupt
 
 if TYPE_CHECKING:
     import requests
@@ -277,7 +278,12 @@ def _session(base_url: str, transport: Transport) -> requests.Session:
 def _retry(times: int) -> Retry:
     from urllib3.util.retry import Retry
 
-    return Retry(
+    class Interruptible(Retry):
+        def increment(self, *args: Any, **kwargs: Any) -> Self:
+            check_interrupt()  # a server that never answers must not keep a fleet for all tries
+            return super().increment(*args, **kwargs)
+
+    return Interruptible(
         total=times,
         allowed_methods=None,  # a lost reply to a POST is healed by the 409 branch
         backoff_factor=0.25,

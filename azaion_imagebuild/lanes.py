@@ -27,7 +27,7 @@ from .locks import locked
 from .model import Build, Image
 from .signals import held_back
 from .stamping import blank
-from .usb import checked_instances
+from .usb import checked_instances, is_instance
 
 _MOST_NAMES = 8
 _logger = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ def remove_lanes(tree: Path, wait: float) -> None:
         StagingError: something of them stays.
     """
     folder = lane_trees.lanes_dir(tree)
-    if folder.is_symlink() or not folder.is_dir():
+    if not _is_ours(folder, tree.resolve().name):
         return
     trees = sorted(folder.glob(f"*/{tree.resolve().name}"))
     with locked(trees, wait), held_back():
@@ -136,6 +136,20 @@ def remove_lanes(tree: Path, wait: float) -> None:
             f"cannot remove the lanes {folder}: {error.strerror} ({error.filename})",
             hint="remove that folder; none of its images holds an identity",
         ) from None
+
+
+def _is_ours(folder: Path, name: str) -> bool:
+    """Tell whether a folder holds lanes and nothing else: what we did not make is not removed."""
+    return _is_folder(folder) and all(
+        is_instance(lane.name)
+        and _is_folder(lane)
+        and (_is_folder(lane / name) or not any(lane.iterdir()))  # or it was only just begun
+        for lane in folder.iterdir()
+    )
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _blank_images(lane: Path, wait: float) -> None:
@@ -189,7 +203,8 @@ def _make_folder(folder: Path) -> None:
         folder.chmod(0o711)  # searched, but not listed: a device's NFS mount passes through
     except OSError as error:
         raise PreflightError(
-            f"cannot make the folder {folder}: {error.strerror}", hint="check who may write there"
+            f"cannot make the folder {folder}: {error.strerror}",
+            hint="check who may write there; move away what stands there and is no lane of ours",
         ) from None
 
 

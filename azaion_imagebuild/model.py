@@ -69,6 +69,10 @@ class Build:
     """When the attempt began, in seconds since the epoch: what is older is not of this build."""
     sandbox: bool = False
     flash: bool = True
+    fuse: bool = False
+    """The site's fuse command was asked for."""
+    rotates: bool = False
+    """The account exists: it gets a new password, outside a build."""
     kept: Kept | None = field(default=None, compare=False)
     """Where a plug-in may keep what the next device of a fleet can use; None: a build alone."""
     lock_fds: tuple[int, ...] = ()
@@ -151,6 +155,15 @@ class FlashResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FuseResult:
+    """The site's fuse command was run to its good end."""
+
+    command: str
+    """The shell line that repeats it; key files by their paths, never a key."""
+    device: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """Something a check saw; an error stops the build, a warning is shown."""
 
@@ -176,6 +189,7 @@ RECORD_FIELDS = frozenset(
         "serial", "email", "outcome", "sandbox", "attempt", "account", "image", "image_format",
         "image_sha256", "base_sha256", "proof", "device_conf", "flashed", "device", "usb_instance",
         "ecid", "ledger", "seconds", "step", "error", "hint", "exit_code", "lane", "began", "steps",
+        "fused", "fuse_command", "fuse_device", "also", "written",
     )
 )  # fmt: skip
 """The fields of a record that are the core's; a plug-in adds others."""
@@ -198,6 +212,8 @@ class BuildRecord:
     image_sha256: str | None = None
     base_sha256: str | None = None
     """Of the image with a placeholder that the identity was stamped into, where that is known."""
+    proven: bool = False
+    """The image was read back, or what was staged for an encrypted one."""
     flashed: FlashResult | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     step: str | None = None
@@ -245,7 +261,7 @@ class BuildRecord:
     @property
     def proof(self) -> str | None:
         """Return what was proven: the ``image`` itself, or what was ``staged``; None: nothing."""
-        if self.image is None or (self.image_sha256 or self.base_sha256) is None:
+        if self.image is None or not self.proven:
             return None
         return "staged" if self.image.format == LUKS else "image"
 

@@ -11,10 +11,11 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import pluggy
 
+from . import device_conf
 from .errors import (
     BugError,
     FlashError,
@@ -22,6 +23,7 @@ from .errors import (
     LedgerError,
     OperatorError,
     PreflightError,
+    ProvisioningError,
     StagingError,
     VerificationError,
 )
@@ -35,6 +37,7 @@ from .model import (
     DeviceIdentity,
     Finding,
     FlashResult,
+    FuseResult,
     Image,
     Ownership,
     Receipt,
@@ -45,6 +48,7 @@ from .signals import held_back
 if TYPE_CHECKING:
     from .ledger import Entry, Standing
     from .settings import LedgerSettings
+    from .targets import Opened, Target
 
 _logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -135,6 +139,26 @@ def stamped(
     return _attempt(build, hook, watcher, steps, ledger)
 
 
+def issued(
+    build: Build,
+    targets: Sequence[Target],
+    hook: pluggy.HookRelay,
+    watcher: Watcher,
+    ledger: Book,
+) -> BuildRecord:
+    """Give one device a new credential in what is finished already; return what was done.
+
+    As :func:`run`, without building anything: every target is looked at before the account is
+    touched; then the account, and all targets, whatever becomes of one of them.
+    """
+
+    def steps(done: _Attempt) -> None:
+        with contextlib.ExitStack() as held:
+            _steps_to_issued(done, targets, held)
+
+    return _attempt(build, hook, watcher, steps, ledger)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blank:
     """A finished image that holds a placeholder, for one device's identity."""
@@ -143,6 +167,8 @@ class Blank:
     ownership: Ownership
     sha256: str
     """Of the image with the placeholder."""
+    size: int
+    """Bytes of the placeholder."""
     release: str | None = None
     publish: Callable[[], Image] | None = None
     """Brings the image, once stamped and proven, to where it belongs."""
@@ -163,8 +189,11 @@ class _Attempt:
     image: Image | None = None
     image_sha256: str | None = None
     base_sha256: str | None = None
+    proven: bool = False
     flashed: FlashResult | None = None
     receipt: Receipt | None = None
+    begun: bool = False
+    """The ledger holds an intent of this attempt, whose end it does not know yet."""
     release: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     left_behind: list[tuple[str, str]] = field(default_factory=list)
@@ -193,24 +222,34 @@ class _Attempt:
 
         self.current = "ledger"
         entry = Entry.of(self.record(), step=step, outcome="started")
-        if self.receipt is None:
-            self.receipt = self.ledger.begin(entry, self.build.settings.ledger)
-        else:
+        if self.begun:
             self.receipt = self.ledger.write(entry)
+        else:
+            self.receipt = self.ledger.begin(entry, self.build.settings.ledger)
+            self.begun = True
+
+    def concludes(self, step: str) -> None:
+        """Commit that a step is done, whatever comes; the next intent begins the attempt anew.
+
+        Raises:
+            LedgerError: it cannot be written.
+        """
+        if self.ledger is None:
+            return
+        from .ledger import Entry
+
+        self.receipt = self.ledger.write(Entry.of(self.record(), step=step, outcome="done"))
+        self.begun = False
 
     def recorded(self, error: OperatorError | None = None) -> BuildRecord:
         """Return the record of the whole attempt, which the ledger holds too."""
         record = self.record(error)
-        if self.ledger is None or self.receipt is None:
+        if self.ledger is None or not self.begun:
             return record
         from .ledger import Entry
 
         try:
-            entry = Entry.of(
-                record,
-                step=record.step or self.current,
-                outcome="done" if error is None else "failed",
-            )
+            entry = Entry.of(record, step=record.step or self.current, outcome=self._outcome(error))
             self.receipt = self.ledger.write(entry)
         except LedgerError as unwritten:
             if error is None:
@@ -218,6 +257,13 @@ class _Attempt:
                 return self.record(unwritten)
             error.problems += tuple(each for each in unwritten.problems)
         return dataclasses.replace(record, ledger=self.receipt)
+
+    def _outcome(self, error: OperatorError | None) -> Literal["done", "failed", "unknown"]:
+        if error is None:
+            return "done"
+        # A fuse command that was started may have burned some fuses, however it ended.
+        perhaps_fused = self.current == "fuse" and not isinstance(error, PreflightError)
+        return "unknown" if perhaps_fused else "failed"
 
     def record(self, error: OperatorError | None = None) -> BuildRecord:
         device_conf = [staged for staged in self.staged if staged.path == DEVICE_CONF]
@@ -232,6 +278,7 @@ class _Attempt:
             image=self.image,
             image_sha256=self.image_sha256,
             base_sha256=self.base_sha256,
+            proven=self.proven,
             flashed=self.flashed,
             extra={**self.extra, **(error.facts if error else {})},
             step=self.current if error else None,
@@ -326,7 +373,7 @@ def _steps_to_base(done: _Attempt) -> None:
 
     ownership = _steps_to_prepared(done)
     with done.step("build_image") as notes:
-        done.image = build_base(done.build, ownership)
+        done.image, done.proven = build_base(done.build, ownership), True
         done.image_sha256 = sha256_of(done.image.path)
         notes.append(f"{done.image.path} ({done.image.format}) holds a placeholder")
 
@@ -338,13 +385,15 @@ def _steps_to_blank(done: _Attempt) -> Blank:
     ownership = _steps_to_prepared(done)
     with done.step("build_image") as notes:
         done.image = current_base(done.build, ownership)
-        stamp_base(done.build, done.image, placeholder())  # one that was kept holds an identity
+        size = done.build.settings.image.placeholder_size
+        stamp_base(done.build, done.image, placeholder(size))  # one that was kept holds an identity
         done.image_sha256 = sha256_of(done.image.path)
         notes.append(f"{done.image.path} ({done.image.format}) holds a placeholder")
     return Blank(
         image=done.image,
         ownership=ownership,
         sha256=done.image_sha256,
+        size=size,
         release=_release(done.build),
     )
 
@@ -355,8 +404,8 @@ def _steps_to_stamped(done: _Attempt, blank: Blank) -> None:
     done.release = blank.release
     identity = _provision(done)
     with done.step("build_image"):
-        done.staged = (staging.to_be_stamped(done.build, identity, blank.ownership),)
-        content = staging.stamped_content(done.build, identity)
+        content = staging.stamped_content(done.build, identity, blank.size)
+        done.staged = (staging.to_be_stamped(content, blank.ownership),)
         bases.stamp_base(done.build, blank.image, content)
         done.image = blank.image
     before = fingerprints(blank.image)
@@ -368,6 +417,41 @@ def _steps_to_stamped(done: _Attempt, blank: Blank) -> None:
     _finish(done, identity, done.image)
 
 
+def _steps_to_issued(done: _Attempt, targets: Sequence[Target], held: contextlib.ExitStack) -> None:
+    build = done.build
+    name = "rotate" if build.rotates else "stamp"
+    with done.step("preflight"):
+        against = _spoken_against(done)
+        if build.rotates:  # that the old password ends is what it is for
+            against = [each for each in against if each.severity == "error"]
+        _refuse([against], PreflightError, done.watcher)
+        opened = [held.enter_context(target.opened(build)) for target in targets]
+    identity = _provision(done, name if build.rotates else "provision_identity")
+    with held_back(), done.step(name) as notes:
+        _write(done, opened, identity)
+        notes += done.extra["written"]
+
+
+def _write(done: _Attempt, opened: Sequence[Opened], identity: DeviceIdentity) -> None:
+    """Write a credential into every target: where one fails, another one may save the device."""
+    done.extra["written"] = []
+    errors = []
+    for each in opened:
+        try:
+            staged = each.write(identity)
+        except OperatorError as error:
+            errors.append(error)
+            continue
+        done.extra["written"] += map(str, each.files)
+        done.staged += (staged,) if staged else ()
+        if each.image is not None:
+            done.image, done.proven = each.image, True
+            done.extra["also"] = [str(path) for path in each.image.also]
+    if errors:
+        errors[0].problems = tuple(pair for error in errors for pair in error.problems)
+        raise errors[0]
+
+
 def _steps_to_staged(done: _Attempt) -> None:
     identity, ownership = _steps_to_identity(done)
     _stage(done, identity, ownership)
@@ -375,8 +459,9 @@ def _steps_to_staged(done: _Attempt) -> None:
 
 def _steps_to_prepared(done: _Attempt) -> Ownership:
     with done.step("preflight"):
+        against = _spoken_against(done)
         findings = done.hook.preflight(build=done.build)
-        _refuse([*findings, _spoken_against(done)], PreflightError, done.watcher)
+        _refuse([*findings, against], PreflightError, done.watcher)
     with done.step("prepare"):
         ownership: Ownership = _answered("prepare", done.hook.prepare(build=done.build))
     return ownership
@@ -385,28 +470,78 @@ def _steps_to_prepared(done: _Attempt) -> Ownership:
 def _steps_to_identity(done: _Attempt) -> tuple[DeviceIdentity, Ownership]:
     ownership = _steps_to_prepared(done)
     done.release = _release(done.build) if done.ledger else None
+    if done.build.fuse:
+        _fuse(done)
     return _provision(done), ownership
 
 
-def _provision(done: _Attempt) -> DeviceIdentity:
-    done.intends("provision_identity")
+def _fuse(done: _Attempt) -> None:
+    """Burn the device's fuses; that it was done is written down before anything else is."""
+    with held_back():  # a fuse command that is torn off leaves a device that nobody knows
+        done.intends("fuse")
+        with done.step("fuse") as notes:
+            result: FuseResult = _answered("fuse", done.hook.fuse(build=done.build))
+            done.extra |= {
+                "fused": "now",
+                "fuse_command": result.command,
+                "fuse_device": result.device,
+            }
+            try:
+                done.concludes("fuse")
+            except LedgerError as error:
+                said = (
+                    f"the fuses of {done.build.serial} are burned, but the ledger has no word of it"
+                )
+                error.problems += ((said, "mend the ledger, then: ledger resolve … fused"),)
+                raise
+            notes.append(f"the device at USB {result.device} is fused")
+
+
+def _provision(done: _Attempt, intent: str = "provision_identity") -> DeviceIdentity:
+    done.intends(intent)
     with done.step("provision_identity") as notes:
         identity: DeviceIdentity = _answered(
             "provision_identity", done.hook.provision_identity(build=done.build)
         )
+        _refuse_foreign(done.build, identity)
         done.identity = identity
+        if why := device_conf.unusable(identity):
+            raise ProvisioningError(
+                f"the credential that {identity.serial} was given cannot stand in device.conf:"
+                f" {why}",
+                hint="mend the plug-in that provisions, or what its API issues",
+            )
         notes.append(f"account {identity.email} {identity.enrolled}")
     return identity
 
 
+def _refuse_foreign(build: Build, identity: DeviceIdentity) -> None:
+    """Raise unless an identity, which a plug-in may have from anywhere, is the device's."""
+    if (identity.serial, identity.email) != (build.serial, build.email):
+        raise ProvisioningError(
+            f"a plug-in answered with {identity.serial!a} and {identity.email!a}, not with"
+            f" {build.serial} and {build.email}",
+            hint="mend the plug-in that provisions: azaion-imagebuild hooks shows which it is",
+        )
+
+
 def _spoken_against(done: _Attempt) -> list[Finding]:
-    """Return what the ledger knows against another attempt for this serial."""
+    """Return what the ledger knows against another attempt for this serial.
+
+    What it shows as fused is not fused again: that is then no part of the build any more.
+    """
     if done.ledger is None:
         return []
     build = done.build
-    known = done.ledger.standings({build.serial: build.email}, sandbox=build.sandbox)
-    policy = build.settings.ledger
-    return list(known[build.serial].findings(policy.reprovision, confirmed=policy.confirmed))
+    standings = done.ledger.standings({build.serial: build.email}, sandbox=build.sandbox)
+    policy, known = build.settings.ledger, standings[build.serial]
+    if build.fuse and known.fused is not None:
+        done.build = dataclasses.replace(build, fuse=False)
+        done.extra["fused"] = "before"
+    return [
+        *known.findings(policy.reprovision, confirmed=policy.confirmed),
+        *known.findings_of_fuses(asked=build.fuse),
+    ]
 
 
 def _release(build: Build) -> str | None:
@@ -446,6 +581,7 @@ def _verify(done: _Attempt, identity: DeviceIdentity, image: Image) -> None:
             build=done.build, identity=identity, staged=done.staged, image=image
         )
         _refuse(findings, VerificationError, done.watcher)
+        done.proven = True
         proven = "staged, not read back:" if image.format == LUKS else "carries"
         notes.append(f"{proven} {identity.email}")
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from .errors import UsageError
 
 SIZE = 512
-"""Bytes of a placeholder, and so of every stamped device.conf: one sector."""
+"""Bytes of a placeholder, and so of every stamped device.conf: one sector, or more as a site sets.
+"""
+LARGEST = 64 * 1024
+"""Bytes; a longer device.conf is neither written nor read."""
 
 _MARK = b"# azaion-imagebuild placeholder: no identity has been stamped into this image.\n"
 INVALID = b"#"
@@ -22,6 +25,11 @@ def is_placeholder(data: bytes) -> bool:
     return data.startswith(_MARK[:40])
 
 
+def _enough(rendered: bytes) -> int:
+    """Return a size with room for this and for a somewhat longer one, in whole sectors."""
+    return min(LARGEST, -(-(len(rendered) + SIZE // 2) // SIZE) * SIZE)
+
+
 def padded(rendered: bytes, size: int) -> bytes:
     """Return a rendered device.conf, filled up with newlines to ``size`` bytes.
 
@@ -31,8 +39,9 @@ def padded(rendered: bytes, size: int) -> bytes:
     """
     if len(rendered) > size:
         raise UsageError(
-            f"device.conf has {len(rendered)} bytes, the placeholder {size}",
-            hint="shorten the template ([device_conf] template)",
+            f"device.conf has {len(rendered)} bytes, but in the image there is room for {size}",
+            hint=f"set [image] placeholder_size to {_enough(rendered)} and build the base anew"
+            " (azaion-imagebuild base), or shorten the template or what the API issues",
         )
     if not rendered.startswith(b"AZAION_DEVICE_"):
         raise UsageError(

@@ -8,6 +8,7 @@ file leaves its password in free blocks. No secret goes through debugfs: the ide
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import shutil
@@ -20,7 +21,7 @@ from .errors import VerificationError
 from .images import CorruptImage, image_format, open_filesystem
 from .images.locate import Location, Range
 from .images.tar import BLOCK, Tar
-from .model import DEVICE_CONF, DEVICE_CONF_MODE
+from .model import DEVICE_CONF, DEVICE_CONF_MODE, FileEntry
 from .placeholder import SIZE, placeholder
 from .places import locate_conf
 from .process import run
@@ -28,12 +29,18 @@ from .process import run
 _BASE = "build one with a placeholder: azaion-imagebuild base"
 
 
-def ensure_place(path: Path, descriptor: int, owner: tuple[int, int]) -> None:
+def ensure_place(
+    path: Path, descriptor: int, owner: tuple[int, int], size: int = SIZE
+) -> bytes | None:
     """Make sure that the image holds a device.conf that is long enough to be stamped.
 
     Args:
         path: the image, open for writing as ``descriptor`` and locked.
         owner: (uid, gid) that a new device.conf belongs to.
+        size: bytes that are long enough.
+
+    Returns:
+        what stood in a device.conf in whose stead there is a placeholder now.
 
     Raises:
         VerificationError: it cannot be made; ``descriptor``'s image is then as it was, but for an
@@ -43,14 +50,14 @@ def ensure_place(path: Path, descriptor: int, owner: tuple[int, int]) -> None:
         with io.FileIO(descriptor, "r", closefd=False) as stream:
             container = image_format(stream)
             found = _found(path, descriptor)
-            if found is not None and found.size >= SIZE:
-                return
-            if container == "ext4":
-                there = open_filesystem(stream).read_file(DEVICE_CONF, 1 << 20) is not None
+            if found is not None and found.size >= size:
+                return None
+            old = _old(stream, container)
         if container == "ext4":
-            _place_in_ext4(path, descriptor, found, there=there, owner=owner)
+            there = old is not None
+            _place_in_ext4(path, descriptor, found, there=there, owner=owner, size=size)
         elif container == "tar":
-            _place_in_tar(descriptor, owner)
+            _place_in_tar(descriptor, owner, size)
         else:
             raise VerificationError(
                 f"{path} has no device.conf that can be stamped, and a {container} image cannot be"
@@ -59,6 +66,7 @@ def ensure_place(path: Path, descriptor: int, owner: tuple[int, int]) -> None:
             )
     except CorruptImage as error:
         raise VerificationError(f"{path} cannot be stamped: {error}", hint=_BASE) from None
+    return old.data if old else None
 
 
 def _found(path: Path, descriptor: int) -> Location | None:
@@ -68,13 +76,32 @@ def _found(path: Path, descriptor: int) -> Location | None:
         return None  # a hole, say: it is replaced whole
 
 
+def _old(stream: io.FileIO, container: str) -> FileEntry | None:
+    """Return the device.conf that is there.
+
+    Raises:
+        CorruptImage: it cannot be read, in a raw image; in a tar a new member comes after it.
+    """
+    if container == "ext4":
+        return open_filesystem(stream).read_file(DEVICE_CONF, 1 << 20)
+    with contextlib.suppress(CorruptImage):
+        return open_filesystem(stream).read_file(DEVICE_CONF, 1 << 20)
+    return None
+
+
 def _place_in_ext4(
-    path: Path, descriptor: int, found: Location | None, *, there: bool, owner: tuple[int, int]
+    path: Path,
+    descriptor: int,
+    found: Location | None,
+    *,
+    there: bool,
+    owner: tuple[int, int],
+    size: int,
 ) -> None:
     if found is not None:
         _blank(descriptor, found.ranges)
     with tempfile.NamedTemporaryFile() as source:
-        source.write(placeholder())
+        source.write(placeholder(size))
         source.flush()
         folder = DEVICE_CONF.rpartition("/")[0]
         commands = [
@@ -90,7 +117,7 @@ def _place_in_ext4(
     os.fsync(descriptor)
     with io.FileIO(descriptor, "r", closefd=False) as stream:
         entry = open_filesystem(stream).read_file(DEVICE_CONF, 1 << 20)
-    wanted = (placeholder(), DEVICE_CONF_MODE, *owner)
+    wanted = (placeholder(size), DEVICE_CONF_MODE, *owner)
     if entry is None or (entry.data, entry.mode, entry.uid, entry.gid) != wanted:
         raise VerificationError(f"debugfs did not put a placeholder into {path}", hint=_BASE)
     for finding in damaged(path):
@@ -114,10 +141,10 @@ def _debugfs(path: Path, command: str) -> None:
     program = shutil.which("debugfs", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     if program is None:
         raise VerificationError("debugfs is not installed", hint="sudo apt-get install e2fsprogs")
-    run([program, "-w", "-R", command, str(path)], cwd=Path("/"), timeout=600)
+    run([program, "-w", "-R", command, str(path.absolute())], cwd=Path("/"), timeout=600)
 
 
-def _place_in_tar(descriptor: int, owner: tuple[int, int]) -> None:
+def _place_in_tar(descriptor: int, owner: tuple[int, int], size: int) -> None:
     folder = DEVICE_CONF.rpartition("/")[0]
     folders = set()
     end = 0
@@ -130,8 +157,8 @@ def _place_in_tar(descriptor: int, owner: tuple[int, int]) -> None:
             elif folder.startswith(member.name):
                 folders.add(member.name)
     added = b"" if folder in folders else _header(f"./{folder}/", 0, b"5", 0o755, (0, 0))
-    added += _header(f"./{DEVICE_CONF}", SIZE, b"0", DEVICE_CONF_MODE, owner)
-    added += placeholder() + bytes(2 * BLOCK)
+    added += _header(f"./{DEVICE_CONF}", size, b"0", DEVICE_CONF_MODE, owner)
+    added += placeholder(size) + bytes(-size % BLOCK + 2 * BLOCK)
     os.pwrite(descriptor, added.ljust(-(-len(added) // (20 * BLOCK)) * 20 * BLOCK, b"\0"), end)
     os.fsync(descriptor)
 

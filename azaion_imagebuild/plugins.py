@@ -32,12 +32,7 @@ def load_plugins(
         UsageError: a plug-in cannot be loaded, implements an unknown hook, or has a name that is
             taken; a name to disable is unknown; a ``required`` step has no plug-in.
     """
-    manager = pluggy.PluginManager(GROUP)
-    manager.add_hookspecs(hookspecs)
-    for name in settings.disable:
-        manager.set_blocked(name)
-    # pluggy calls the last registered first.
-    _register_files(manager, [shipped("hooks")])
+    manager = shipped_plugins(settings.disable)  # pluggy calls the last registered first
     known = {path.stem for path in _files(shipped("hooks"))}
     known |= _load_entry_points(manager)
     _register_files(manager, settings.dirs)
@@ -45,6 +40,32 @@ def load_plugins(
     _refuse_unknown(settings.disable, known)
     _check(manager, required)
     return manager
+
+
+def no_plugins() -> pluggy.PluginManager:
+    """Return a plug-in manager that knows the steps, and nobody who does them."""
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(hookspecs)
+    return manager
+
+
+def shipped_plugins(disable: Sequence[str] = ()) -> pluggy.PluginManager:
+    """Return a plug-in manager with the shipped hooks, but for those to leave out."""
+    manager = no_plugins()
+    for name in disable:
+        manager.set_blocked(name)
+    _register_files(manager, [shipped("hooks")])
+    return manager
+
+
+def add_plugin(manager: pluggy.PluginManager, plugin: object, name: str) -> None:
+    """Add a plug-in that is asked before the others: a module, an object, or a file's path.
+
+    Raises:
+        UsageError: it cannot be loaded, or implements an unknown hook.
+    """
+    _register(manager, _load(plugin) if isinstance(plugin, Path) else plugin, name)
+    _check(manager, ())
 
 
 def implementers(manager: pluggy.PluginManager, step: str) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 
 from . import device_conf
@@ -20,6 +21,7 @@ def prove(
     email: str,
     owner: tuple[int, int] | None,
     password: Secret | None = None,
+    pattern: str = PASSWORD_FORMAT.pattern,
     sha256: str | None = None,
     hint: str = _REBUILD,
 ) -> Iterator[Finding]:
@@ -31,6 +33,7 @@ def prove(
         email: the account of the device.
         owner: (uid, gid) that it must belong to; None: not known.
         password: the one just provisioned; None checks its form only.
+        pattern: that form.
         sha256: of the file that was staged; None: not known.
         hint: what to do about a difference.
     """
@@ -46,7 +49,8 @@ def prove(
             f" not to {owner[0]}:{owner[1]}"
         )
         yield Finding(message=message, hint=hint)
-    differences = list(_prove_credentials(entry.data, where, email, password, hint))
+    wanted = re.compile(pattern) if password is None else password
+    differences = list(_prove_credentials(entry.data, where, email, wanted, hint))
     yield from differences
     if not differences and sha256 and hashlib.sha256(entry.data).hexdigest() != sha256:
         message = f"/{DEVICE_CONF} in {where} is not byte for byte the file that was staged"
@@ -54,7 +58,7 @@ def prove(
 
 
 def _prove_credentials(
-    data: bytes, where: str, email: str, password: Secret | None, hint: str
+    data: bytes, where: str, email: str, wanted: Secret | re.Pattern[str], hint: str
 ) -> Iterator[Finding]:
     try:
         found = device_conf.parse(data)
@@ -65,9 +69,12 @@ def _prove_credentials(
     if found.email != email:
         message = f"/{DEVICE_CONF} in {where} is of {found.email!a}, not of {email}"
         yield Finding(message=message, hint=hint)
-    if password is not None and found.password != password:
-        message = f"/{DEVICE_CONF} in {where} holds another password than the one provisioned"
-        yield Finding(message=message, hint=hint)
-    elif password is None and not PASSWORD_FORMAT.fullmatch(found.password.reveal()):
-        message = f"the password in /{DEVICE_CONF} of {where} is not 32 hexadecimal digits"
+    if isinstance(wanted, Secret):
+        if found.password != wanted:
+            message = f"/{DEVICE_CONF} in {where} holds another password than the one provisioned"
+            yield Finding(message=message, hint=hint)
+    elif not wanted.fullmatch(found.password.reveal()):
+        ours = wanted.pattern == PASSWORD_FORMAT.pattern
+        form = "32 hexadecimal digits" if ours else "of the form [device_conf] password_pattern"
+        message = f"the password in /{DEVICE_CONF} of {where} is not {form}"
         yield Finding(message=message, hint=hint)

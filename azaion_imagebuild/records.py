@@ -11,11 +11,20 @@ from typing import Any, Literal, TextIO
 from .errors import UsageError
 from .identity import email_for
 from .ledger import Entry, Ledger, this_process
-from .ledger.entry import FIELDS, now, this_host, user
-from .ledger.guards import RESOLVE
+from .ledger.entry import FIELDS, Outcome, is_running, now, text_of, this_host, user
+from .ledger.guards import FUSE, RESOLVE, died
+from .ledger.store import ended
 from .model import Receipt
 
-Verdict = Literal["done", "failed", "retired"]
+Verdict = Literal["done", "failed", "retired", "fused", "unfused"]
+_VERDICTS: dict[Verdict, tuple[str, Outcome]] = {
+    "done": (RESOLVE, "done"),
+    "failed": (RESOLVE, "failed"),
+    "retired": (RESOLVE, "retired"),
+    "fused": (FUSE, "done"),
+    "unfused": (FUSE, "failed"),
+}
+"""An operator's word → step and outcome of its row."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -86,21 +95,37 @@ def resolve(
         ledger: what it is written into.
         serial: the device.
         verdict: ``done``: the device has its identity; ``failed``: it has not, and may be built
-            again; ``retired``: it is out of use, its serial and its account are free again.
+            again; ``retired``: it is out of use, its serial and its account are free again;
+            ``fused``, ``unfused``: its fuses are burned, or none is.
         reason: why, for whoever asks later.
         sandbox: a device of the sandbox.
 
     Raises:
-        UsageError: the ledger knows no such serial, or it was never flashed.
+        UsageError: the ledger knows no such serial, or its attempt goes on.
         LedgerError: it cannot be written.
     """
     account = {serial: email_for(serial)}
-    last = ledger.standings(account, sandbox=sandbox)[serial].last
+    standing = ledger.standings(account, sandbox=sandbox)[serial]
+    last = standing.last
     if last is None:
         raise UsageError(
             f"the ledger knows no {serial}{' in the sandbox' if sandbox else ''}",
             hint="azaion-imagebuild ledger list shows what it knows",
         )
+    if last.outcome == "started" and is_running(last.process or ""):
+        raise UsageError(
+            f"{serial} is being built right now, by this machine's process"
+            f" {str(last.process).split(' ')[1]}",
+            hint="wait for it to end, or stop it; then look at the ledger again",
+        )
+    if _VERDICTS[verdict][0] == FUSE and last.outcome == "started":
+        # What else it was about to do is not decided by this.
+        if not died(last):
+            raise UsageError(
+                f"{serial} is being built elsewhere, as far as the ledger knows",
+                hint="if that machine or container is gone: ledger resolve … failed comes first",
+            )
+        ledger.write(ended(last))
     return ledger.write(_verdict(last, verdict, reason))
 
 
@@ -117,13 +142,14 @@ def retire_sandbox(ledger: Ledger) -> None:
 
 
 def _verdict(last: Entry, verdict: Verdict, reason: str) -> Entry:
+    step, outcome = _VERDICTS[verdict]
     return dataclasses.replace(
         last,
-        step=RESOLVE,
-        outcome=verdict,
+        step=step,
+        outcome=outcome,
         at=now(),
-        flashed=verdict == "done",
-        error=reason,
+        flashed=verdict == "done" if step == RESOLVE else last.flashed,
+        error=text_of(reason),
         exit_code=None,
         operator=user(),
         host=this_host(),

@@ -43,15 +43,12 @@ def run_script(
         OperatorError: of the class ``error``, when it cannot be started.
     """
     make_log_dir(build)
-    environ = {**build.settings.bsp.environment, **(environ or {})}
-    if os.geteuid() == 0:
-        environ["USER"] = "root"  # the scripts look at the variable, not at the uid
     try:
         with residue.out_of_sight(tree):
             return run(
                 argv,
                 cwd=tree,
-                environ=environ,
+                environ={**environment(build), **(environ or {})},
                 log=_log(build),
                 timeout=build.settings.build.script_timeout,
                 keep_open=build.lock_fds,
@@ -65,6 +62,14 @@ def run_script(
         ) from None
 
 
+def environment(build: Build) -> dict[str, str]:
+    """Return the variables that NVIDIA's scripts get."""
+    environ = dict(build.settings.bsp.environment)
+    if os.geteuid() == 0:
+        environ["USER"] = "root"  # the scripts look at the variable, not at the uid
+    return environ
+
+
 def judge(
     finished: Finished,
     build: Build,
@@ -72,7 +77,7 @@ def judge(
     error: type[OperatorError],
     logged: str = "",
 ) -> None:
-    """Believe a script only when its exit code, its errors and its own success line agree.
+    """Raise unless a script is believed.
 
     Args:
         finished: the script.
@@ -84,22 +89,36 @@ def judge(
     Raises:
         OperatorError: of the class ``error``.
     """
+    what = complaint(finished, success, logged)
+    if what is not None:
+        lines = [*finished.tail, *logged.splitlines()]
+        raise error(what, hint=_meaning(lines, finished, build))
+
+
+def complaint(
+    finished: Finished,
+    success: tuple[str, ...],
+    logged: str = "",
+    *,
+    limit: str = "[build] script_timeout",
+) -> str | None:
+    """Return what is wrong with a script's end; None: it is believed.
+
+    That is so only when its exit code, its errors and its own success line agree.
+    """
     name = Path(finished.argv[0]).name
     lines = [*finished.tail, *logged.splitlines()]
     bare = [_CLOCK.sub("", line.strip()) for line in lines]
     failures = [line for line in bare if line.startswith(_FAILURES)]
-    said = any(words in line for line in lines for words in success)
-    if finished.returncode == 0 and said and not failures:
-        return
     if finished.returncode == TIMED_OUT:
-        what = f"{name} was stopped at its time limit ([build] script_timeout)"
-    elif finished.returncode != 0:
-        what = f"{name} failed (exit {finished.returncode}): {finished.last_words()}"
-    elif failures:
-        what = f"{name} ended with 0, but said: {failures[-1]}"
-    else:
-        what = f"{name} ended with 0, but never said “{success[0]}”; last: {finished.last_words()}"
-    raise error(what, hint=_meaning(lines, finished, build))
+        return f"{name} was stopped at its time limit ({limit})"
+    if finished.returncode != 0:
+        return f"{name} failed (exit {finished.returncode}): {finished.last_words()}"
+    if failures:
+        return f"{name} ended with 0, but said: {failures[-1]}"
+    if not any(words in line for line in lines for words in success):
+        return f"{name} ended with 0, but never said “{success[0]}”; last: {finished.last_words()}"
+    return None
 
 
 def _meaning(lines: list[str], finished: Finished, build: Build) -> str:

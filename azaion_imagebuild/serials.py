@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import UsageError
 from .identity import email_for, parse_serial
@@ -16,6 +17,8 @@ from .identity import email_for, parse_serial
 STDIN = "-"
 _RANGE = re.compile(r"(?P<first>[A-Za-z0-9-]*?(?P<start>[0-9]+))\s*\.\.\s*(?P<last>[A-Za-z0-9-]+)")
 _MOST = 1_000_000  # a slip of the key in a range must not fill the memory
+_LONGEST_RANGE = 200  # characters: two serials and the dots between them
+_MOST_PROBLEMS = 100  # a picture that was given as a list has millions
 _LARGEST_FILE = 64 * 1024 * 1024
 
 
@@ -43,7 +46,8 @@ def read_list(source: str, pattern: str | None = None) -> list[Listed]:
         pattern: the site's own, see :func:`.parse_serial`.
 
     Raises:
-        UsageError: a line is no serial (all such lines are named), or the list cannot be read.
+        UsageError: a line is no serial (up to a hundred such lines are named), or the list cannot
+            be read.
     """
     found: dict[str, Listed] = {}
     problems = []
@@ -56,6 +60,9 @@ def read_list(source: str, pattern: str | None = None) -> list[Listed]:
                 found.setdefault(each.serial, each)
         except UsageError as error:
             problems.append((f"{where}: {error.message}", error.hint))
+        if len(problems) >= _MOST_PROBLEMS:
+            problems.append((f"{source}: there may be more", "mend these first"))
+            break
         if len(found) > _MOST:
             raise UsageError(f"{source}: more than {_MOST} serials", hint="split the list")
     if problems:
@@ -71,7 +78,7 @@ def expanded(text: str) -> Iterator[str]:
     Raises:
         UsageError: the two ends do not belong together.
     """
-    match = _RANGE.fullmatch(text.strip())
+    match = _RANGE.fullmatch(text.strip()) if len(text) <= _LONGEST_RANGE else None
     if match is None:
         yield text
         return
@@ -90,9 +97,21 @@ def expanded(text: str) -> Iterator[str]:
 
 def scanned() -> Iterator[tuple[str, str]]:
     """Yield (where, line) from stdin as the lines come: a barcode scanner is a keyboard."""
-    for number, line in enumerate(sys.stdin, 1):
-        if line.strip():
-            yield f"scan {number}", line
+    for number, line in enumerate(_stdin(), 1):
+        text = line.decode("utf-8", "replace")
+        if text.strip():
+            yield f"scan {number}", text
+
+
+def _stdin() -> BinaryIO:
+    """Return stdin; what is no text must not stop the line after it.
+
+    Raises:
+        UsageError: it is closed.
+    """
+    if sys.stdin is None:
+        raise UsageError("stdin is closed", hint="pipe a list of serials into it, or name a file")
+    return sys.stdin.buffer
 
 
 def _lines(source: str) -> Iterator[tuple[str, str, str | None]]:
@@ -102,33 +121,45 @@ def _lines(source: str) -> Iterator[tuple[str, str, str | None]]:
             "no list of serials given", hint="make fleet SERIALS=list.txt, or AZJN-0001..AZJN-0100"
         )
     if source == STDIN:
-        yield from _texts("stdin", sys.stdin.read(_LARGEST_FILE))
-    elif Path(source).exists():
-        yield from _texts(source, _content(Path(source)))
+        yield from _texts("stdin", _content("stdin", _stdin()))
+    elif _is_there(source):
+        yield from _texts(source, _content_of(Path(source)))
     elif "/" in source or "." in source.replace("..", ""):
         raise UsageError(f"there is no file {source}", hint="name a list of serials, or -")
     else:
         yield source, source, None
 
 
-def _content(path: Path) -> str:
+def _is_there(source: str) -> bool:
+    try:
+        return Path(source).exists()
+    except OSError:  # a range may be longer than a file's name can be
+        return False
+
+
+def _content_of(path: Path) -> str:
     try:
         with path.open("rb") as stream:
-            content = stream.read(_LARGEST_FILE + 1)
-        if len(content) > _LARGEST_FILE:
-            raise UsageError(f"{path} is longer than 64 MiB", hint="name a list of serials")
-        return content.decode("utf-8-sig")
+            return _content(str(path), stream)
     except OSError as error:
         raise UsageError(
             f"cannot read {path}: {error.strerror}", hint="name a list of serials"
         ) from None
+
+
+def _content(source: str, stream: BinaryIO) -> str:
+    content = stream.read(_LARGEST_FILE + 1)
+    if len(content) > _LARGEST_FILE:
+        raise UsageError(f"{source} is longer than 64 MiB", hint="name a list of serials")
+    try:
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise UsageError(f"{path} is not text", hint="save the list as UTF-8") from None
+        raise UsageError(f"{source} is not text", hint="save the list as UTF-8") from None
 
 
 def _texts(source: str, content: str) -> Iterator[tuple[str, str, str | None]]:
     lines = content.splitlines()
-    header = [name.strip().lower() for name in next(csv.reader(lines[:1]), [])]
+    header = _header(lines[0]) if lines else []
     if "serial" in header:
         yield from _rows(source, header, io.StringIO(content, newline=""))
         return
@@ -136,6 +167,13 @@ def _texts(source: str, content: str) -> Iterator[tuple[str, str, str | None]]:
         text = line.partition("#")[0]
         if text.strip():
             yield f"{source}, line {number}", text, None
+
+
+def _header(line: str) -> list[str]:
+    try:
+        return [name.strip().lower() for name in next(csv.reader([line]), [])]
+    except csv.Error:
+        return []  # a line that is no CSV
 
 
 def _rows(

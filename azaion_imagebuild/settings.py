@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .identity import PASSWORD_FORMAT
+from .placeholder import SIZE
+
 
 def option(
     default: Any, help: str, *, kind: str, env: str | None = None, choices: tuple[str, ...] = ()
@@ -154,6 +157,11 @@ class DeviceConfSettings:
     )
     group: str | None = option(None, "group; default: the owner's own", kind="text")
     template: Path | None = option(None, "template of device.conf", kind="path")
+    password_pattern: str = option(
+        PASSWORD_FORMAT.pattern,
+        "regular expression of a whole password, for verify, which knows no more of it",
+        kind="pattern",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +184,12 @@ class BuildSettings:
     """[build]"""
 
     flash: bool = option(True, "flash the device after the proof", kind="yesno", env="FLASH")
+    fuse: bool = option(
+        False,
+        "run [fuse] command first; a file can only say no: it is asked for by --fuse (FUSE=1)",
+        kind="asked",
+        env="FUSE",
+    )
     lock_wait: float = option(600.0, "seconds to wait for another build of the tree", kind="number")
     script_timeout: float = option(
         7200.0, "seconds that one NVIDIA script may take", kind="duration"
@@ -183,6 +197,22 @@ class BuildSettings:
     state_dir: Path | None = option(
         None, "folder of logs and of the sandbox", kind="path", env="STATE_DIR"
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FuseSettings:
+    """[fuse]"""
+
+    command: list[str] = option(
+        [],
+        "the site's own fuse command, run in the BSP tree without a shell, before provisioning;"
+        " {serial} and {usb_instance} are filled in; name key files here, never a key",
+        kind="list",
+    )
+    success: str = option(
+        "*** done.", "words that it must print: its exit code alone is no evidence", kind="text"
+    )
+    timeout: float = option(1800.0, "seconds that it may take", kind="duration")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +234,11 @@ class ImageSettings:
         "rootfs: stage into the rootfs itself; overlay: into a tmpfs over it (root)",
         kind="choice",
         choices=("rootfs", "overlay"),
+    )
+    placeholder_size: int = option(
+        SIZE,
+        "bytes for a stamped device.conf; more than 512 where the API issues long credentials",
+        kind="room",
     )
     keep: bool = option(
         False, "keep the image (0600) after flashing it", kind="yesno", env="KEEP_IMAGE"
@@ -288,6 +323,7 @@ class Settings:
     serial: SerialSettings = field(default_factory=SerialSettings)
     hooks: HooksSettings = field(default_factory=HooksSettings)
     build: BuildSettings = field(default_factory=BuildSettings)
+    fuse: FuseSettings = field(default_factory=FuseSettings)
     image: ImageSettings = field(default_factory=ImageSettings)
     smoke: SmokeSettings = field(default_factory=SmokeSettings)
     ledger: LedgerSettings = field(default_factory=LedgerSettings)

@@ -18,7 +18,7 @@ from .model import (
     Ownership,
     StagedFile,
 )
-from .placeholder import SIZE, padded, placeholder
+from .placeholder import padded, placeholder
 from .resources import shipped
 from .rootfs import Node, Rootfs
 from .settings import DeviceConfSettings
@@ -123,14 +123,22 @@ def clear_stale(build: Build) -> Ownership:
     An existing one hands its owner and extended attributes on.
     """
     with Rootfs(build.rootfs_dir) as rootfs:
-        existing = rootfs.look(DEVICE_CONF)
-        if existing is None:
-            uid, gid = owner(build.settings.device_conf, rootfs)
-            ownership = Ownership(uid=uid, gid=gid)
-        else:
-            ownership = rootfs.ownership(DEVICE_CONF)
+        ownership = ownership_in(build, rootfs)
         rootfs.remove_file(DEVICE_CONF)
     return ownership
+
+
+def ownership_in(build: Build, rootfs: Rootfs) -> Ownership:
+    """Return whom device.conf belongs to: as it does, or as it is configured where there is none.
+
+    Raises:
+        UnknownAccount: the rootfs has no such account.
+        StagingError: it cannot be read.
+    """
+    if rootfs.look(DEVICE_CONF) is not None:
+        return rootfs.ownership(DEVICE_CONF)
+    uid, gid = owner(build.settings.device_conf, rootfs)
+    return Ownership(uid=uid, gid=gid)
 
 
 def stage(build: Build, identity: DeviceIdentity, ownership: Ownership) -> StagedFile:
@@ -147,23 +155,31 @@ def stage(build: Build, identity: DeviceIdentity, ownership: Ownership) -> Stage
 
 def stage_placeholder(build: Build, ownership: Ownership) -> StagedFile:
     """Put the placeholder into the rootfs, with the owner and mode that device.conf will have."""
+    content = placeholder(build.settings.image.placeholder_size)
     with Rootfs(build.rootfs_dir) as rootfs:
-        return rootfs.write_file(
-            DEVICE_CONF, placeholder(), mode=DEVICE_CONF_MODE, ownership=ownership
-        )
+        return rootfs.write_file(DEVICE_CONF, content, mode=DEVICE_CONF_MODE, ownership=ownership)
 
 
-def to_be_stamped(build: Build, identity: DeviceIdentity, ownership: Ownership) -> StagedFile:
+def to_be_stamped(content: bytes, ownership: Ownership) -> StagedFile:
     """Return what device.conf will be in an image into which it is stamped; nothing is written."""
-    content = stamped_content(build, identity)
     digest = hashlib.sha256(content).hexdigest()
     return StagedFile(path=DEVICE_CONF, mode=DEVICE_CONF_MODE, ownership=ownership, sha256=digest)
 
 
-def stamped_content(build: Build, identity: DeviceIdentity) -> bytes:
-    """Return device.conf as it is stamped: rendered, and padded to the placeholder's size."""
+def stamped_content(build: Build, identity: DeviceIdentity, size: int | None = None) -> bytes:
+    """Return device.conf as it is stamped: rendered, and padded to the placeholder's size.
+
+    Args:
+        build: whose settings count.
+        identity: the device's.
+        size: bytes of the placeholder in the image; None: as it is configured.
+
+    Raises:
+        UsageError: it is too long for that.
+    """
     template = device_conf.load_template(template_path(build.settings.device_conf))
-    return padded(device_conf.render(template, identity), SIZE)
+    room = build.settings.image.placeholder_size if size is None else size
+    return padded(device_conf.render(template, identity), room)
 
 
 def unstage(build: Build, staged: Sequence[StagedFile]) -> None:

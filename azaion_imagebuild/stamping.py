@@ -33,7 +33,9 @@ from .places import Version
 
 _FICLONE = 0x40049409  # ioctl_ficlone(2): share the blocks of another file
 _NOT_SHARED = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL)
+_NOT_COPIED = (*_NOT_SHARED, errno.ENOSYS)  # between filesystems, by many kernels
 _COPIED_AT_ONCE = 1 << 30
+_READ_AT_ONCE = 1 << 20
 _NO_PLACE = "build the base anew: azaion-imagebuild base"
 
 
@@ -116,7 +118,7 @@ def _without_first_byte(ranges: tuple[Range, ...]) -> Iterator[Range]:
 
 @contextlib.contextmanager
 def opened_for_stamping(
-    path: Path, wait: float, make_place: Callable[[Path, int], None] = lambda path, fd: None
+    path: Path, wait: float, make_place: Callable[[Path, int], object] = lambda path, fd: None
 ) -> Iterator[OpenImage]:
     """Open and lock an image, and find where its device.conf lies.
 
@@ -210,11 +212,19 @@ def _copy_data(source: int, target: int) -> None:
             raise
         hole = os.lseek(source, position, os.SEEK_HOLE)
         while position < hole:
-            size = min(hole - position, _COPIED_AT_ONCE)
-            copied = os.copy_file_range(source, target, size, position, position)
+            copied = _copy_some(source, target, hole - position, position)
             if not copied:
                 raise OSError(errno.EIO, "the image became shorter while it was copied")
             position += copied
+
+
+def _copy_some(source: int, target: int, size: int, position: int) -> int:
+    try:
+        return os.copy_file_range(source, target, min(size, _COPIED_AT_ONCE), position, position)
+    except OSError as error:
+        if error.errno not in _NOT_COPIED:
+            raise
+    return os.pwrite(target, os.pread(source, min(size, _READ_AT_ONCE), position), position)
 
 
 def renew_sha1(image: Path) -> bool:

@@ -81,6 +81,11 @@ def devices_to_flash(sysfs: Path, chosen: Sequence[str] = ()) -> list[RecoveryDe
     return [found[each] for each in wanted]
 
 
+def is_instance(text: str) -> bool:
+    """Tell whether a text is a USB bus and port, e.g. ``1-3`` or ``2-1.4``."""
+    return _INSTANCE.fullmatch(text) is not None
+
+
 def checked_instances(instances: Sequence[str]) -> tuple[str, ...]:
     """Return USB instances to flash at once, when they can be.
 
@@ -90,7 +95,7 @@ def checked_instances(instances: Sequence[str]) -> tuple[str, ...]:
     problems = [
         (f"{each!a} is no USB instance", "give bus and port, e.g. 1-3 or 2-1.4: ls /sys/bus/usb")
         for each in instances
-        if not _INSTANCE.fullmatch(each)
+        if not is_instance(each)
     ]
     if not instances:
         problems.append(("no USB instance is given", "name those of the devices, e.g. 1-3"))

@@ -91,5 +91,12 @@ def _check(
         owner = Accounts.read(read_file).resolve(settings.owner, settings.group)
     except UnknownAccount as error:
         findings.append(unknown_account(error))
-    findings += prove(entry, str(target), email=email, owner=owner, hint=_WRONG)
+    findings += prove(
+        entry,
+        str(target),
+        email=email,
+        owner=owner,
+        pattern=settings.password_pattern,
+        hint=_WRONG,
+    )
     return tuple(findings)

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-CPU = 0.006
+CPU = 0.004
 """Seconds of one core for a device: requests, stamp, proof, rows (benchmarks/fleet.py)."""
 STAMP = 0.001
 """Seconds of the disk for stamp and proof, syncs included (benchmarks/stamp.py)."""

@@ -278,7 +278,7 @@ def floor_of(image: Path, rounds: int) -> Case:
 
 def command(image: Path, conf: Path, settings: Settings) -> None:
     """Do what the command does, with given credentials: owner, place, stamp and proof."""
-    stamps.stamp(image, SERIAL, settings, credentials=conf)
+    stamps.stamp_given(image, SERIAL, settings, conf)
 
 
 def forgotten(image: Path, again: Callable[[], float]) -> float:

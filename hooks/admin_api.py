@@ -30,7 +30,8 @@ def provision_identity(build: Build) -> DeviceIdentity:
     settings = build.settings.admin_api
     with nullcontext(build.kept) if build.kept else Kept() as kept:
         api = kept.opened("admin_api", lambda: AdminApi(settings))
-        return api.enroll(build.serial, build.email, new_password())
+        give = api.rotate if build.rotates else api.enroll
+        return give(build.serial, build.email, new_password())
 
 
 def _warnings(settings: AdminApiSettings) -> list[Finding]:

@@ -24,7 +24,7 @@ def pre_flash(
         return None
     from azaion_imagebuild import staging  # late: only a build that stamps needs it
 
-    return [staging.to_be_stamped(build, identity, ownership)]
+    return [staging.to_be_stamped(staging.stamped_content(build, identity), ownership)]
 
 
 @hookimpl

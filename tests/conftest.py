@@ -23,6 +23,8 @@ from azaion_imagebuild.sandbox.admin_api import admin_api
 from azaion_imagebuild.sandbox.bsp import create_bsp, create_rootfs, service_user
 from azaion_imagebuild.settings import Settings
 
+pytest_plugins = ["azaion_imagebuild.testing", "pytester"]
+
 
 @pytest.fixture(autouse=True)
 def a_world_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

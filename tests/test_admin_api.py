@@ -83,6 +83,13 @@ def test_any_other_answer_to_the_post_is_an_error_with_its_check(
     assert len(scripted.requests) == 1
 
 
+@pytest.mark.parametrize("status", [200, 204])
+def test_an_updated_password_is_200_or_204(scripted: Script, status: int) -> None:
+    scripted.answer(409)
+    scripted.answer(status, b"")
+    assert enroll(scripted.url).enrolled == "updated"
+
+
 @pytest.mark.parametrize("status", [201, 404, 405, 500])
 def test_any_other_answer_to_the_patch_is_an_error_with_its_check(
     scripted: Script, status: int

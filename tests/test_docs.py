@@ -1,114 +1,142 @@
-"""What README shows is run; what it says of commands and exit codes is held against the code."""
+"""What README and docs/ show is run; what they say is held against the code."""
 
 from __future__ import annotations
 
+import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
-from world import Run
+from pages import NEEDS_HARDWARE, PAGES, ROOT, Bench, blocks, inline_commands
 
 import azaion_imagebuild
 from azaion_imagebuild import cli, hookspecs
-from azaion_imagebuild.errors import ExitCode
+from azaion_imagebuild.configuration import load
+from azaion_imagebuild.errors import ExitCode, UsageError
 from azaion_imagebuild.resources import shipped
+from azaion_imagebuild.sandbox.loader import loader
 
-ROOT = Path(azaion_imagebuild.__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+README = ROOT / "README.md"
+TEXT = README.read_text()
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 
-def test_the_readmes_sandbox_commands_work_in_turn(tmp_path: Path) -> None:
-    environ = os.environ | {"HOME": str(tmp_path)}
-    environ.pop("XDG_STATE_HOME")
-    make = f"make --no-print-directory -o .venv/.image RUN={Path(sys.executable).parent} image"
-    image, again, looks = blocks("sh")[:3]
-    assert image == again
-    for line in [image, *looks.splitlines()]:
-        command = line.partition("   #")[0].replace(".venv/bin", str(Path(sys.executable).parent))
-        command = command.replace("make image", make)
-        done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=environ, check=False,
-                              capture_output=True, text=True)  # fmt: skip
-        assert done.returncode == 0, (command, done.stderr)
-        assert "make image" in line or done.stdout
-    assert "Mode:  0600" in done.stdout
+@pytest.fixture
+def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    """A checkout beside a reference BSP, an admin API, and a Loader of what was flashed."""
+    with ExitStack() as opened:
+
+        def loader_url() -> str:
+            bsp: Path = request.getfixturevalue("bsp")
+            device = loader(bsp.parent / "device.img", request.getfixturevalue("api_url"))
+            return opened.enter_context(device).url
+
+        def rootfs() -> str:
+            request.getfixturevalue("rootfs_dir")
+            return str(tmp_path / "rootfs")
+
+        bench = Bench(tmp_path, {})
+        bench.places |= {
+            "/srv/l4t/Linux_for_Tegra": lambda: str(request.getfixturevalue("bsp")),
+            "https://admin.internal.example.com": lambda: str(request.getfixturevalue("api_url")),
+            "/srv/images/orin-nano/rootfs-staging": rootfs,
+            "http://azjn-0042.local:8080": loader_url,
+            "/opt/azaion-imagebuild": lambda: str(bench.checkout),
+            "/etc/azaion-imagebuild": lambda: str(tmp_path / "etc"),
+        }
+        yield bench
+
+
+@every_page
+def test_what_a_page_shows_works_from_its_top_to_its_end(page: Path, bench: Bench) -> None:
+    bench.play(page)
+
+
+def test_few_blocks_need_hardware_and_readme_says_how_they_begin() -> None:
+    asking = [block for page in PAGES for block in blocks(page, "sh") if block.needs_hardware]
+    assert 0 < len(asking) <= 5
+    assert f"`{NEEDS_HARDWARE}`" in TEXT
+
+
+@every_page
+def test_every_block_is_of_a_language_that_is_looked_at(page: Path) -> None:
+    assert page.read_text().count("```") == 2 * len(blocks(page)), "a fence that is not understood"
+    for block in blocks(page):
+        assert block.language in {"sh", "text", "toml", "python", "make", "csv", "json"}, (
+            block.where
+        )
+    indented = re.findall(r"\n\n    (?:sudo |make |azaion-imagebuild )", page.read_text())
+    assert not indented, "use a fenced block, which a test runs"
+
+
+@every_page
+def test_a_command_in_a_sentence_is_one_with_flags_that_there_are(page: Path) -> None:
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for command in inline_commands(page):
+        words = command.removeprefix("sudo ").split()
+        if words[0] == "make" and len(words) > 1 and words[1].isalpha():
+            assert words[1] in targets, command
+        if words[0] != "azaion-imagebuild" or len(words) < 2 or re.search(r"[\[<]", command):
+            continue
+        assert not _misunderstood(shlex.split(command)[1:]), command
+
+
+def _misunderstood(argv: list[str]) -> bool:
+    """Tell whether the command line does not know a word of it; one may be left out."""
+    try:
+        cli._parser().parse_args(argv)
+    except UsageError as error:
+        return "required" not in error.message
+    except SystemExit:  # --help
+        return False
+    return False
+
+
+@every_page
+def test_a_pages_settings_are_settings(page: Path, tmp_path: Path) -> None:
+    for block in blocks(page, "toml"):
+        if "[build-system]" in block.text:  # the pyproject.toml of somebody's plug-in
+            continue
+        Path("imagebuild.toml").write_text(block.text)
+        load({}, {}, None)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a real flash.sh needs root")
-def test_the_readmes_real_command_and_its_makefile_work(bsp: Path, api_url: str) -> None:
-    ready = f"-o .venv/.image RUN={Path(sys.executable).parent}"
-    for text in (blocks("sh")[3], blocks("make")[0]):
-        text = text.replace("/opt/azaion-imagebuild", str(ROOT)).replace("sudo ", "")
-        text = text.replace("/srv/l4t/Linux_for_Tegra", str(bsp))
-        text = text.replace("https://admin.internal.example.com", api_url)
-        if text.startswith("image-%"):
-            text = text.replace(f"-C {ROOT} image", f"-C {ROOT} {ready} image")
-            assert ready in text
-            Path("Makefile").write_text(f"L4T := {bsp}\nAPI := {api_url}\n{text}")
-            command, cwd = "make image-AZJN-0042", Path.cwd()
-            hostile = subprocess.run(["make", "image-AZJN-0042;touch trap #"], check=False)
-            assert hostile.returncode == 2
-            assert not Path("trap").exists()
-        else:
-            command, cwd = text.replace("make image", f"make {ready} image"), ROOT
-        done = subprocess.run(["bash", "-c", command], cwd=cwd, check=False,
-                              capture_output=True, text=True)  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert "DONE: AZJN-0042" in done.stderr
-
-
-def test_the_readmes_stamping_commands_work_in_turn() -> None:
-    (text,) = (block for block in blocks("sh") if "azaion-imagebuild base" in block)
-    for command in text.splitlines():
-        words = command.replace("azaion-imagebuild", f"{sys.executable} -m azaion_imagebuild", 1)
-        done = subprocess.run(words.split(), capture_output=True, text=True, check=False)
-        assert done.returncode == 0, (command, done.stderr)
-    assert "OK: AZJN-0042.img" in done.stderr
-
-
-def test_the_readmes_plug_in_is_a_plug_in(run: Run) -> None:
-    folder = Path("factory-hooks")
-    folder.mkdir()
-    (folder / "label.py").write_text(blocks("python")[1])
-    (folder / "today.txt").write_text("AZJN-0042\n")
-    Path("imagebuild.toml").write_text(blocks("toml")[2])
-    listed = run("image", "--serial", "AZJN-0042", "--json")
-    assert listed.code == 0, listed.err
-    assert listed.json["shift"] == "early"
-    other = run("image", "--serial", "AZJN-0043", "--json")
-    assert (other.code, other.json["error"]) == (3, "AZJN-0043 is not on today's list")
+def test_the_readmes_makefile_works_and_runs_nothing_of_a_serial(bench: Bench) -> None:
+    (block,) = blocks(README, "make")
+    bsp, api = (bench.of_here(each) for each in list(bench.places)[:2])
+    Path("Makefile").write_text(f"L4T := {bsp}\nAPI := {api}\n{bench.of_here(block.text)}")
+    done = subprocess.run(["make", "image-AZJN-0042"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "DONE: AZJN-0042" in done.stderr
+    hostile = subprocess.run(["make", "image-AZJN-0042;touch trap #"], check=False)
+    assert hostile.returncode == 2
+    assert not Path("trap").exists()
 
 
 def test_the_readmes_python_call_builds_an_image() -> None:
-    done = subprocess.run([sys.executable, "-c", blocks("python")[0]], check=False,
+    (block,) = blocks(README, "python")
+    done = subprocess.run([sys.executable, "-c", block.text], check=False,
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).is_file()
 
 
-def test_the_readmes_settings_are_settings(tmp_path: Path) -> None:
-    from azaion_imagebuild.configuration import load
-
-    for text in blocks("toml"):
-        Path("imagebuild.toml").write_text(text)
-        load({}, {}, None)
-
-
-def test_every_command_is_in_the_readme_and_every_exit_code(run: Run) -> None:
+def test_every_command_is_in_the_readme_and_every_exit_code() -> None:
     parser = cli._parser()
     (commands,) = (a for a in parser._actions if a.dest == "command" or a.choices)
     assert commands.choices is not None
     for command in commands.choices:
-        assert f"`azaion-imagebuild {command}" in README, command
-    used = set(ExitCode)
-    for code in used:
-        assert f"`{int(code)}` " in README, code
+        assert f"`azaion-imagebuild {command}" in TEXT, command
+    for code in set(ExitCode):
+        assert f"`{int(code)}` " in TEXT, code
         assert re.search(rf"\b{int(code)} \w", parser.epilog or ""), code
 
 
@@ -129,12 +157,89 @@ def test_the_hooks_of_the_page_are_the_hooks_of_the_table() -> None:
     assert tuple(declared) == hookspecs.EVERY_STEP
 
 
-def test_every_file_that_documents_point_to_is_there() -> None:
-    for document in (ROOT / "README.md", ROOT / "DEVELOPING.md"):
-        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
-            assert target.startswith("https://") or (ROOT / target).exists(), target
-        folders = "templates|hooks|docs|tests|benchmarks|azaion_imagebuild"
-        for target in re.findall(rf"`((?:{folders})/[\w/-]*(?:\.\w+)?)`", document.read_text()):
-            if target.endswith((".py", ".toml", ".md", ".sh", "/")):
-                assert (ROOT / target).exists(), target
+@every_page
+def test_every_file_that_a_page_points_to_is_there(page: Path) -> None:
+    _assert_targets(page)
+
+
+def test_every_file_that_developing_points_to_is_there() -> None:
+    _assert_targets(ROOT / "DEVELOPING.md")
     assert shipped("templates").is_dir()
+
+
+def _assert_targets(document: Path) -> None:
+    text = document.read_text()
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+        assert target.startswith("https://") or (document.parent / target).exists(), target
+    folders = "templates|hooks|docs|tests|tools|benchmarks|azaion_imagebuild"
+    for target in re.findall(rf"(?<!\*\*)`((?:{folders})/[\w/-]*(?:\.\w+)?)`", text):
+        if target.endswith((".py", ".toml", ".md", ".sh", "/")):
+            assert (ROOT / target).exists(), target
+
+
+@cache
+def _said_by_the_code() -> str:
+    """Every text of the code, one a line; what is filled in is `…`."""
+    said = []
+    for path in [*(ROOT / "azaion_imagebuild").rglob("*.py"), *(ROOT / "hooks").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                said.append("".join(str(part.value) if isinstance(part, ast.Constant) else "…"
+                                    for part in node.values))  # fmt: skip
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                said.append(node.value)
+    return "\n".join(said)
+
+
+FILLED_IN = {"POST /users": "…", "(409)": "(…)", "no user …": "no …", "etc/passwd": "etc/…",
+             "unknown key": "unknown …", "unknown section": "unknown …",
+             "unknown variable": "unknown …"}  # fmt: skip
+"""What the tables say instead of `…`, where it helps to see it."""
+
+
+@pytest.mark.parametrize("page", [README, ROOT / "docs/troubleshooting.md"], ids=lambda p: p.stem)
+def test_every_message_of_a_table_of_troubles_is_one_of_the_code(page: Path) -> None:
+    _, _, text = page.read_text().partition("# Troubleshooting")
+    tables = re.findall(r"\| ((?:symptom \| )?it says) \|.*\n\|[ -|]+\n((?:\|.*\n)+)", text)
+    cells = [row.split(" | ")["|" in title] for title, rows in tables for row in rows.splitlines()]
+    messages = [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
+    assert len(messages) > 8
+    for message in messages:
+        plain = message
+        for shown, said in FILLED_IN.items():
+            plain = plain.replace(shown, said)
+        for piece in filter(None, (each.strip() for each in plain.split("…"))):
+            assert piece in _said_by_the_code(), (message, piece)
+
+
+@every_page
+def test_every_test_that_a_page_names_is_there(page: Path) -> None:
+    for file, name in re.findall(r"(tests/test_\w+\.py)::(\w+)", page.read_text()):
+        assert f"def {name}(" in (ROOT / file).read_text(), f"{file}::{name}"
+
+
+def test_every_demand_of_the_runbook_is_shown_by_a_command_a_test_or_a_page() -> None:
+    text = (ROOT / "docs/runbook.md").read_text()
+    rows = [row for row in re.findall(r"^\|(.*)\|$", text, re.MULTILINE) if "---" not in row]
+    rows = [row for row in rows if row.split(" | ")[0].strip() != "the runbook"]
+    assert len(rows) > 40
+    for row in rows:
+        demand, _, shown = row.partition(" | ")
+        assert len(demand.strip()) > 10, row
+        assert re.search(r"`tests/test_\w+\.py::|`azaion-imagebuild \w|`make image|\]\(", shown), (
+            row
+        )
+
+
+def test_the_reference_is_that_of_the_settings() -> None:
+    tool = [sys.executable, "tools/write_template.py"]
+    for page, more in ("templates/imagebuild.toml", []), ("docs/configuration.md", ["--page"]):
+        written = subprocess.run(
+            [*tool, *more], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert written.stdout == (ROOT / page).read_text(), f"write {page} anew"
+
+
+def test_the_hooks_guide_is_that_of_the_hooks() -> None:
+    tool = [sys.executable, "tools/write_hooks_guide.py", "--check"]
+    assert subprocess.run(tool, cwd=ROOT, check=False).returncode == 0, f"run {tool[1]}"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from world import EMAIL, SERIAL, Ran, Run, Tree, add_usb_device, replace_script
+from world import EMAIL, SERIAL, Ran, Run, Tree, add_usb_device, mounts_of, replace_script
 
 from azaion_imagebuild import device_conf, images, residue
 from azaion_imagebuild.leftovers import give_back, loops_of, mounts_below
@@ -341,7 +341,7 @@ def test_an_overlay_keeps_the_bsps_rootfs_clean_all_the_time(
     assert "device.conf" in (bsp.parent / "seen").read_text().splitlines()
     assert "cannot access 'rootfs/etc/azaion'" in (bsp.parent / "seen").read_text()
     assert Tree(bsp / "rootfs", fake=False).snapshot() == before
-    assert mounts_below(Path("/run/azaion-imagebuild")) == []
+    assert mounts_of(bsp) == []
     assert conf_of(bsp.parent / "device.img").email == EMAIL
 
 

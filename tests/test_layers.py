@@ -11,7 +11,7 @@ PACKAGE = Path(azaion_imagebuild.__file__).parent
 ROOT = PACKAGE.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"", "errors", "secret", "resources", "trust", "signals"}),
+    frozenset({"", "errors", "secret", "resources", "trust", "signals", "manual", "visible"}),
     frozenset({"model", "settings", "identity", "usb", "placeholder", "account_id", "contract"}),
     frozenset(
         {
@@ -56,20 +56,20 @@ FLOORS: tuple[frozenset[str], ...] = (
             "wrapper",
         }
     ),
-    frozenset({"flashing", "clearing", "placing", "lane_trees", "report"}),
-    frozenset({"bases", "lanes"}),
+    frozenset({"flashing", "clearing", "placing", "lane_trees", "report", "fuses"}),
+    frozenset({"bases", "lanes", "targets"}),
     frozenset({"plugins", "verification", "smoke"}),
     frozenset({"pipeline"}),
     frozenset({"sandbox"}),
     frozenset({"progress"}),
     frozenset({"builds", "records"}),
-    frozenset({"stamps"}),
+    frozenset({"stamps", "rotation"}),
     frozenset({"fleet"}),
     frozenset({"stations"}),
     frozenset({"displays"}),
-    frozenset({"console"}),
+    frozenset({"console", "completion"}),
     frozenset({"cli"}),
-    frozenset({"__main__"}),
+    frozenset({"__main__", "testing"}),
 )
 HOOKS_MAY_IMPORT = 6
 

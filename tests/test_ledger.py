@@ -212,6 +212,44 @@ def test_a_flashed_serial_is_allowed_confirmed_or_refused(ledger: Ledger) -> Non
         ledger.begin(entry(attempt="third"), LedgerSettings(reprovision="refuse"))
 
 
+def test_a_serial_is_fused_once_whoever_asks_at_the_same_time(ledger: Ledger) -> None:
+    ledger.begin(entry(step="fuse"), ALLOW)
+    with pytest.raises(PreflightError, match="is being built since"):
+        ledger.begin(entry(attempt="second", step="fuse"), ALLOW)
+    ledger.write(entry(step="fuse", outcome="done"))
+    with pytest.raises(PreflightError, match="was fused by another station"):
+        ledger.begin(entry(attempt="second", step="fuse"), ALLOW)
+    ledger.begin(entry(), ALLOW)  # the first one goes on
+    with pytest.raises(PreflightError, match="is being built since"):
+        ledger.begin(entry(attempt="second"), ALLOW)
+
+
+def test_fuses_that_another_machine_began_are_not_burned_again_unless_somebody_looked(
+    ledger: Ledger,
+) -> None:
+    elsewhere = {"host": "station-7", "process": "boot 1 2"}
+    ledger.begin(entry(step="fuse", **elsewhere), ALLOW)
+    ledger.write(entry(step="resolve", outcome="failed"))  # that machine is gone
+    with pytest.raises(PreflightError, match="what is burned is not known"):
+        ledger.begin(entry(attempt="second", step="fuse"), ALLOW)
+    ledger.write(entry(step="fuse", outcome="failed"))  # unfused, as an operator says
+    ledger.begin(entry(attempt="third", step="fuse"), ALLOW)
+
+
+def test_fuses_that_nobody_saw_end_say_nothing_of_the_flash(ledger: Ledger) -> None:
+    ledger.write(flashed())
+    ledger.write(died(attempt="second", step="fuse"))
+    ledger.begin(entry(attempt="third"), ALLOW)
+    known = ledger.standings({SERIAL: EMAIL}, sandbox=False)[SERIAL]
+    assert (known.unknown, known.flashed is not None) == (False, True)
+    assert known.perhaps_fused is not None
+    assert known.perhaps_fused.outcome == "unknown"
+    assert outcomes(ledger)[-2:] == [
+        (SERIAL, "fuse", "unknown"),
+        (SERIAL, "provision_identity", "started"),
+    ]
+
+
 def ten(ledger: Ledger) -> None:
     for number in range(10):
         ledger.write(entry(f"AZJN-{number}"))
@@ -429,7 +467,8 @@ def test_a_ledger_that_cannot_be_written_stops_the_build_before_the_account(
         "no driver": "mysql://db/azaion",
         "no server": "postgresql://nobody:secretword@127.0.0.1:1/x",
     }.get(place, f"sqlite:///{bad}")
-    ran = run("image", "--serial", SERIAL, "--json", "--database", url)
+    Path("imagebuild.toml").write_text(f"[ledger]\ndatabase = {json.dumps(url)}\n")
+    ran = run("image", "--serial", SERIAL, "--json")
     assert ran.code == 9
     record = records(ran)
     assert (record["account"], record["ledger"], record["flashed"]) == (None, None, False)

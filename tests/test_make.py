@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ def make(
 def test_make_alone_lists_the_targets() -> None:
     done = make()
     assert done.returncode == 0
-    for target in ("image", "fleet", "test", "check", "clean"):
+    for target in ("image", "fleet", "test", "check", "docs", "clean"):
         assert f"make {target}" in done.stdout
 
 
@@ -86,6 +87,16 @@ def test_flash_0_of_the_environment_counts_too() -> None:
     assert '"flashed": false' in done.stdout, done.stderr
 
 
+def test_fuse_is_taken_literally_and_refused_for_a_fleet(tmp_path: Path) -> None:
+    done = make("image", "SERIAL=AZJN-0042", "FUSE=1")
+    assert "set [fuse] command" in done.stderr
+    nasty = make("image", "SERIAL=AZJN-0042", f"FUSE=$(shell touch {tmp_path}/trap)")
+    assert (nasty.returncode, "is not yes or no" in nasty.stderr) == (2, True)
+    assert not (tmp_path / "trap").exists()
+    fleet = make("fleet", "SERIALS=AZJN-0001", f"OUT={tmp_path}/images", FUSE="1")
+    assert (fleet.returncode, "a fleet burns no fuses" in fleet.stderr) == (2, True)
+
+
 def test_e2fsprogs_that_are_missing_name_their_package(tmp_path: Path) -> None:
     for tool in ("bash", "sh", "make", "env"):
         (tmp_path / tool).symlink_to(f"/bin/{tool}" if tool != "make" else "/usr/bin/make")
@@ -95,3 +106,13 @@ def test_e2fsprogs_that_are_missing_name_their_package(tmp_path: Path) -> None:
                 makefile="Makefile", cwd=tmp_path, PATH=str(tmp_path))  # fmt: skip
     assert done.returncode == 2
     assert "sudo apt-get install e2fsprogs" in done.stderr
+
+
+def test_the_workflow_runs_what_runs_everywhere_and_pins_what_it_uses() -> None:
+    text = (ROOT / ".github/workflows/ci.yml").read_text()
+    assert "bash .ci/run" in text
+    assert os.access(ROOT / ".ci/run", os.R_OK)
+    assert "permissions:\n  contents: read\n" in text
+    used = re.findall(r"uses: (.*)", text)
+    assert used
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}  # v[\d.]+", each) for each in used)

@@ -81,7 +81,7 @@ def test_a_serial_that_comes_again_is_done_once() -> None:
 
 
 def test_a_list_comes_from_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("AZJN-0001\r\nAZJN-0002\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"AZJN-0001\r\nAZJN-0002\n")))
     assert serials("-") == ["AZJN-0001", "AZJN-0002"]
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -344,6 +346,18 @@ def test_an_image_without_a_placeholder_is_given_one_and_no_old_password_is_left
     assert (out / "etc/azaion").stat().st_mode & 0o777 == 0o755
 
 
+@pytest.mark.parametrize("kind", ["ext4", "tar", "sparse"])
+def test_an_image_is_named_from_the_folder_that_one_is_in(
+    run: Run, make: Make, api_url: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make(kind, content=placeholder() if kind == "sparse" else b"")
+    monkeypatch.chdir(path.parent.parent)
+    named = path.relative_to(path.parent.parent)
+    for command in (("stamp", named, "--api-url", api_url), ("verify", named)):
+        ran = run(*command, "--serial", SERIAL)
+        assert ran.code == 0, ran.err
+
+
 def test_a_file_of_another_owner_is_found_before_an_account_is_touched(
     run: Run, make: Make, scripted: Script
 ) -> None:
@@ -372,6 +386,93 @@ def test_a_failed_provisioning_leaves_the_image_as_it_was(
     scripted.answer(500)
     assert run("stamp", base, "--serial", SERIAL, "--api-url", scripted.url).code == 4
     assert base.read_bytes() == clean
+
+
+@pytest.mark.parametrize("kind", ["ext4", "tar"])
+def test_an_image_that_is_given_a_place_keeps_its_identity_until_there_is_a_new_one(
+    run: Run, make: Make, kind: str, scripted: Script
+) -> None:
+    scripted.answer(500)
+    path = make(kind, content=CONF % (42, 7))
+    assert run("stamp", path, "--serial", SERIAL, "--api-url", scripted.url).code == 4
+    assert run("verify", path, "--serial", SERIAL).code == 0
+    assert data_of(path) == padded(CONF % (42, 7), SIZE)
+
+
+# In the ledger.
+
+
+def rows(run: Run, serial: str = SERIAL) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(run("ledger", "show", serial, "--json").out)
+    return found
+
+
+def test_a_stamp_is_in_the_ledger_from_before_the_account_to_its_end(run: Run, base: Path) -> None:
+    ran = run("stamp", base, "--serial", SERIAL, "--json", "--operator", "shift A")
+    begin, end = rows(run)
+    assert (begin["step"], begin["outcome"], begin["account"]) == (
+        "provision_identity",
+        "started",
+        None,
+    )
+    assert (end["step"], end["outcome"], end["account"]) == ("stamp", "done", "created")
+    assert (end["image"], end["image_format"], end["proof"]) == (str(base), "ext4", "image")
+    assert (end["flashed"], end["operator"], end["sandbox"]) == (False, "shift A", True)
+    password = device_conf.parse(data_of(base)).password
+    assert end["credential"] == password.fingerprint()
+    assert ran.json["ledger"] == {"row": end["row"], "hash": end["hash"]}
+    assert ran.json["device_conf"]["mode"] == "0600"
+    assert run("ledger", "verify").code == 0
+
+
+def test_the_second_serial_of_an_account_is_not_stamped(run: Run, base: Path) -> None:
+    assert run("stamp", base, "--serial", SERIAL).code == 0
+    stamped = base.read_bytes()
+    refused = run("stamp", base, "--serial", "XYZ-0042", "--json")
+    assert (refused.code, refused.json["account"]) == (3, None)
+    assert f"is that of {SERIAL}" in refused.err
+    assert base.read_bytes() == stamped
+    assert run("ledger", "show", "XYZ-0042").code == 2
+
+
+def test_a_flashed_device_is_stamped_anew_as_the_site_says(run: Run, base: Path) -> None:
+    assert run("image", "--serial", SERIAL).code == 0
+    warned = run("stamp", base, "--serial", SERIAL)
+    assert (warned.code, "its new password locks that device out" in warned.err) == (0, True)
+    Path("imagebuild.toml").write_text('[ledger]\nreprovision = "confirm"\n')
+    assert run("stamp", base, "--serial", SERIAL).code == 3
+    assert run("stamp", base, "--serial", SERIAL, "--yes").code == 0
+
+
+def test_without_a_ledger_no_account_is_touched(run: Run, base: Path, tmp_path: Path) -> None:
+    clean = base.read_bytes()
+    (tmp_path / "bad").write_bytes(b"this is no database" * 1000)
+    ran = run("stamp", base, "--serial", SERIAL, "--database", f"sqlite:///{tmp_path}/bad")
+    assert ran.code == 9
+    assert base.read_bytes() == clean
+    assert json.loads(run("sandbox", "accounts", "--json").out) == []
+
+
+def test_a_stamp_that_fails_is_in_the_ledger_too(run: Run, base: Path, scripted: Script) -> None:
+    scripted.answer(500)
+    run("stamp", base, "--serial", SERIAL, "--api-url", scripted.url)
+    last = rows(run)[-1]
+    assert (last["step"], last["outcome"], last["exit_code"]) == ("provision_identity", "failed", 4)
+
+
+def test_given_credentials_need_no_ledger_and_none_of_its_libraries(
+    base: Path, tmp_path: Path
+) -> None:
+    given = tmp_path / "given.conf"
+    given.write_bytes(CONF % (42, 42))
+    code = (
+        "import sys; from azaion_imagebuild import cli; code = cli.run(sys.argv[1:]);"
+        "print({'sqlalchemy', 'alembic', 'requests', 'rich'} & set(sys.modules)); exit(code)"
+    )
+    argv: list[str | Path] = ["stamp", base, "--serial", SERIAL, "--device-conf", given]
+    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True,
+                          check=True)  # fmt: skip
+    assert done.stdout == "set()\n"
 
 
 def test_a_real_image_is_never_stamped_with_an_account_of_the_sandbox(

@@ -136,11 +136,14 @@ def test_a_look_makes_no_table(run: Run, factory: Factory, postgres: Postgres) -
     assert "station" not in postgres.psql("SELECT relname FROM pg_class WHERE relkind = 'r'")
 
 
-def test_a_database_that_is_not_there_is_said(run: Run, factory: Factory) -> None:
+def test_a_database_that_is_not_there_is_said(
+    run: Run, factory: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gone = "postgresql://nobody:secretword@127.0.0.1:1/x"
+    monkeypatch.setenv("AZAION_IMAGEBUILD_DATABASE", gone)
     station = ["station", "--name", "S1", "--image", factory.base]
     for argv in (["submit", ONE], ["station", "status"], station):
-        ran = run(*argv, "--database", gone)
+        ran = run(*argv)
         assert ran.code == 9
         assert "secretword" not in ran.err
 

@@ -118,3 +118,9 @@ def add_usb_device(sysfs: Path, instance: str, vendor: str, product: str) -> Non
     for name, text in (("idVendor", vendor), ("idProduct", product), ("busnum", bus),
                        ("devpath", path)):  # fmt: skip
         (folder / name).write_text(text + "\n")
+
+
+def mounts_of(folder: Path) -> list[str]:
+    """Return the mounts that speak of a folder: in it, or an overlay over it, wherever that is."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [line for line in lines if str(folder) in line]

@@ -1,15 +1,21 @@
-"""Write templates/imagebuild.toml: every setting, its help, its default or an example.
+"""Write what is generated from the settings: every one, its help, its default or an example.
 
 usage: .venv/bin/python tools/write_template.py > templates/imagebuild.toml
+       .venv/bin/python tools/write_template.py --page > docs/configuration.md
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from azaion_imagebuild.configuration import keys
+from azaion_imagebuild.cli import _FLAGS, _parser
+from azaion_imagebuild.configuration import Key, keys
+from azaion_imagebuild.process import ENV_PREFIX
 
 INTRODUCTION = """\
 # Settings of azaion-imagebuild. Every key is here: a commented one shows its default, or an example
@@ -23,6 +29,8 @@ SECTIONS = {
     "serial": "The serial on the label.",
     "hooks": "Plug-ins: one file per concern.",
     "build": "The build itself.",
+    "fuse": "Fuses, burned where --fuse (FUSE=1) asks for it. It does not replace the security"
+    " phase's checklist.",
     "image": "The image.",
     "smoke": "The test of the flashed device.",
     "ledger": "The ledger: which identity went into which device, when, from which image.",
@@ -59,6 +67,16 @@ EXAMPLES: dict[str, Any] = {
     "hooks.dirs": ["factory-hooks"],
     "hooks.disable": ["smoke"],
     "build.state_dir": "/var/lib/azaion-imagebuild",
+    "fuse.command": [
+        "./odmfuse.sh",
+        "-i",
+        "0x23",
+        "-X",
+        "/etc/azaion-imagebuild/fuse.xml",
+        "--auth",
+        "NS",
+        "jetson-orin-nano-devkit",
+    ],
     "ledger.database": "postgresql://factory@db.internal.example.com/azaion",
     "ledger.station": "S1",
     "ledger.operator": "line 2, shift A",
@@ -68,7 +86,84 @@ EXAMPLES: dict[str, Any] = {
 }
 
 
+PAGE = """\
+# Configuration
+
+<!-- Written by tools/write_template.py --page: change the settings, not this page. -->
+
+A setting is looked for in this order; the first one that is found counts:
+
+1. a flag: `azaion-imagebuild image --board NAME` (some are variables of make: `BOARD=NAME`);
+2. an environment variable: `AZAION_IMAGEBUILD_BOARD=NAME`;
+3. the file: `--config FILE` (`CONFIG=FILE`), or `imagebuild.toml` of the folder that you are in;
+4. the default.
+
+Copy `templates/imagebuild.toml`: every key is in it, with its help. Relative paths in the file
+start at the file's folder. An `imagebuild.toml` that is not named is only read when it is yours (or
+root's), and not everybody may write it. An unknown key or variable is an error that names the
+nearest known one. `sudo` drops most variables: use flags or the file there.
+
+In a variable, a list is written as a shell writes words:
+`AZAION_IMAGEBUILD_HOOKS_DISABLE="smoke residue"`. Yes or no is `1`, `0`, `true`, `false`, `yes` or
+`no`. The variables below begin with `AZAION_IMAGEBUILD_`. A table (`{ NAME = "value" }`) can only
+stand in the file.
+"""
+
+
 def main() -> None:
+    """Print what was asked for."""
+    print_page() if "--page" in sys.argv[1:] else print_template()
+
+
+def print_page() -> None:
+    """Print the reference, a table for each section."""
+    print(PAGE, end="")
+    there = set(flags_of(_parser()))
+    flags = {
+        place: f"`--{flag}`"
+        for name, place in _FLAGS.items()
+        if f"--{(flag := name.replace('_', '-'))}" in there
+    }
+    section = None
+    for key in keys():
+        if key.section != section:
+            section = key.section
+            print(f"\n## [{section}]\n\n{SECTIONS[section]}\n")
+            print("| key | what it is | flag, variable |")
+            print("| --- | --- | --- |")
+        ways = [flags.get((key.section, key.name)), variable_of(key)]
+        shown = ", ".join(filter(None, ways)) or "the file only"
+        print(f"| `{key.name}` | {help_of(key)} | {shown} |")
+
+
+def flags_of(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Yield the flags of a parser and of its commands."""
+    for action in parser._actions:
+        yield from action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for each in action.choices.values():
+                yield from flags_of(each)
+
+
+def help_of(key: Key) -> str:
+    """Return a key's help with its default; with an example where there is none."""
+    text = key.help.replace("|", "\\|")
+    for name in ("{email}", "{id}", "{serial}", "{usb_instance}"):
+        text = text.replace(name, f"`{name}`")
+    if key.default not in (None, [], {}):
+        return f"{text}; default: `{toml(key.default)}`"
+    example = EXAMPLES.get(f"{key.section}.{key.name}")
+    if example is not None and "e.g." not in text:
+        text += f"; e.g. `{toml(example)}`"
+    return text
+
+
+def variable_of(key: Key) -> str:
+    """Return a key's variable without the prefix that all have."""
+    return "" if key.kind == "table" else f"`{key.env.removeprefix(ENV_PREFIX)}`"
+
+
+def print_template() -> None:
     """Print the template."""
     print(INTRODUCTION, end="")
     section = None

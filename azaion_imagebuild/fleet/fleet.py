@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,10 +31,10 @@ from ..identity import parse_serial
 from ..lanes import opened_lanes
 from ..ledger import Entry, Ledger, Standing
 from ..ledger.entry import user
-from ..model import BuildRecord, Ownership
+from ..model import BuildRecord
 from ..pipeline import Blank, Watcher, fingerprints, sha256_of, with_base
 from ..plugins import load_plugins
-from ..report import write_report
+from ..report import check_folder, write_report
 from ..serials import Listed, read_list, scanned
 from ..settings import Settings
 from ..usb import checked_instances, devices_to_flash
@@ -89,6 +90,7 @@ def plan_fleet(order: Order, settings: Settings) -> Plan:
     Raises:
         OperatorError: the list or the settings are wrong, or the ledger cannot be read.
     """
+    _refuse_fuses(settings)
     listed = read_list(order.source, settings.serial.pattern)
     sandbox = (
         is_sandbox(settings) if order.base is None else stamps.wants_sandbox(order.base, settings)
@@ -114,9 +116,11 @@ def run_fleet(
     Raises:
         OperatorError: the fleet could not begin; no account was touched.
     """
+    _refuse_fuses(settings)
     hook = load_plugins(settings.hooks, required=REQUIRED).hook
     listed = [] if order.scans else read_list(order.source, settings.serial.pattern)
     began = time.time()
+    folder = order.report or state_dir_of(settings) / "fleet" / _stamp(began)
     with parts_for(order, settings) as (used, sandbox), the_ledger(settings) as ledger:
 
         def planned(listed: Sequence[Listed]) -> Plan:
@@ -125,21 +129,45 @@ def run_fleet(
         plan = planned(listed)
         display.planned(plan)
         plan.refuse_errors()
+        check_folder(folder)
         scanner = _scanner(used, planned, display) if order.scans else None
         run = Run(
-            feed=scanner or Feed.of(plan.todo),
+            feed=scanner or Feed.of(plan.todo, pinned=order.out is None),
             hook=hook,
             ledger=ledger,
             display=display,
             max_failures=order.max_failures,
         )
         if plan.todo or scanner:
-            _run(order, used, plan, run, watcher)
+            try:
+                _run(order, used, plan, run, watcher)
+            except KeyboardInterrupt:  # while the places were closed: what is done is still told
+                if not run.records:
+                    raise
+                run.interrupted = True
         if scanner:
             plan = Plan.of_all(scanner.plans.values(), sandbox=sandbox)
         fleet = _told(plan, run, began, used)
-    folder = order.report or state_dir_of(settings) / "fleet" / _stamp(began)
-    return {**fleet, "report": str(write_report(folder, fleet))}
+    return {**fleet, "report": _reported(folder, fleet, display)}
+
+
+def _reported(folder: Path, fleet: dict[str, Any], display: FleetDisplay) -> str | None:
+    """Write the report; a disk that is full by now must not hide what was done."""
+    try:
+        return str(write_report(folder, fleet))
+    except UsageError as error:
+        display.said(f"error: {error.message}")
+        display.said(f"hint: {error.hint}")
+        return None
+
+
+def _refuse_fuses(settings: Settings) -> None:
+    """What cannot be undone is done with one device in front of one operator."""
+    if settings.build.fuse:
+        raise UsageError(
+            "a fleet burns no fuses",
+            hint="fuse devices one by one: azaion-imagebuild image --fuse --serial …",
+        )
 
 
 def _scanner(
@@ -314,9 +342,7 @@ def _checked(record: BuildRecord) -> None:
 
 def _given_base(path: Path, settings: Settings) -> Blank:
     """Look at an image that was built before; it must be ready to be stamped."""
-    image, owner, digest = stamps.base_at(path, settings)
-    uid, gid = owner
-    return Blank(image=image, ownership=Ownership(uid=uid, gid=gid), sha256=digest)
+    return stamps.base_at(path, settings)
 
 
 @contextmanager
@@ -428,7 +454,8 @@ def _counted(outcomes: Iterable[str]) -> dict[str, int]:
 
 
 def _stamp(seconds: float) -> str:
-    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(seconds))
+    when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(seconds))
+    return f"{when}-{secrets.token_hex(3)}"  # two fleets may begin in one second
 
 
 def default_out(settings: Settings) -> Path:

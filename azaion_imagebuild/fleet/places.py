@@ -16,7 +16,7 @@ from typing import Protocol
 from .. import device_conf, images
 from ..bases import stamp_base
 from ..builds import device_build, stamping_build
-from ..errors import OperatorError, UsageError
+from ..errors import ImageBuildError, OperatorError, UsageError
 from ..lanes import Lane
 from ..ledger import Entry, Standing
 from ..locks import locked
@@ -66,10 +66,14 @@ class Folder:
 
     @contextlib.contextmanager
     def ready(self, each: Listed) -> Iterator[tuple[Build, Blank]]:
-        """Copy the base to a name of its own; it gets its right name when it is proven."""
+        """Copy the base to a name of its own; it gets its right name when it is proven.
+
+        An older image goes first: its identity is stale as soon as the account is touched.
+        """
         new = self.dir / _WORK / f"{each.serial}.new"
         final = image_of(self.dir, each)
         copy_image(self.blank.image.path, new)
+        _remove(final)
 
         def publish() -> Image:
             os.rename(new, final)  # noqa: PTH104 - both are ours
@@ -151,6 +155,15 @@ class OnLane:
         self.watch.had_its_turn(self.name, device)
 
 
+def _remove(image: Path) -> None:
+    try:
+        image.unlink(missing_ok=True)
+    except OSError as error:
+        raise ImageBuildError(
+            f"cannot replace {image}: {error.strerror}", hint="move away what stands there"
+        ) from None
+
+
 def image_of(folder: Path, each: Listed) -> Path:
     """Return where a device's image lies."""
     return folder / f"{each.serial}.img"
@@ -208,8 +221,11 @@ def image_is_done(folder: Path, each: Listed, standing: Standing) -> Entry | Non
 
 
 def device_is_done(each: Listed, standing: Standing) -> Entry | None:
-    """Return the row of a device that was flashed, and proven, and passed all that came after."""
-    row = standing.settled
+    """Return the row of a device that was flashed, and proven, and passed all that came after.
+
+    Of the last attempt: a later one, however it ended, may have given the account a new password.
+    """
+    row = standing.last
     return row if row is not None and row.flashed and row.outcome == "done" else None
 
 

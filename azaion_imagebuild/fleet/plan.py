@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import PreflightError
+from ..errors import ExitCode, PreflightError
 from ..ledger import Entry, Ledger, Standing
 from ..model import Finding
 from ..serials import Listed
@@ -73,7 +73,13 @@ class Plan:
             "space_needed": self.space_needed,
             "space_free": self.space_free,
             "seconds": self.seconds,
+            "exit_code": self.exit_code,
         }
+
+    @property
+    def exit_code(self) -> int:
+        """Return what a process that only plans ends with."""
+        return int(ExitCode.PREFLIGHT if self.errors() else ExitCode.DONE)
 
     def errors(self) -> list[tuple[str, str]]:
         """Return what must stop the fleet before it begins."""
@@ -159,10 +165,13 @@ def _seconds_each(ledger: Ledger) -> float | None:
     return statistics.median(took) if took else None
 
 
-def space_on(folder: Path) -> int:
-    """Return the bytes that are free where ``folder`` is, or will be."""
+def space_on(folder: Path) -> int | None:
+    """Return the bytes that are free where ``folder`` is, or will be; None: nobody may look."""
     import shutil
 
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+    try:
+        while not folder.exists():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None

@@ -9,6 +9,7 @@ import queue
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
@@ -75,14 +76,16 @@ class Feed:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def of(cls, todo: Iterable[Listed]) -> Feed:
-        """Return the feed of a list; what names a USB instance is for that one only."""
-        every = list(todo)
-        pinned: dict[str, list[Listed]] = {}
-        for each in every:
-            if each.usb_instance is not None:
-                pinned.setdefault(each.usb_instance, []).append(each)
-        return cls(iter([each for each in every if each.usb_instance is None]), pinned)
+    def of(cls, todo: Iterable[Listed], *, pinned: bool = True) -> Feed:
+        """Return the feed of a list; with ``pinned`` a USB instance's devices are for it only."""
+        free: list[Listed] = []
+        of_place: dict[str, list[Listed]] = {}
+        for each in todo:
+            if pinned and each.usb_instance is not None:
+                of_place.setdefault(each.usb_instance, []).append(each)
+            else:
+                free.append(each)
+        return cls(iter(free), of_place)
 
     def next(self, place: str) -> Listed | None:
         """Return the next device for a place; None: there is none, or no new one shall begin."""
@@ -112,6 +115,7 @@ class Run:
     _failures: int = 0
     _ended: queue.SimpleQueue[str | None] = field(default_factory=queue.SimpleQueue)
     _counting: threading.Lock = field(default_factory=threading.Lock)
+    _unsaid: deque[str] = field(default_factory=deque)
 
     def to_the_end(self, places: Sequence[Place]) -> None:
         """Do every device; ``records`` then has one for each that was begun, as they ended.
@@ -119,25 +123,44 @@ class Run:
         SIGINT once: what is running is finished, nothing new begins. Twice, or SIGTERM: what is
         running is interrupted, as one build would be.
         """
-        threads = [
-            threading.Thread(target=self._work, args=(place,), daemon=True) for place in places
-        ]
         self.display.going([place.name for place in places])
         try:
-            with self._listening():
-                for thread in threads:
-                    thread.start()
+            with self._listening(), self._at_work(places) as threads:
                 for _ in threads:
                     while self._wait() is None:
-                        continue
+                        self._tell()
+                self._tell()
         finally:
             self.display.gone()
+
+    @contextlib.contextmanager
+    def _at_work(self, places: Sequence[Place]) -> Iterator[list[threading.Thread]]:
+        """Start the threads; whatever happens, the places stay until the last one has ended."""
+        threads: list[threading.Thread] = []
+        try:
+            for place in places:
+                thread = threading.Thread(target=self._work, args=(place,), daemon=True)
+                thread.start()
+                threads.append(thread)
+            yield threads
+        except BaseException:
+            self.feed.close()
+            stop_threads()
+            raise
+        finally:
+            for thread in threads:
+                thread.join()
 
     def _wait(self) -> str | None:
         try:
             return self._ended.get(timeout=0.2)  # a signal is handled between two waits
         except queue.Empty:
             return None
+
+    def _tell(self) -> None:
+        """Say what the signals did: their handler must not print, it may stop a print halfway."""
+        while self._unsaid:
+            self.display.said(self._unsaid.popleft())
 
     def _work(self, place: Place) -> None:
         try:
@@ -163,15 +186,14 @@ class Run:
         def on_signal(number: int, frame: FrameType | None) -> None:
             self.feed.close()
             if number == signal.SIGINT and not self.interrupted:
-                self.interrupted = True
-                self.display.said(
+                self._unsaid.append(
                     "interrupted: what is running is finished, nothing new begins"
                     " (again: stop at once)"
                 )
             else:
-                self.interrupted = True
-                self.display.said("stopping what is running")
                 stop_threads()
+                self._unsaid.append("stopping what is running")
+            self.interrupted = True
 
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         handled = [each for each in numbers if signal.getsignal(each) != signal.SIG_IGN]

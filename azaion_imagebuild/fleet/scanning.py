@@ -48,6 +48,12 @@ class Scanner:
         self.closed = True
 
     def _read(self) -> None:
+        try:
+            self._read_all()
+        finally:
+            self._ready.put(None)  # whatever went wrong, nobody waits for more
+
+    def _read_all(self) -> None:
         for where, text in self.lines:
             try:
                 plan = self.look(where, text)
@@ -62,10 +68,9 @@ class Scanner:
                     self.say(f"error: {each.serial} shares the account {each.email} with {holder}")
                     self.say("hint: scan the label again")
                 else:
-                    self._ready.put(each)
                     self.plans[each.serial] = plan
+                    self._ready.put(each)
             self._tell_others(plan)
-        self._ready.put(None)
 
     def _tell_others(self, plan: Plan) -> None:
         """Say what is not to be done, and keep it for the report."""

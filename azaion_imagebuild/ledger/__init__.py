@@ -7,7 +7,16 @@ PostgreSQL where several stations share it.
 from __future__ import annotations
 
 from .entry import Entry, this_process
-from .guards import Standing
+from .guards import Credential, Standing
 from .store import Fence, Ledger, Pen, ledger_of
 
-__all__ = ["Entry", "Fence", "Ledger", "Pen", "Standing", "ledger_of", "this_process"]
+__all__ = [
+    "Credential",
+    "Entry",
+    "Fence",
+    "Ledger",
+    "Pen",
+    "Standing",
+    "ledger_of",
+    "this_process",
+]

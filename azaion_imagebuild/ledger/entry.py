@@ -22,6 +22,7 @@ Outcome = Literal["started", "done", "failed", "unknown", "retired"]
 FIRST_HASH = "0" * 64
 """What the first row is chained to."""
 _LONGEST = 4000
+_UNKNOWN = "?"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +39,8 @@ class Entry:
     step: str
     """The step that is about to be done (``started``), or the last one that was reached."""
     outcome: Outcome
-    """``started``: the intent, committed before the step. ``unknown``: it died while flashing.
+    """``started``: the intent, committed before the step. ``unknown``: it died while flashing, or
+    the fuse command did not end well. ``done`` of the step ``fuse``: the attempt goes on after it.
     ``retired``: the device is out of use, its serial and its account are free again."""
     at: str
     """UTC, as ISO 8601 with microseconds."""
@@ -88,25 +90,25 @@ class Entry:
             at=now(),
             account=record.enrolled,
             credential=record.credential,
-            image=_text(str(record.image.path)) if record.image else None,
+            image=text_of(str(record.image.path)) if record.image else None,
             image_format=record.image.format if record.image else None,
             image_sha256=record.image_sha256,
             base_sha256=record.base_sha256,
             proof=record.proof,
             flashed=flashed is not None,
-            device=_text(flashed.device) if flashed else None,
+            device=text_of(flashed.device) if flashed else None,
             usb_instance=flashed.usb_instance if flashed else None,
             ecid=flashed.ecid if flashed else None,
             seconds=round(record.seconds, 3),
             exit_code=record.exit_code if record.error else None,
-            error=_text(redact(record.error.message)) if record.error else None,
-            station=settings.ledger.station,
-            operator=_text(settings.ledger.operator or user()),
+            error=text_of(redact(record.error.message)) if record.error else None,
+            station=text_of(settings.ledger.station) if settings.ledger.station else None,
+            operator=text_of(settings.ledger.operator or user()),
             host=this_host(),
             process=this_process(),
             version=__version__,
             release=record.release,
-            board=settings.bsp.board,
+            board=text_of(settings.bsp.board),
             extra=extra,
         )
 
@@ -126,7 +128,7 @@ class Entry:
 FIELDS: tuple[str, ...] = tuple(each.name for each in fields(Entry))
 
 
-def _text(text: str) -> str:
+def text_of(text: str) -> str:
     """Return a text as every database takes it: UTF-8 without NUL, of a bounded length."""
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")[:_LONGEST]
 
@@ -153,28 +155,64 @@ def this_host() -> str:
 
 
 def this_process() -> str:
-    """Return ``BOOT PID START``, which no other process ever has: proc(5), stat's field 22."""
+    """Return ``BOOT PID START SPACE MACHINE``, which no other process ever has.
+
+    START is field 22 of /proc/PID/stat, SPACE the namespace in which PID counts (a container's).
+    """
     return _process(os.getpid(), os.getpid())
 
 
 @cache
 def _process(pid: int, _fork_guard: int) -> str:
-    return f"{_boot()} {pid} {_started(pid)}"
+    return f"{_boot()} {pid} {_started(pid)} {_space()} {_machine()}"
 
 
 def is_alive(host: str | None, process: str | None) -> bool:
-    """Tell whether the process of a row still runs; one of another machine is believed to."""
-    if host != this_host() or process is None:
+    """Tell whether the process of a row still runs; one that cannot be seen is believed to."""
+    if process is None:
         return True
-    boot, pid, started = [*process.split(" "), "", ""][:3]
-    return boot == _boot() and pid.isdigit() and _started(int(pid)) == started
+    seen = is_running(process)
+    if seen is not None:
+        return seen
+    boot, _, _, _, machine = _words(process)
+    restarted = host == this_host() and machine in (_UNKNOWN, _machine()) and boot != _boot()
+    return not restarted
+
+
+def is_running(process: str) -> bool | None:
+    """Tell whether a process runs; None: it is of another machine, container or boot."""
+    boot, pid, started, space, _ = _words(process)
+    if boot != _boot() or space not in (_UNKNOWN, _space()):
+        return None
+    return pid.isdigit() and _started(int(pid)) == started
+
+
+def _words(process: str) -> list[str]:
+    return [*process.split(" "), *[_UNKNOWN] * 5][:5]
+
+
+@cache
+def _space() -> str:
+    with contextlib.suppress(OSError):
+        return str(Path("/proc/self/ns/pid").stat().st_ino)
+    return _UNKNOWN
+
+
+@cache
+def _machine() -> str:
+    """Return a digest of the machine's id, which itself is not to be shown (machine-id(5))."""
+    with contextlib.suppress(OSError):
+        found = Path("/etc/machine-id").read_bytes().strip()
+        if found:
+            return hashlib.sha256(b"azaion-imagebuild machine\0" + found).hexdigest()[:16]
+    return _UNKNOWN
 
 
 @cache
 def _boot() -> str:
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return "?"
+    return _UNKNOWN
 
 
 def _started(pid: int) -> str:

@@ -9,8 +9,24 @@ from ..model import Finding
 from .entry import Entry, is_alive
 
 FLASH = "flash"
+FUSE = "fuse"
+"""The step of rows that speak of the device's fuses: ``done``: burned; ``failed``: nothing was;
+``unknown``: it was begun, and nobody knows what it burned."""
+
+ROTATE = "rotate"
+"""The step of rows by which a device got a new credential, outside a build."""
 RESOLVE = "resolve"
 """The step of a row by which an operator decides what an attempt was."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
+    """Since when a device has the credential that it has."""
+
+    serial: str
+    email: str
+    since: str
+    """As :attr:`.Entry.at`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +65,29 @@ class Standing:
         return self.settled is not None and self.settled.outcome == "unknown"
 
     @property
+    def fused(self) -> Entry | None:
+        """Return the row by which the device's fuses are burned."""
+        return self._fuse if self._fuse and self._fuse.outcome == "done" else None
+
+    @property
+    def perhaps_fused(self) -> Entry | None:
+        """Return the row of a fuse command that was started, and did not end well.
+
+        A start without an end is one, whatever was said of the attempt since.
+        """
+        row = self._fuse
+        if row is None or row.outcome not in ("started", "unknown"):
+            return None
+        return None if row is self.last and self.at_work else row
+
+    @property
+    def _fuse(self) -> Entry | None:
+        """Return the last row that speaks of the fuses of the device that has the serial now."""
+        said = (row for row in self._own() if row.step == FUSE or row.outcome == "retired")
+        row = next(said, None)
+        return row if row and row.step == FUSE else None
+
+    @property
     def rival(self) -> Entry | None:
         """Return the row by which another serial holds the account: enrolled, or about to be."""
         given_up = {self.serial}
@@ -85,7 +124,8 @@ class Standing:
             yield Finding(
                 message=f"{self.serial} is being built since {_when(self.last)} by"
                 f" {_who(self.last)}",
-                hint=f"wait for it to end; if that machine is gone: {_resolve(self.last)} failed",
+                hint=f"wait for it to end; if that machine or container is"
+                f" gone: {_resolve(self.last)} failed",
             )
         elif self.unknown:
             yield Finding(
@@ -96,6 +136,29 @@ class Standing:
             )
         elif self.flashed is not None:
             yield self._flashed_before(self.flashed, reprovision, confirmed)
+
+    def findings_of_fuses(self, *, asked: bool) -> Iterator[Finding]:
+        """Yield what is to be said of the fuses; an error must stop an attempt to burn them.
+
+        Args:
+            asked: this attempt is to burn them.
+        """
+        if asked and self.fused is not None:
+            yield Finding(
+                message=f"{self.serial} was fused on {_when(self.fused)} by {_who(self.fused)}: it"
+                " is not fused again",
+                hint="if this is another device with that serial, and the old one is out of use:"
+                f" {_resolve(self.fused)} retired",
+                severity="warning",
+            )
+        if self.perhaps_fused is not None:
+            yield Finding(
+                message=f"fusing {self.serial} was begun on {_when(self.perhaps_fused)} by"
+                f" {_who(self.perhaps_fused)} and did not end well: what is burned is not known",
+                hint="read the device's fuses, then say what is so:"
+                f" {_resolve(self.perhaps_fused)} fused (or unfused)",
+                severity="error" if asked else "warning",
+            )
 
     def _flashed_before(self, row: Entry, reprovision: str, confirmed: bool) -> Finding:
         message = (
@@ -119,6 +182,8 @@ def died(row: Entry) -> bool:
 
 
 def _says_of_a_device(row: Entry) -> bool:
+    if row.step == FUSE:
+        return False
     return row.flashed or row.outcome in ("unknown", "retired") or row.step == RESOLVE
 
 
@@ -133,6 +198,6 @@ def _when(row: Entry) -> str:
 
 def _who(row: Entry) -> str:
     words = (row.process or "").split(" ")
-    process = f", process {words[1]}" if row.outcome == "started" and len(words) == 3 else ""
+    process = f", process {words[1]}" if row.outcome == "started" and len(words) >= 3 else ""
     station = f", station {row.station}" if row.station else ""
     return f"{row.operator or '?'} on {row.host or '?'}{station}{process}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from ..secret import Secret
 from ..settings import LedgerSettings
 from ..signals import check_interrupt
 from .entry import FIELDS, Entry, now
-from .guards import FLASH, Standing, died
+from .guards import FLASH, FUSE, ROTATE, Credential, Standing, died
 
 if TYPE_CHECKING:
     import sqlalchemy as sql
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 FILE = "ledger.sqlite3"
 _LOCKED_FOR = 30.0  # seconds to wait for another writer
 _AWAY_FOR = 60.0  # seconds to wait for a database server that restarts
+_PASSWORDS = ("password", "sslpassword")  # names in the query of a URL of PostgreSQL
 _MANY = 500  # values in one IN (…)
 PATIENCE = {
     "connect_timeout": 10,
@@ -73,7 +75,7 @@ class Ledger:
         self.url = url
         self._patience = patience
         self._engine: sql.Engine | None = None
-        self._password: Secret | None = None  # alive, so that it is redacted everywhere
+        self._passwords: tuple[Secret, ...] = ()  # alive, so that they are redacted everywhere
         self._opening, self._writing, self._queueing = (threading.Lock() for _ in range(3))
         self._waiting: list[_Ticket] = []
 
@@ -136,7 +138,7 @@ class Ledger:
             return _standings(connection, accounts, sandbox)
 
     def recent(self, count: int) -> list[Entry]:
-        """Return the last rows that ended an attempt well, newest first.
+        """Return the last rows that ended a build well, newest first.
 
         Raises:
             LedgerError: the ledger cannot be read.
@@ -145,7 +147,8 @@ class Ledger:
 
         from .schema import rows
 
-        query = sql.select(rows).where(rows.c.outcome == "done").order_by(rows.c.row.desc())
+        built = (rows.c.outcome == "done", rows.c.step.not_in((FUSE, ROTATE)))
+        query = sql.select(rows).where(*built).order_by(rows.c.row.desc())
         with self.reading() as connection:
             return [_entry(row) for row in connection.execute(query.limit(count))]
 
@@ -166,6 +169,29 @@ class Ledger:
         with self.reading() as connection:
             for row in connection.execution_options(yield_per=1000).execute(query):
                 yield _entry(row)
+
+    def credentials(self, *, sandbox: bool) -> list[Credential]:
+        """Return the last known credential of each device in use, the oldest first.
+
+        Raises:
+            LedgerError: the ledger cannot be read.
+        """
+        import sqlalchemy as sql
+
+        from .schema import rows
+
+        wanted = sql.or_(rows.c.account.is_not(None), rows.c.outcome == "retired")
+        columns = [rows.c[name] for name in ("serial", "email", "outcome", "credential", "at")]
+        query = sql.select(*columns).where(wanted, rows.c.sandbox == sandbox).order_by(rows.c.row)
+        found: dict[str, tuple[str, Credential]] = {}
+        with self.reading() as connection:
+            for row in connection.execution_options(yield_per=1000).execute(query):
+                if row.outcome == "retired":
+                    found.pop(row.serial, None)
+                elif row.serial not in found or found[row.serial][0] != row.credential:
+                    given = Credential(serial=row.serial, email=row.email, since=row.at)
+                    found[row.serial] = (row.credential, given)
+        return sorted((each for _, each in found.values()), key=lambda each: each.since)
 
     def rows(self, serial: str | None = None) -> Iterator[tuple[int, Entry, str]]:
         """Yield (number, row, hash), of one serial or of all, in the order of the ledger.
@@ -289,10 +315,8 @@ class Ledger:
 
         from .schema import migrate
 
+        url = self._parsed()
         try:
-            url = sql.make_url(self.url)
-            if url.password:
-                self._password = Secret(str(url.password))
             if url.get_backend_name() == "sqlite":
                 engine, guard = _sqlite(url)
             elif url.get_backend_name() == "postgresql":
@@ -318,9 +342,32 @@ class Ledger:
             raise self._cannot("open", error) from None
         return engine
 
+    def _parsed(self) -> sql.URL:
+        """Return the URL; from then on its passwords are redacted everywhere.
+
+        Raises:
+            LedgerError: it is none. The message shows nothing of it: where no part can be told from
+                another, any may be the password.
+        """
+        import sqlalchemy as sql
+
+        try:
+            url = sql.make_url(self.url)
+        except (sql.exc.ArgumentError, ValueError):
+            url = None
+        if url is None or "@" in (url.host or ""):
+            raise LedgerError(
+                "[ledger] database is no URL of a database",
+                hint="give it like sqlite:////srv/ledger.sqlite3 or postgresql://USER@HOST/NAME;"
+                " in a password write @ as %40, / as %2F, : as %3A",
+            )
+        given = (url.password, *(url.query.get(name) for name in _PASSWORDS))
+        self._passwords = tuple(Secret(str(each)) for each in given if each)
+        return url
+
     def _cannot(self, verb: str, error: Exception) -> LedgerError:
         reason = " ".join(str(getattr(error, "orig", None) or error).split())
-        shown = self.url.rpartition("@")[2] if "@" in self.url else self.url
+        shown = _without_passwords(self._parsed())
         return LedgerError(f"cannot {verb} the ledger {shown}: {reason}", hint=_hint(reason))
 
 
@@ -350,6 +397,12 @@ class Pen:
         return _entry(row) if row else None
 
 
+def _without_passwords(url: sql.URL) -> str:
+    if url.host is None:
+        return f"{url.drivername}:///{url.database or ''}"
+    return f"{url.host}{f':{url.port}' if url.port else ''}/{url.database or ''}"
+
+
 def _sqlite(url: sql.URL) -> tuple[sql.Engine, contextlib.AbstractContextManager[object]]:
     """Return the engine of a SQLite file (0600), and the lock to hold while its tables change."""
     import sqlalchemy as sql
@@ -358,6 +411,7 @@ def _sqlite(url: sql.URL) -> tuple[sql.Engine, contextlib.AbstractContextManager
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        _check_rights(path)
     engine = sql.create_engine(url, connect_args={"timeout": _LOCKED_FOR})
 
     @sql.event.listens_for(engine, "connect")
@@ -372,6 +426,22 @@ def _sqlite(url: sql.URL) -> tuple[sql.Engine, contextlib.AbstractContextManager
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine, locked([path.parent] if path else [], _LOCKED_FOR)
+
+
+def _check_rights(path: Path) -> None:
+    """Refuse a ledger into which everybody can write, or beside which (SQLite reads a -wal there).
+
+    Raises:
+        LedgerError: it is such a one, or no plain file.
+    """
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise LedgerError(f"the ledger {path} is no plain file", hint="look at what it is")
+    for each in (path, path.parent):
+        if each.stat().st_mode & stat.S_IWOTH:
+            raise LedgerError(
+                f"the ledger {path} is not safe: all may write {each}",
+                hint="keep it in a folder of your own, 0700, and the file 0600",
+            )
 
 
 def _insert(connection: sql.Connection, batch: Sequence[_Ticket]) -> list[tuple[_Ticket, Receipt]]:
@@ -418,15 +488,22 @@ def _guarded(connection: sql.Connection, ticket: _Ticket) -> list[Entry]:
         return [entry]
     known = _standings(connection, {entry.serial: entry.email}, entry.sandbox)[entry.serial]
     guard = ticket.guard
-    findings = known.findings(guard.reprovision, confirmed=guard.confirmed)
+    findings = [*known.findings(guard.reprovision, confirmed=guard.confirmed)]
+    if entry.step == FUSE:
+        findings += known.findings_of_fuses(asked=True)
     if errors := [(each.message, each.hint) for each in findings if each.severity == "error"]:
         raise PreflightError.of_problems(errors)
+    if entry.step == FUSE and known.fused is not None:  # not so when preflight looked
+        raise PreflightError(
+            f"{entry.serial} was fused by another station in this moment",
+            hint="run the same command again: it goes on without fusing",
+        )
     return [ended(known.last), entry] if known.last and died(known.last) else [entry]
 
 
 def ended(row: Entry) -> Entry:
     """Return the row that ends an attempt whose process is gone."""
-    outcome: Any = "unknown" if row.step == FLASH else "failed"
+    outcome: Any = "unknown" if row.step in (FLASH, FUSE) else "failed"
     error = f"it was killed during {row.step}"
     return dataclasses.replace(row, outcome=outcome, at=now(), error=error)
 

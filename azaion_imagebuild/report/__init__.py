@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,11 +13,11 @@ from typing import Any
 
 from ..errors import UsageError
 from ..secret import redacted
+from ..visible import visible
 from . import page, sheet
 from .causes import Cause, find_causes
 from .durations import device_median, spoken, step_times
 from .totals import Totals, percent
-from .visible import visible
 
 _FEW = 10
 """Failed devices that are told one by one, causes that are told at all, serials of a cause."""
@@ -51,6 +52,22 @@ def write_report(folder: Path, fleet: Mapping[str, Any]) -> Path:
             " command again: it writes the report",
         ) from None
     return folder / "report.html"
+
+
+def check_folder(folder: Path) -> None:
+    """Make the folder of a report before there is one.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    try:
+        with _opened(folder), tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"cannot write a report into {folder}: {error.strerror or error}",
+            hint="give another folder by --report, or make room",
+        ) from None
 
 
 def summary_lines(fleet: Mapping[str, Any]) -> list[str]:

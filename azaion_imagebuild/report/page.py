@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..resources import shipped
+from ..visible import visible, word
 from .causes import NOT_DONE, find_causes, said
 from .durations import Axis, device_median, spoken, step_times
 from .totals import Totals, percent
-from .visible import visible, word
 
 _GROUP = 500
 """Devices in one table: a browser lays out only the tables that are open."""

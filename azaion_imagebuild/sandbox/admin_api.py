@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .server import Answer, Server
+from .server import Action, Answer, Server
 
 _SCHEMA = """CREATE TABLE IF NOT EXISTS users (
     email TEXT PRIMARY KEY, role TEXT NOT NULL, salt BLOB NOT NULL, hash BLOB NOT NULL,
@@ -93,6 +93,11 @@ def _hash(password: str, salt: bytes) -> bytes:
 
 def admin_api(accounts: Accounts, port: int = 0) -> Server:
     """Return a server of the runbook's contract over ``accounts``, and POST /login."""
+    return Server(routes(accounts), port)
+
+
+def routes(accounts: Accounts) -> dict[str, Action]:
+    """Return what answers the requests of the runbook's contract, and POST /login."""
 
     def create(body: dict[str, str]) -> Answer:
         if body["role"] not in _ROLES:
@@ -111,12 +116,9 @@ def admin_api(accounts: Accounts, port: int = 0) -> Server:
             return 200, {"status": "ok"}
         return 401, {"error": "wrong email or password"}
 
-    return Server(
-        {
-            "GET /health": lambda _: (200, {"status": "ok"}),
-            "POST /users": create,
-            "PATCH /users/password": set_password,
-            "POST /login": login,
-        },
-        port,
-    )
+    return {
+        "GET /health": lambda _: (200, {"status": "ok"}),
+        "POST /users": create,
+        "PATCH /users/password": set_password,
+        "POST /login": login,
+    }

@@ -1,10 +1,10 @@
-"""A threaded HTTP server on loopback, and the JSON handler that both embedded servers share."""
+"""A threaded HTTP server on loopback, and the JSON handler that every embedded server shares."""
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, ClassVar
@@ -14,17 +14,26 @@ Action = Callable[[dict[str, str]], Answer]
 
 _LARGEST_BODY = 64 * 1024
 _NOT_FOUND: Answer = (404, {"error": "no such path"})
+_BAD_BODY: Answer = (400, {"error": "the body must be a JSON object of texts, up to 64 KiB"})
 
 
 class Server:
     """Serves actions in the background while its context lasts, on a port of its own choice."""
 
-    def __init__(self, routes: dict[str, Action], port: int = 0) -> None:
-        """``routes``: "METHOD /path" → what answers the request's JSON object."""
-        handler = type("Handler", (_JsonHandler,), {"routes": routes})
+    def __init__(
+        self,
+        routes: dict[str, Action],
+        port: int = 0,
+        handler: type[JsonHandler] | None = None,
+    ) -> None:
+        """``routes``: "METHOD /path" → what answers the request's JSON object.
+
+        ``handler`` is who answers in place of :class:`JsonHandler`.
+        """
+        handler = type("Handler", (handler or JsonHandler,), {"routes": routes})
         self._server = _QuietServer(("127.0.0.1", port), handler)
         self._thread = threading.Thread(
-            target=self._server.serve_forever, daemon=True, args=(0.05,)
+            target=self._server.serve_forever, daemon=True, args=(0.02,)
         )
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
@@ -52,52 +61,72 @@ class _QuietServer(ThreadingHTTPServer):
         """A client that goes away is no news."""
 
 
-class _JsonHandler(BaseHTTPRequestHandler):
+class JsonHandler(BaseHTTPRequestHandler):
+    """Answers a JSON object of texts with another one, by the server's routes."""
+
     routes: ClassVar[dict[str, Action]]
     protocol_version = "HTTP/1.1"
     timeout = 30
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        self._route({})
+        self.respond(b"{}")
 
     def do_POST(self) -> None:
-        self._route(self._body())
+        data = self._body()
+        if data is None:
+            self.close_connection = True
+            self.send(*_BAD_BODY)
+        else:
+            self.respond(data)
 
     do_PATCH = do_PUT = do_POST
 
     def log_message(self, format: str, *args: Any) -> None:
         """Stay silent: the story on stderr is the build's."""
 
-    def _route(self, body: dict[str, str] | None) -> None:
+    def respond(self, data: bytes) -> None:
+        """Answer the request that has the body ``data``."""
+        self.send(*self.answer(data))
+
+    def answer(self, data: bytes) -> Answer:
+        """Return what the routes answer."""
         action = self.routes.get(f"{self.command} {self.path}")
         if action is None:
-            self._answer(*_NOT_FOUND)
-        elif body is None:
-            self.close_connection = True
-            self._answer(400, {"error": "the body must be a JSON object of texts, up to 64 KiB"})
-        else:
-            try:
-                self._answer(*action(body))
-            except KeyError as missing:
-                self._answer(400, {"error": f"the field {missing} is missing"})
-
-    def _body(self) -> dict[str, str] | None:
+            return _NOT_FOUND
+        body = _texts(data)
+        if body is None:
+            return _BAD_BODY
         try:
-            length = int(self.headers.get("Content-Length") or 0)
-            if not 0 <= length <= _LARGEST_BODY:
-                return None
-            body = json.loads(self.rfile.read(length))
-        except ValueError:
-            return None
-        if not isinstance(body, dict) or not all(isinstance(v, str) for v in body.values()):
-            return None
-        return body
+            return action(body)
+        except KeyError as missing:
+            return 400, {"error": f"the field {missing} is missing"}
 
-    def _answer(self, status: int, body: dict[str, str]) -> None:
-        payload = json.dumps(body).encode()
+    def send(
+        self, status: int, body: Mapping[str, Any] | bytes, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Send an answer: JSON, or the very bytes."""
+        payload = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(payload)))
         self.end_headers()
         self.wfile.write(payload)
+
+    def _body(self) -> bytes | None:
+        try:
+            length = int(self.headers.get("Content-Length", "none"))  # no chunks are read
+        except ValueError:
+            return None
+        return self.rfile.read(length) if 0 <= length <= _LARGEST_BODY else None
+
+
+def _texts(data: bytes) -> dict[str, str] | None:
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(body, dict) or not all(isinstance(v, str) for v in body.values()):
+        return None
+    return body

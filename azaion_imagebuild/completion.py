@@ -1,0 +1,30 @@
+"""What a shell needs to complete the command line: static, so that Tab starts no Python."""
+
+from __future__ import annotations
+
+import argparse
+
+from .manual import commands
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+def script(parser: argparse.ArgumentParser, shell: str) -> str:
+    """Return the script that ``shell`` sources; files and folders are completed as such."""
+    import shtab  # late: no other command needs it
+
+    kinds = {
+        "FILE": shtab.FILE,
+        "IMAGE": shtab.FILE,
+        "SERIALS": shtab.FILE,
+        "TARGET": shtab.FILE,
+        "DIR": shtab.DIRECTORY,
+    }
+    for _, command in [("", parser), *commands(parser)]:
+        for action in command._actions:
+            if isinstance(action.metavar, str) and action.metavar in kinds:
+                action.complete = kinds[action.metavar]  # type: ignore[attr-defined]
+            if isinstance(action, argparse._SubParsersAction):
+                for each in action._choices_actions:  # a menu has room for one line
+                    action.choices[each.dest].description = each.help
+    return shtab.complete(parser, shell)

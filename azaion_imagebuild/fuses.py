@@ -1,0 +1,160 @@
+"""The site's own fuse command: it burns what no tool can undo, so it is shown before it runs.
+
+It is not the security phase: what that checklist asks for (secure boot, fTPM) is done by it, before
+or after. The exit code of odmfuse.sh is no evidence; only the words that it must print are.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from .bsp import LinuxForTegra
+from .errors import FuseError, PreflightError, UsageError
+from .model import Build, Finding, FuseResult
+from .process import Finished, run
+from .scripts import complaint, environment, make_log_dir
+from .usb import recovery_devices
+
+_SERIAL, _USB_INSTANCE = "{serial}", "{usb_instance}"
+_REHEARSALS = ("--noburn", "--test")  # odmfuse.sh then prints its success line and burns nothing
+_SANDBOX_DEVICE = "sandbox"
+_logger = logging.getLogger(__name__)
+
+
+def findings(build: Build) -> list[Finding]:
+    """Look, without changing anything, for what would keep the fuses from being burned.
+
+    Raises:
+        UsageError: it was asked for, and no command is configured.
+    """
+    words = build.settings.fuse.command
+    if not words:
+        raise UsageError(
+            "fuses are to be burned (--fuse, FUSE=1), but no command for it is configured",
+            hint='set [fuse] command = ["./odmfuse.sh", …] to the site\'s own, or leave --fuse out',
+        )
+    return [*_command_findings(build, words), *_device_findings(build, words)]
+
+
+def burn(build: Build) -> FuseResult:
+    """Run the command once, in the BSP tree, without a shell.
+
+    Raises:
+        PreflightError: it was not started; nothing was burned.
+        FuseError: it was, and did not end well.
+    """
+    device = _device(build)
+    argv = [
+        word.replace(_SERIAL, build.serial).replace(_USB_INSTANCE, device)
+        for word in build.settings.fuse.command
+    ]
+    line = f"cd {shlex.quote(str(_tree(build)))} && {shlex.join(argv)}"
+    _logger.warning("fuses of the device at USB %s are burned, for ever, by: %s", device, line)
+    _logger.warning("this does not replace the security phase's checklist (secure boot, fTPM)")
+    finished = _run(build, argv)
+    settings = build.settings.fuse
+    what = complaint(finished, (settings.success,), limit="[fuse] timeout")
+    if what is not None:
+        raise FuseError(f"{what}: which fuses are burned is not known", hint=_hint(build))
+    return FuseResult(command=line, device=device)
+
+
+def _run(build: Build, argv: list[str]) -> Finished:
+    make_log_dir(build)
+    tree = _tree(build)
+    try:
+        return run(
+            argv,
+            cwd=tree,
+            environ=environment(build),
+            log=_log(build),
+            timeout=build.settings.fuse.timeout,
+            keep_open=build.lock_fds,
+        )
+    except OSError as error:
+        if error.filename is None:  # it does not come from starting it
+            raise FuseError(f"{argv[0]}: {error.strerror}", hint=_hint(build)) from None
+        raise PreflightError(
+            f"cannot run {argv[0]} in {tree}: {error.strerror} ({error.filename})",
+            hint="nothing was burned; check [fuse] command: that it is there and executable, and"
+            " that its first line names a shell",
+        ) from None
+
+
+def _device(build: Build) -> str:
+    """Return the USB instance of the one device in recovery mode that is meant.
+
+    Raises:
+        PreflightError: there is none, or it cannot be told from others.
+    """
+    if build.sandbox:
+        return _SANDBOX_DEVICE
+    problems = [
+        (each.message, each.hint)
+        for each in (
+            *LinuxForTegra(_tree(build)).device_findings(build),
+            *_device_findings(build, build.settings.fuse.command),
+        )
+    ]
+    if problems:
+        raise PreflightError.of_problems(problems)
+    settings = build.settings.bsp
+    return settings.usb_instance or recovery_devices(settings.sysfs_usb)[0].instance
+
+
+def _command_findings(build: Build, words: list[str]) -> Iterator[Finding]:
+    program, tree = words[0], _tree(build)
+    path = tree / program if "/" in program else Path(shutil.which(program) or program)
+    if not (path.is_file() and os.access(path, os.X_OK)):
+        yield Finding(
+            message=f"[fuse] command: {path} is not an executable program",
+            hint="name it with its path, from the BSP tree on: ./odmfuse.sh",
+        )
+    elif build.sandbox and not path.resolve().is_relative_to(tree.resolve()):
+        yield Finding(
+            message=f"[fuse] command: {path} is not of the sandbox, where nothing real is touched",
+            hint="leave --fuse out in the sandbox; a real build needs --bsp and --api-url",
+        )
+    for word in words:
+        if word in _REHEARSALS:
+            yield Finding(
+                message=f"[fuse] command has {word}: it would burn nothing, and the ledger would"
+                " say that it did",
+                hint=f"rehearse by hand, and leave {word} out of the configuration",
+            )
+
+
+def _device_findings(build: Build, words: list[str]) -> Iterator[Finding]:
+    """Find out whether the command could take another device than the one that is meant."""
+    settings = build.settings.bsp
+    if build.sandbox or settings.usb_instance is None or any(_USB_INSTANCE in w for w in words):
+        return
+    found = recovery_devices(settings.sysfs_usb)
+    if len(found) > 1:
+        yield Finding(
+            message=f"{len(found)} devices are in recovery mode, and [fuse] command does not say"
+            " which one it burns",
+            hint="put {usb_instance} into it where the command takes one, or unplug the others",
+        )
+
+
+def _tree(build: Build) -> Path:
+    assert build.bsp_dir is not None  # noqa: S101 - only a build with a BSP is asked to fuse
+    return build.bsp_dir
+
+
+def _log(build: Build) -> Path:
+    return build.log_dir / "fuse.log"
+
+
+def _hint(build: Build) -> str:
+    sandbox = "--sandbox " if build.sandbox else ""
+    return (
+        f"it is not run again by itself: read the device's fuses, see the log {_log(build)}, then"
+        f" azaion-imagebuild ledger resolve {sandbox}--reason … {build.serial} fused (or unfused)"
+    )

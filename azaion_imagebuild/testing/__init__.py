@@ -1,0 +1,44 @@
+"""For authors of plug-ins: what a plug-in promises, as tests to inherit, and the parts they need.
+
+A pytest plug-in, named by who wants it (docs/plugins.md)::
+
+    pytest_plugins = ["azaion_imagebuild.testing"]  # in the topmost conftest.py
+
+Nothing else of this package needs pytest.
+"""
+
+from .admin_api import AccountBook, FallibleAdminApi, Fault, Request
+from .fixtures import (
+    _sandbox_bakery,  # noqa: F401 - a fixture of sandbox_image
+    sandbox_accounts,
+    sandbox_admin_api,
+    sandbox_bsp,
+    sandbox_build,
+    sandbox_device,
+    sandbox_environment,
+    sandbox_image,
+    sandbox_rootfs,
+)
+from .flashing import FlashConformance, replaced
+from .provisioning import AdminApiConformance, ProvisionIdentityConformance
+from .stations import FlashableImage
+
+__all__ = [
+    "AccountBook",
+    "AdminApiConformance",
+    "FallibleAdminApi",
+    "Fault",
+    "FlashConformance",
+    "FlashableImage",
+    "ProvisionIdentityConformance",
+    "Request",
+    "replaced",
+    "sandbox_accounts",
+    "sandbox_admin_api",
+    "sandbox_bsp",
+    "sandbox_build",
+    "sandbox_device",
+    "sandbox_environment",
+    "sandbox_image",
+    "sandbox_rootfs",
+]

@@ -1,0 +1,22 @@
+"""The fuses: runs the site's own fuse command, where --fuse asks for it; no security phase."""
+
+from __future__ import annotations
+
+from azaion_imagebuild import hookimpl
+from azaion_imagebuild.model import Build, Finding, FuseResult
+
+
+@hookimpl
+def preflight(build: Build) -> list[Finding]:
+    if not build.fuse:
+        return []
+    from azaion_imagebuild import fuses  # late: most builds need none
+
+    return fuses.findings(build)
+
+
+@hookimpl
+def fuse(build: Build) -> FuseResult:
+    from azaion_imagebuild import fuses
+
+    return fuses.burn(build)

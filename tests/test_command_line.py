@@ -1,0 +1,112 @@
+"""What the command line says of itself: --help, the man page, completion by Tab."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import azaion_imagebuild
+from azaion_imagebuild import cli, manual
+from azaion_imagebuild.completion import SHELLS
+
+ROOT = Path(azaion_imagebuild.__file__).parent.parent
+COMMANDS = dict(manual.commands(cli._parser()))
+BASH = r"""source ./script
+COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}
+function=$(complete -p "$1" | sed 's/.*-F \([^ ]*\) .*/\1/')
+$function "$1" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"
+printf '%s\n' "${COMPREPLY[@]}"
+"""
+WORDS = [
+    (["stam"], "stamp"),
+    (["image", "--bo"], "--board"),
+    (["image", "--inject", ""], "stamp"),
+    (["ledger", "res"], "resolve"),
+    (["ledger", "resolve", "AZJN-0042", ""], "retired"),
+    (["verify", "some"], "some.img"),
+    (["completion", "z"], "zsh"),
+]
+
+
+def ran(*argv: str, **environ: str) -> str:
+    done = subprocess.run(argv, env=os.environ | environ, capture_output=True, text=True,
+                          check=False)  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, ""), done
+    return done.stdout
+
+
+@pytest.fixture(params=SHELLS)
+def shell(request: pytest.FixtureRequest) -> str:
+    """A shell that is installed here; its script is the file ``script``."""
+    name: str = request.param
+    if shutil.which(name) is None:
+        pytest.skip(f"{name} is not installed")
+    script = ran(sys.executable, "-m", "azaion_imagebuild", "completion", name)
+    Path("script").write_text(script)
+    Path("some.img").touch()
+    return name
+
+
+def test_tab_completes_commands_flags_choices_and_files(shell: str) -> None:
+    for words, wanted in WORDS:
+        if shell == "bash":
+            found = ran("bash", "--norc", "-c", BASH, "x", "azaion-imagebuild", *words).split()
+        elif shell == "fish":
+            line = " ".join(["azaion-imagebuild", *words])
+            told = ran("fish", "--no-config", "-c", f"source ./script; complete -C '{line}'")
+            found = [each.partition("\t")[0] for each in told.splitlines()]
+        else:
+            Path("script").rename("_azaion-imagebuild")
+            load = "autoload -Uz compinit; compinit -D; autoload +X _azaion-imagebuild"
+            lines = f"fpath=($PWD $fpath); {load}; print $_comps[azaion-imagebuild]"
+            assert ran("zsh", "-f", "-c", lines) == "_azaion-imagebuild\n"
+            return  # its completion needs a terminal
+        assert wanted in found, (words, found)
+
+
+def test_every_command_says_what_it_does_and_shows_how() -> None:
+    assert set(COMMANDS) == set(manual.ENTRIES)
+    for name, command in COMMANDS.items():
+        text = command.format_help()
+        entry = manual.ENTRIES[name]
+        assert f"usage: azaion-imagebuild {name} {entry.usage}\n" in text
+        assert entry.examples
+        for line in text.splitlines():
+            known = any(line.strip() == f"azaion-imagebuild {each}" for each in entry.examples)
+            assert len(line) <= 80 or known or line.startswith("usage:"), line
+
+
+def test_every_example_is_a_command_line() -> None:
+    for entry in manual.ENTRIES.values():
+        for example in entry.examples:
+            cli._parser().parse_args(shlex.split(example.partition(" > ")[0]))
+
+
+def test_every_argument_has_a_help() -> None:
+    for name, command in COMMANDS.items():
+        for action in command._actions:
+            if not isinstance(action, argparse._SubParsersAction):
+                assert action.help, (name, action.dest)
+
+
+def test_the_man_page_is_what_the_command_line_says() -> None:
+    page = ROOT / "docs/azaion-imagebuild.1"
+    told = ran(sys.executable, str(ROOT / "tools/write_man_page.py"))
+    assert told == page.read_text(), (
+        "run .venv/bin/python tools/write_man_page.py > docs/azaion-imagebuild.1"
+    )
+
+
+@pytest.mark.skipif(shutil.which("groff") is None, reason="groff is not installed")
+def test_the_man_page_is_shown_without_a_warning() -> None:
+    page = str(ROOT / "docs/azaion-imagebuild.1")
+    shown = ran("groff", "-man", "-Tutf8", "-ww", "-rLL=100n", "-P-c", page)
+    assert "--api-url URL" in shown
+    assert "NVIDIA's scripts" in shown

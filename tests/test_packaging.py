@@ -1,0 +1,154 @@
+"""The wheel and the sdist: built, installed outside the checkout, used by an ordinary user."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import venv
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import azaion_imagebuild
+
+ROOT = Path(azaion_imagebuild.__file__).parent.parent
+VERSION = azaion_imagebuild.__version__
+NOBODY = 65534
+OFFLINE = ("--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "-q")
+Call = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def run(*argv: object, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([str(each) for each in argv], cwd=cwd, env=os.environ | environ,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def dist() -> Iterator[Path]:
+    """A folder, for every user to read, with the wheel and the sdist of this checkout."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        path.chmod(0o755)
+        run(sys.executable, "-m", "hatchling", "build", "-d", path, cwd=ROOT)
+        yield path
+
+
+@pytest.fixture(scope="module")
+def wheel(dist: Path) -> Path:
+    return dist / f"azaion_imagebuild-{VERSION}-py3-none-any.whl"
+
+
+@pytest.fixture(scope="module")
+def unpacked(dist: Path) -> Path:
+    """The sdist, unpacked."""
+    run("tar", "-xf", dist / f"azaion_imagebuild-{VERSION}.tar.gz", cwd=dist)
+    return dist / f"azaion_imagebuild-{VERSION}"
+
+
+@pytest.fixture(scope="module")
+def installed(dist: Path, wheel: Path) -> Path:
+    """A virtual environment with the wheel; what it depends on is this environment's."""
+    environment = dist / "environment"
+    venv.create(environment, with_pip=False)
+    python = environment / "bin/python"
+    (packages,) = environment.glob("lib/python3*/site-packages")
+    others = [folder for folder in sys.path if folder.endswith("-packages")]
+    (packages / "dependencies.pth").write_text("\n".join(others))
+    run(python, "-m", "pip", "install", "--ignore-installed", *OFFLINE, wheel, cwd=dist)
+    return environment
+
+
+@pytest.fixture
+def as_user(installed: Path, dist: Path) -> Iterator[Call]:
+    """Call the installed command as an ordinary user, in an empty folder of this user's own."""
+    folder = Path(tempfile.mkdtemp(dir=dist))
+    drop: tuple[str, ...] = ()
+    if os.geteuid() == 0:
+        os.chown(folder, NOBODY, NOBODY)
+        drop = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
+        same = f"import os; assert os.__file__ == {os.__file__!r}"
+        if subprocess.run([*drop, sys.executable, "-c", same], check=False).returncode:
+            # This Python lies where root alone may look: let the user read there, and no more.
+            drop += ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+
+    def call(*argv: str) -> subprocess.CompletedProcess[str]:
+        environ = {"HOME": str(folder), "XDG_STATE_HOME": ""}
+        command = installed / "bin/azaion-imagebuild"
+        return run(*drop, command, *argv, cwd=folder, **environ)
+
+    yield call
+    shutil.rmtree(folder)
+
+
+def test_the_installed_wheel_builds_proves_and_flashes_in_an_empty_folder(as_user: Call) -> None:
+    built = json.loads(as_user("image", "--serial", "AZJN-0042", "--json").stdout)
+    assert (built["outcome"], built["flashed"], built["smoke"]) == ("done", True, "logged in")
+    assert built["device_conf"]["uid"] != 0
+    listed = as_user("ledger", "list").stdout
+    assert "AZJN-0042" in listed
+    assert "OK" in as_user("ledger", "verify").stderr
+
+
+def test_the_installed_wheel_makes_a_fleet_and_its_report(as_user: Call) -> None:
+    as_user("fleet", "AZJN-0001..AZJN-0002", "--out", "images", "--report", "report")
+    as_user("verify", "images/AZJN-0002.img", "--serial", "AZJN-0002")
+    bsp = Path(json.loads(as_user("sandbox", "--json").stdout)["bsp"])
+    home = bsp.parents[4]
+    assert "AZJN-0002" in (home / "report/report.html").read_text()
+    assert {path.name for path in home.iterdir()} == {".local", "images", "report"}
+
+
+def test_the_installed_command_is_not_this_checkouts(installed: Path, as_user: Call) -> None:
+    rows = json.loads(as_user("hooks", "--json").stdout)
+    files = {row["file"] for row in rows if row["file"] != "–"}
+    assert all(file.startswith(str(installed)) for file in files), files
+    assert as_user("--version").stdout == f"azaion-imagebuild {VERSION}\n"
+    assert "_shtab_azaion" in as_user("completion", "bash").stdout
+    for name in ("man/man1/azaion-imagebuild.1", "azaion-imagebuild/imagebuild.toml"):
+        assert (installed / "share" / name).is_file()
+
+
+def test_the_wheel_holds_what_it_needs_and_no_tests(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        modes = {each.filename: each.external_attr >> 16 for each in archive.infolist()}
+    tracked = [
+        path.relative_to(ROOT)
+        for folder in ("azaion_imagebuild", "hooks", "templates")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
+    for path in tracked:
+        name = str(path) if path.parts[0] == "azaion_imagebuild" else f"azaion_imagebuild/{path}"
+        assert name in modes, name
+        assert modes[name] & 0o111 == (ROOT / path).stat().st_mode & 0o111, name
+    assert any(name.endswith(".sh") and mode & 0o111 for name, mode in modes.items())
+    tops = {name.partition("/")[0] for name in modes}
+    about = f"azaion_imagebuild-{VERSION}"
+    assert tops == {"azaion_imagebuild", f"{about}.data", f"{about}.dist-info"}
+
+
+def test_the_sdist_builds_the_same_wheel(unpacked: Path, wheel: Path, tmp_path: Path) -> None:
+    run(sys.executable, "-m", "pip", "wheel", *OFFLINE, "-w", tmp_path, unpacked, cwd=tmp_path)
+    again = tmp_path / wheel.name
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (wheel, again)]
+    assert digests[0] == digests[1]
+
+
+def test_the_sdists_own_tests_run(unpacked: Path) -> None:
+    pytest_here = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    run(*pytest_here, "--collect-only", cwd=unpacked)
+    files = [f"tests/test_{name}.py" for name in ("layers", "plugins", "command_line", "make")]
+    told = run(*pytest_here, *files, "-k", "not serial and not from_make", cwd=unpacked).stdout
+    assert " passed" in told
+    where = run(sys.executable, "-c", "import azaion_imagebuild; print(azaion_imagebuild.__file__)",
+                cwd=unpacked, PYTHONPATH="")  # fmt: skip
+    assert where.stdout.startswith(str(unpacked))

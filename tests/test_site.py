@@ -1,0 +1,75 @@
+"""The site of docs/, as `make docs` builds it; skipped where mkdocs-material is not installed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from browser import CHROMIUM, browser
+from pages import ROOT
+
+pytestmark = pytest.mark.skipif(not find_spec("material"), reason="pip install mkdocs-material")
+LOADED = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src"}
+
+
+class Loads(HTMLParser):
+    """What a page has the browser load."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        if (address := named.get(LOADED.get(tag, ""))) and named.get("rel") != "canonical":
+            self.addresses.append(address)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built strictly: a link to nowhere or a page outside the menu is an error."""
+    folder = tmp_path_factory.mktemp("site")
+    nowhere = "http://127.0.0.1:9"  # a proxy that is not there: the build must not need a network
+    environ = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    environ |= {f"{scheme}_proxy": nowhere for scheme in ("http", "https")}
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", folder],
+        cwd=ROOT, env=environ, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    return folder
+
+
+def test_the_menu_leads_to_pages_that_there_are() -> None:
+    menu = set(re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    assert menu <= {page.name for page in (ROOT / "docs").glob("*.md")}
+
+
+def test_every_page_is_built_and_loads_nothing_from_elsewhere(site: Path) -> None:
+    for page in (ROOT / "docs").glob("*.md"):
+        addresses = Loads((site / f"{page.stem}.html").read_text()).addresses
+        assert addresses
+        for address in addresses:
+            assert not re.match(r"\w+:|//", address), (page.name, address)
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"(url\(|@import )['\"]?(https?:)?//", sheet.read_text()), sheet
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="sudo apt-get install chromium")
+def test_every_page_fits_a_phone_and_a_desktop(site: Path, tmp_path: Path) -> None:
+    with browser(tmp_path / "profile") as shown:
+        for page in sorted((ROOT / "docs").glob("*.md")):
+            for width in (390, 1280):
+                shown.look(width)
+                shown.open(site / f"{page.stem}.html")
+                wide = shown.value("document.documentElement.scrollWidth")
+                assert wide <= width, (page.name, width, wide)
+                assert {urlsplit(each).scheme for each in shown.asked_for()} <= {"file", "data"}
