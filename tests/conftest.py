@@ -104,7 +104,7 @@ def postgres() -> Iterator[servers.Postgres]:
     """A real PostgreSQL; whoever wants it empty calls its ``empty``."""
     server = servers.started()
     yield server
-    server.stop()
+    server.stop("immediate")
     shutil.rmtree(server.folder)
 
 

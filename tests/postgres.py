@@ -39,8 +39,8 @@ class Postgres:
             "pg_ctl", "-w", "-D", self._data, "-l", f"{self.folder}/log", "-o", options, "start"
         )
 
-    def stop(self) -> None:
-        self._run("pg_ctl", "-w", "-D", self._data, "-m", "fast", "stop")
+    def stop(self, mode: str = "fast") -> None:
+        self._run("pg_ctl", "-w", "-D", self._data, "-m", mode, "stop")
 
     def create(self) -> None:
         self._run(
