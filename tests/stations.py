@@ -91,9 +91,12 @@ class Factory:
         return self
 
     @contextlib.contextmanager
-    def station(self, name: str, *argv: str, lanes: int = 2) -> Iterator[subprocess.Popen[str]]:
+    def station(
+        self, name: str, *argv: str, lanes: int = 2, base: bool = True
+    ) -> Iterator[subprocess.Popen[str]]:
         """Start a station; it is killed at the end, if it is still there."""
-        words = ["station", "--name", name, "--lanes", str(lanes), "--image", str(self.base)]
+        words = ["station", "--name", name, "--lanes", str(lanes)]
+        words += ["--image", str(self.base)] if base else []
         log = Path(f"{name}.log").open("a")  # noqa: SIM115 - the process writes it
         process = subprocess.Popen(
             ["env", "--default-signal=INT,TERM,HUP", sys.executable, "-m", "azaion_imagebuild",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -343,6 +344,48 @@ def test_a_ledger_of_a_newer_version_is_not_touched(file: Path) -> None:
     database.close()
     with Ledger(f"sqlite:///{file}") as ledger, pytest.raises(LedgerError, match="newer version"):
         ledger.write(entry())
+
+
+def test_rows_that_are_written_while_it_is_checked_are_no_finding(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.write(entry())
+    rows = ledger.rows
+
+    def later(*serials: str) -> Iterator[tuple[int, Entry, str]]:
+        ledger.write(entry(outcome="failed"))
+        return rows(*serials)
+
+    monkeypatch.setattr(ledger, "rows", later)
+    assert list(check(ledger)) == []
+
+
+def test_several_rows_are_written_together_or_not_at_all(ledger: Ledger) -> None:
+    with ledger.writing() as pen:
+        first = pen.write(entry())
+        assert pen.write(entry(outcome="failed")).row == first.row + 1
+        assert pen.head().row == first.row + 1
+        last = pen.last(serial=SERIAL)
+        assert last is not None
+        assert last.outcome == "failed"
+        assert pen.last(attempt="another") is None
+    with contextlib.suppress(KeyError), ledger.writing() as pen:
+        pen.write(entry(outcome="done"))
+        raise KeyError
+    assert [row.outcome for _, row, _ in ledger.rows()] == ["started", "failed"]
+    assert list(check(ledger)) == []
+
+
+def test_a_fence_lets_no_row_pass_that_it_speaks_against(ledger: Ledger) -> None:
+    def fence(connection: Any, row: Entry) -> None:
+        if row.step == "flash":
+            raise LedgerError("not yours", hint="none")
+
+    ledger.begin(entry(), ALLOW, fence)
+    with pytest.raises(LedgerError, match="not yours"):
+        ledger.write(entry(step="flash"), fence)
+    ledger.write(entry(outcome="failed"), fence)
+    assert [row.outcome for _, row, _ in ledger.rows()] == ["started", "failed"]
 
 
 def test_a_server_that_restarts_is_waited_for(postgres: Postgres) -> None:

@@ -403,6 +403,27 @@ def test_ended_jobs_are_purged(run: Run, factory: Factory, postgres: Postgres) -
     assert board(run)["undone"][0]["serial"] == "AZJN-0002"
 
 
+def test_a_device_at_a_usb_instance_is_made_on_its_lane(
+    run: Run, factory: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("imagebuild.toml").unlink()  # the sandbox, with the reference BSP's lanes
+    monkeypatch.setenv("AZAION_IMAGEBUILD_DATABASE", factory.url)
+    Path("list.csv").write_text("serial,usb_instance\nAZJN-0001,0-2\nAZJN-0002,0-2\nAZJN-0003,9\n")
+    refused = run("submit", "list.csv", "--sandbox")
+    assert (refused.code, "names a USB instance" in refused.err) == (2, True)
+    assert run("submit", "list.csv", "--sandbox", "--station", "S1").code == 0
+    with factory.station("S1", base=False) as station:
+        until(lambda: factory.outcomes()["done"] == 2, "two devices")
+        until(lambda: board(run)["undone"], "the third")
+        factory.stop(station)
+    assert {row.device for row in factory.attempts().values()} == {
+        "jetson-orin-nano-devkit at USB 0-2"
+    }
+    (waits,) = board(run)["undone"]
+    assert (waits["serial"], waits["outcome"]) == ("AZJN-0003", "waits for another try")
+    assert waits["error"] == "station S1 has no lane at the USB instance 9"
+
+
 # --- claims and takeovers, one by one
 
 

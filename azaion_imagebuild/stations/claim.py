@@ -47,7 +47,7 @@ class Claim:
     is_lost: bool = False
     """The job or the serial was taken away."""
     overtaken: bool = False
-    """It was lost, and the serial is unknown: another one has begun since, or it had flashed."""
+    """It was lost and is unknown: it was flashing, or another attempt has begun since."""
     farewell: Receipt | None = None
     """The row by which a lost attempt says so."""
 

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pluggy
 
 from ..builds import state_dir_of
-from ..errors import BugError, ExitCode, LedgerError
+from ..errors import BugError, ExitCode, LedgerError, PreflightError
 from ..fleet.fleet import Order, parts_for, places_for
 from ..fleet.places import Place
 from ..fleet.plan import Plan
-from ..fleet.running import Display, made
+from ..fleet.running import Display, failed, made
 from ..hookspecs import REQUIRED
 from ..ledger import Ledger
 from ..ledger.entry import this_host, this_process, user
@@ -254,8 +254,12 @@ class _Work:
             id=row.id,
             worker=row.worker_id,
             station=self.me.name,
-            lane=lane.place.name,
+            lane=lane.place.name if lane else "",
         )
+        if lane is None:
+            self._end(claim, _no_lane(self.me.name, job), row.attempts)
+            return
+        self._free.remove(lane)
         try:
             loop = asyncio.get_running_loop()
             record = await loop.run_in_executor(self._threads, self._made, lane, claim)
@@ -263,26 +267,24 @@ class _Work:
             self._free.append(lane)
         self._end(claim, record, row.attempts)
 
-    def _lane_for(self, job: Job) -> Lane:
-        """Return a free lane for a job, with a device if there is one.
+    def _lane_for(self, job: Job) -> Lane | None:
+        """Return a free lane for a job, with a device if there is one; None: there is no such lane.
 
         Raises:
-            Undone: the job is for a USB instance that is at work, or where this station has none.
+            Undone: the lane that the job is for is at work.
         """
         from .ends import End, Undone
 
         wanted = job.usb_instance
         fit = [each for each in self._free if wanted in (None, each.place.name)]
-        if not fit:
+        if fit:
+            return max(fit, key=lambda each: each.place.has_device())
+        if wanted in self.me.lanes:
             raise Undone(End(outcome="given back", wait=_BUSY))
-        lane = max(fit, key=lambda each: each.place.has_device())
-        self._free.remove(lane)
-        return lane
+        return None
 
     def _made(self, lane: Lane, claim: Claim) -> dict[str, Any]:
-        job = claim.job
-        each = Listed(serial=job.serial, where="the queue", usb_instance=job.usb_instance)
-        return made(lane.place, each, lane.kept, self.hook, claim, self.lanes)
+        return made(lane.place, _listed(claim.job), lane.kept, self.hook, claim, self.lanes)
 
     def _end(self, claim: Claim, record: Mapping[str, Any], attempts: int) -> None:
         """Tell what became of a device.
@@ -346,6 +348,18 @@ class _Work:
             **{outcome.replace(" ", "_"): self.ends[outcome] for outcome in outcomes},
             "exit_code": int(ExitCode.INTERRUPTED if interrupted else ExitCode.DONE),
         }
+
+
+def _listed(job: Job) -> Listed:
+    return Listed(serial=job.serial, where="the queue", usb_instance=job.usb_instance)
+
+
+def _no_lane(station: str, job: Job) -> dict[str, Any]:
+    error = PreflightError(
+        f"station {station} has no lane at the USB instance {job.usb_instance}",
+        hint="start it with that --lane, or submit the device without an instance",
+    )
+    return failed(_listed(job), error)
 
 
 async def _in_a_thread(function: Callable[..., T], *args: Any) -> T:
