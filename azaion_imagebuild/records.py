@@ -136,9 +136,10 @@ def retire_sandbox(ledger: Ledger) -> None:
         LedgerError: the ledger cannot be written.
     """
     last = {entry.serial: entry for entry in ledger.attempts() if entry.sandbox}
-    for entry in last.values():
-        if entry.outcome != "retired":
-            ledger.write(_verdict(entry, "retired", "the sandbox was reset"))
+    with ledger.writing() as pen:  # one commit for all of them
+        for entry in last.values():
+            if entry.outcome != "retired":
+                pen.write(_verdict(entry, "retired", "the sandbox was reset"))
 
 
 def _verdict(last: Entry, verdict: Verdict, reason: str) -> Entry:

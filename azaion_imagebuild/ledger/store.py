@@ -571,8 +571,8 @@ def _is_away(error: sql.exc.DBAPIError, engine: sql.Engine | None) -> bool:
 
 
 def _fail(batch: Sequence[_Ticket], error: LedgerError) -> None:
-    for ticket in batch:
-        ticket.error = ticket.error or error
+    for ticket in batch:  # each its own: whoever gets one adds to its problems
+        ticket.error = ticket.error or LedgerError.of_problems(error.problems)
 
 
 def _hint(reason: str) -> str:
