@@ -24,7 +24,7 @@ from urllib.parse import quote
 
 import pytest
 from test_make import make
-from world import SERIAL, Run, Script, replace_script
+from world import SERIAL, TOOL, Run, Script, replace_script
 
 from azaion_imagebuild import process, residue
 from azaion_imagebuild.model import DEVICE_CONF
@@ -32,7 +32,6 @@ from azaion_imagebuild.sandbox import Accounts, Sandbox
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can set this up")
 
-TOOL = (sys.executable, "-m", "azaion_imagebuild")
 IMAGE = (*TOOL, "image", "--serial", SERIAL, "--json")
 REAL = './flash.sh.real "$@"'
 HOLD = "touch ../held; for i in {1..900}; do [ ! -e ../go ] || break; sleep 0.02; done"

@@ -14,16 +14,14 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from world import Ran, Run
+from world import TOOL, Run, outcomes, tool_started
 
 from azaion_imagebuild import cli
 from azaion_imagebuild.console import Console
@@ -34,7 +32,6 @@ from azaion_imagebuild.sandbox import Sandbox
 from azaion_imagebuild.stamping import copy_image
 
 A_SERIAL = "AZJN-" + "9" * 300
-TOOL = (sys.executable, "-m", "azaion_imagebuild")
 SHM = Path("/dev/shm")
 SLOW = """
 import time
@@ -68,27 +65,6 @@ def elsewhere(tmp_path: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-@contextlib.contextmanager
-def started(*argv: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        ["env", "--default-signal=INT,TERM,HUP", *TOOL, *argv],
-        stdout=subprocess.PIPE,
-        text=True,
-        **{"stderr": subprocess.PIPE, **options},
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
-
-
-def outcomes(ran: Ran) -> dict[str, str]:
-    found: dict[str, Any] = json.loads(ran.out)
-    return {record["serial"]: record["outcome"] for record in found["records"]}
-
-
 def test_a_device_whose_account_got_another_password_is_not_said_to_be_done(run: Run) -> None:
     assert run("fleet", "AZJN-0001..AZJN-0002", "--jobs", "1").code == 0
     assert run("image", "--serial", "AZJN-0001", "--flash", "0").code == 0  # locks the device out
@@ -116,7 +92,7 @@ def test_a_terminal_that_is_closed_leaves_no_device_halfway(
     plugin(SLOW)
     ours, terminal = pty.openpty()
     argv = ("fleet", "AZJN-0001..AZJN-0012", "--out", "images", "--jobs", "2", "--json")
-    with started(*argv, stderr=terminal) as fleet:
+    with tool_started(*argv, stderr=terminal) as fleet:
         os.close(terminal)
         while len(list(Path("images").glob("*.img"))) < 2:
             assert os.read(ours, 65536)
@@ -146,7 +122,7 @@ def test_an_admin_api_that_never_answers_does_not_keep_a_fleet_that_was_stopped(
         threading.Thread(target=accept, daemon=True).start()
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         argv = ("AZJN-0001..AZJN-0009", "--image", "base.img", "--out", "images", "--jobs", "2")
-        with started("fleet", *argv, "--api-url", url, "--json") as fleet:
+        with tool_started("fleet", *argv, "--api-url", url, "--json") as fleet:
             while len(connections) < 2:
                 assert fleet.poll() is None
                 time.sleep(0.01)
@@ -168,7 +144,7 @@ def test_a_scanner_that_sends_no_text_does_not_hold_up_the_labels_after_it() -> 
     ours, terminal = pty.openpty()
     environ = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # as in a locale like en_US.UTF-8
     argv = ("fleet", "-", "--out", "images", "--json")
-    with started(*argv, stdin=terminal, env=environ) as fleet:
+    with tool_started(*argv, stdin=terminal, env=environ) as fleet:
         os.close(terminal)
         os.write(ours, b"\xff\xfe\x80\n\x1b]0;x\x07\nAZJN-0002\n\x04")
         out, err = fleet.communicate(timeout=60)
@@ -321,7 +297,7 @@ def test_an_attempt_that_goes_on_cannot_be_said_to_have_failed(run: Run, plugin:
     plugin("import time\n\n@hookimpl(tryfirst=True)\ndef provision_identity(build):\n"
            "    time.sleep(60)\n")  # fmt: skip
     resolve = ("ledger", "resolve", "--sandbox", "AZJN-0001", "failed", "--reason", "impatience")
-    with started("fleet", "AZJN-0001", "--image", "base.img", "--out", "images") as fleet:
+    with tool_started("fleet", "AZJN-0001", "--image", "base.img", "--out", "images") as fleet:
         while "started" not in run("ledger", "list").out:
             assert fleet.poll() is None
         refused = run(*resolve)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pty
@@ -12,12 +11,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from world import Ran, Run, add_usb_device, replace_script
+from world import Ran, Run, add_usb_device, outcomes, replace_script, tool_started
 
 from azaion_imagebuild import device_conf, images
 from azaion_imagebuild.errors import InterruptedBuild, PreflightError
@@ -39,10 +37,6 @@ def state(tmp_path: Path) -> Path:
 
 def report(ran: Ran) -> Any:
     return json.loads(ran.out)
-
-
-def outcomes(ran: Ran) -> dict[str, str]:
-    return {record["serial"]: record["outcome"] for record in report(ran)["records"]}
 
 
 def password_in(image: Path) -> Secret:
@@ -204,22 +198,6 @@ def test_without_flashing_images_go_to_the_state_folder(run: Run, state: Path) -
     assert (state / "images/AZJN-0001.img").is_file()
 
 
-@contextlib.contextmanager
-def started(*argv: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        ["env", "--default-signal=INT,TERM,HUP", sys.executable, "-m", "azaion_imagebuild", *argv],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
-
-
 SLOW = """
 import time
 from azaion_imagebuild import hookimpl
@@ -242,7 +220,7 @@ def test_an_interrupted_fleet_says_what_is_left_and_goes_on_later(
     run: Run, slow: None, state: Path, signals: list[signal.Signals]
 ) -> None:
     argv = ("fleet", "AZJN-0001..AZJN-0040", "--out", "images", "--json", "--jobs", "2")
-    with started(*argv) as fleet:
+    with tool_started(*argv) as fleet:
         while len(list(Path("images").glob("*.img"))) < 2:
             time.sleep(0.01)
         for each in signals:
@@ -267,11 +245,11 @@ def test_a_fleet_that_is_killed_again_and_again_ends_well(state: Path) -> None:
     argv = ("fleet", "AZJN-0001..AZJN-0030", "--out", "images", "--jobs", "3")
     moment = random.Random(7)  # noqa: S311 - no secret
     for _ in range(3):
-        with started(*argv) as fleet:
+        with tool_started(*argv) as fleet:
             time.sleep(moment.uniform(0.4, 1.2))
             fleet.kill()
             fleet.communicate()
-    with started(*argv, "--json") as fleet:
+    with tool_started(*argv, "--json") as fleet:
         out, err = fleet.communicate(timeout=120)
     assert fleet.returncode == 0, err
     assert json.loads(out)["total"] == 30
@@ -296,7 +274,7 @@ def test_images_do_not_go_where_everybody_may_write(run: Run) -> None:
 
 def test_two_fleets_do_not_write_into_one_folder(run: Run, slow: None) -> None:
     argv = ("fleet", "AZJN-0001..AZJN-0020", "--out", "images", "--jobs", "1")
-    with started(*argv) as fleet:
+    with tool_started(*argv) as fleet:
         while not Path("images").exists():
             time.sleep(0.01)
         Path("imagebuild.toml").write_text("[build]\nlock_wait = 0\n")
@@ -381,7 +359,7 @@ def test_a_device_that_died_while_flashing_is_not_repeated(run: Run, state: Path
     sandbox.create(1.0)
     hold = 'if [[ $1 == -r ]]; then echo $$ > ../../../held; sleep 60; fi; ./flash.sh.real "$@"'
     replace_script(sandbox.bsp / "flash.sh", hold)
-    with started("fleet", "AZJN-0001..AZJN-0002", "--jobs", "1") as fleet:
+    with tool_started("fleet", "AZJN-0001..AZJN-0002", "--jobs", "1") as fleet:
         held = sandbox.dir / "held"
         while not (held.exists() and held.read_text().strip()):
             assert fleet.poll() is None

@@ -11,7 +11,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from world import EMAIL, SERIAL, Ran, Run, Script
+from world import EMAIL, SERIAL, TOOL, Ran, Run, Script
 
 import azaion_imagebuild
 from azaion_imagebuild import diagnosis, loader, progress
@@ -30,7 +29,6 @@ from azaion_imagebuild.sandbox.loader import loader as sandbox_loader
 
 PASSWORD = "00112233445566778899aabbccddeeff"
 CONF = f"AZAION_DEVICE_EMAIL={EMAIL}\nAZAION_DEVICE_PASSWORD={PASSWORD}\n"
-TOOL = (sys.executable, "-m", "azaion_imagebuild")
 Smoke = Callable[..., Ran]
 
 

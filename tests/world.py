@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 SERIAL = "AZJN-0042"
 EMAIL = "azaion-jetson-0042@azaion.com"
+TOOL = (sys.executable, "-m", "azaion_imagebuild")
 
 
 @dataclass
@@ -124,3 +128,25 @@ def mounts_of(folder: Path) -> list[str]:
     """Return the mounts that speak of a folder: in it, or an overlay over it, wherever that is."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     return [line for line in lines if str(folder) in line]
+
+
+@contextlib.contextmanager
+def tool_started(*argv: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Start the tool in a process that heeds signals; end it with the test."""
+    process = subprocess.Popen(
+        ["env", "--default-signal=INT,TERM,HUP", *TOOL, *argv],
+        stdout=subprocess.PIPE,
+        text=True,
+        **{"stderr": subprocess.PIPE, **options},
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+def outcomes(ran: Ran) -> dict[str, str]:
+    """Return what a fleet says of each serial."""
+    return {record["serial"]: record["outcome"] for record in ran.json["records"]}
