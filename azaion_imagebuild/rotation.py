@@ -18,6 +18,7 @@ from .builds import ledger_to_read, parts_of_api, stamping_build, the_ledger
 from .errors import ExitCode, UsageError
 from .identity import email_for, parse_serial
 from .ledger import Credential, Ledger
+from .ledger.entry import moment
 from .locks import locked
 from .model import Build, BuildRecord, Finding, Kept
 from .pipeline import Watcher
@@ -169,13 +170,24 @@ def parse_age(text: str) -> timedelta:
     match = _AGE.fullmatch(text.strip())
     if match is None:
         raise UsageError(f"{text!a} is no age", hint="write it like 90d, 12h or 4w")
-    return timedelta(**{_UNITS[match["unit"]]: int(match["number"])})
+    try:
+        age = timedelta(**{_UNITS[match["unit"]]: int(match["number"])})
+        _ago(age)
+    except OverflowError:
+        raise UsageError(
+            f"{text!a} is older than any calendar", hint="write it like 90d, 12h or 4w"
+        ) from None
+    return age
 
 
 def _due(ledger: Ledger, age: timedelta, *, sandbox: bool) -> list[Credential]:
     """Return the devices whose credential is older than ``age``, the oldest first."""
-    before = (datetime.now(timezone.utc) - age).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    before = moment(_ago(age))
     return [each for each in ledger.credentials(sandbox=sandbox) if each.since < before]
+
+
+def _ago(age: timedelta) -> datetime:
+    return datetime.now(timezone.utc) - age
 
 
 def _build(serial: str, settings: Settings, sandbox: bool) -> Build:

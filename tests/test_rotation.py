@@ -533,5 +533,6 @@ def test_an_age_is_hours_days_or_weeks() -> None:
     assert [parse_age(text).total_seconds() for text in ("12h", "90d", " 4w")] == [
         12 * 3600, 90 * 86400, 28 * 86400,
     ]  # fmt: skip
-    with pytest.raises(UsageError):
-        parse_age("-1d")
+    for text in ("-1d", "999999d", "9999999999d"):
+        with pytest.raises(UsageError):
+            parse_age(text)

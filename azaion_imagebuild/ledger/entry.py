@@ -145,7 +145,12 @@ def user() -> str:
 
 def now() -> str:
     """Return this moment, as ``at`` holds it."""
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment(datetime.now(timezone.utc))
+
+
+def moment(when: datetime) -> str:
+    """Return a time in UTC as ``at`` holds it: such texts sort as the times do."""
+    return when.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 @cache
