@@ -197,7 +197,7 @@ def _build(
     bsp_dir: Path | None = None,
     sandbox: bool = False,
 ) -> Build:
-    attempt = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(6)}"
+    attempt = unique_name()
     return Build(
         serial=serial,
         email=email_for(serial),
@@ -210,6 +210,11 @@ def _build(
         flash=settings.build.flash,
         fuse=settings.build.fuse and bsp_dir is not None,
     )
+
+
+def unique_name() -> str:
+    """Return a name that no other attempt or fleet has; names sort by their time (UTC)."""
+    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(6)}"
 
 
 def state_dir_of(settings: Settings) -> Path:

@@ -184,13 +184,13 @@ def _fleet(args: argparse.Namespace, console: Console) -> int:
 
 
 def _order(args: argparse.Namespace, settings: Settings) -> Order:
-    from .fleet.fleet import Order, default_out
+    from .fleet.fleet import Order
     from .serials import STDIN
 
     if args.jobs < 1:
         raise UsageError("--jobs is less than 1", hint="leave it out for 8")
-    flashes = settings.build.flash and args.out is None
-    if flashes and args.image is not None:
+    out = _folder_of_images(args, settings)
+    if out is None and args.image is not None:
         raise UsageError(
             "--image is stamped into copies, not flashed",
             hint="add --out DIR (or FLASH=0); to flash, leave --image out: the BSP's base is used",
@@ -199,13 +199,23 @@ def _order(args: argparse.Namespace, settings: Settings) -> Order:
         source=args.serials,
         scans=args.serials == STDIN and _is_terminal(sys.stdin) and not args.plan,
         jobs=args.jobs,
-        out=None if flashes else (args.out or default_out(settings)).absolute(),
+        out=out,
         base=args.image.absolute() if args.image else None,
         lanes=tuple(args.lane),
         again=args.again,
         max_failures=1 if args.fail_fast else args.max_failures,
         report=args.report.absolute() if args.report else None,
     )
+
+
+def _folder_of_images(args: argparse.Namespace, settings: Settings) -> Path | None:
+    """Return where the images go; None: devices are flashed."""
+    from .fleet.fleet import default_out
+
+    if args.out is None and settings.build.flash:
+        return None
+    out: Path = args.out or default_out(settings)
+    return out.absolute()
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
@@ -224,16 +234,14 @@ def _submit(args: argparse.Namespace, console: Console) -> int:
 
 
 def _station_run(args: argparse.Namespace, console: Console) -> int:
-    from .fleet.fleet import default_out
     from .stations.station import Duty, run_station
 
     settings = _settings(args)
     if args.lanes < 1:
         raise UsageError("--lanes is less than 1", hint="leave it out for 4")
-    flashes = settings.build.flash and args.out is None
     duty = Duty(
         lanes=args.lanes,
-        out=None if flashes else (args.out or default_out(settings)).absolute(),
+        out=_folder_of_images(args, settings),
         base=args.image.absolute() if args.image else None,
         ports=tuple(args.lane),
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from .fleet.plan import Plan
+from .report.durations import spoken
 from .visible import visible
 
 if TYPE_CHECKING:
@@ -163,15 +164,9 @@ def lines_of(plan: Plan) -> list[str]:
         needed, free = (f"{size / 1e6:,.0f} MB" for size in (plan.space_needed, plan.space_free))
         lines.append(f"  the images take up to {needed}; {free} are free")
     if plan.seconds is not None:
-        lines.append(f"  about {_duration(plan.seconds)}, by the ledger's recent attempts")
+        lines.append(f"  about {spoken(plan.seconds)}, by the ledger's recent attempts")
     problems = [(each.message, each.hint) for each in plan.findings]
     problems += [(error.message, error.hint) for _, error in plan.refused]
     for message, hint in problems:
         lines += [f"error: {message}", f"hint: {hint}"]
     return lines
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pluggy
 
@@ -24,6 +23,7 @@ from ..builds import (
     state_dir_of,
     the_ledger,
     the_sandbox,
+    unique_name,
 )
 from ..errors import PreflightError, UsageError
 from ..hookspecs import REQUIRED
@@ -31,7 +31,7 @@ from ..identity import parse_serial
 from ..lanes import opened_lanes
 from ..ledger import Entry, Ledger, Standing
 from ..ledger.entry import user
-from ..model import BuildRecord
+from ..model import Build
 from ..pipeline import Blank, Watcher, fingerprints, sha256_of, with_base
 from ..plugins import load_plugins
 from ..report import check_folder, write_report
@@ -52,6 +52,8 @@ from .places import (
 from .plan import Plan, make_plan, space_on
 from .running import Display, Feed, Run, blank_record, exit_code, failed, utc
 from .scanning import Scanner
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,9 +94,7 @@ def plan_fleet(order: Order, settings: Settings) -> Plan:
     """
     _refuse_fuses(settings)
     listed = read_list(order.source, settings.serial.pattern)
-    sandbox = (
-        is_sandbox(settings) if order.base is None else stamps.wants_sandbox(order.base, settings)
-    )
+    sandbox = _is_for_sandbox(order, settings)
     if sandbox:
         bsp = dataclasses.replace(settings.bsp, dir=the_sandbox(settings).bsp)
         settings = dataclasses.replace(settings, bsp=bsp)
@@ -119,7 +119,7 @@ def run_fleet(
     hook = load_plugins(settings.hooks, required=REQUIRED).hook
     listed = [] if order.scans else read_list(order.source, settings.serial.pattern)
     began = time.time()
-    folder = order.report or state_dir_of(settings) / "fleet" / _stamp(began)
+    folder = order.report or state_dir_of(settings) / "fleet" / unique_name()
     with parts_for(order, settings) as (used, sandbox), the_ledger(settings) as ledger:
 
         def planned(listed: Sequence[Listed]) -> Plan:
@@ -245,14 +245,10 @@ def _copies(
     work = order.out or order.work or state_dir_of(settings) / "lanes"
     with opened_folder(work, settings.build.lock_wait):
         if order.base is not None:
-            own = taken(work, _given_base(order.base, settings))
+            own = taken(work, stamps.base_at(order.base, settings))
         else:
-            copies = list[Blank]()
             build = base_build(settings, sandbox=plan.sandbox)
-            _checked(
-                with_base(build, hook, watcher, lambda blank: copies.append(taken(work, blank)))
-            )
-            (own,) = copies
+            own = _of_base(build, hook, watcher, lambda blank: taken(work, blank))
         common: dict[str, Any] = {"settings": settings, "sandbox": plan.sandbox}
         numbers = range(1, jobs + 1)
         if order.out is not None:
@@ -283,13 +279,7 @@ def _lanes(
     bsp = dataclasses.replace(settings.bsp, massflash=packed)
     settings = dataclasses.replace(settings, bsp=bsp)
     build = base_build(settings, sandbox=plan.sandbox)
-    found: list[tuple[Blank, list[tuple[int, ...]]]] = []
-    _checked(
-        with_base(
-            build, hook, watcher, lambda blank: found.append((blank, fingerprints(blank.image)))
-        )
-    )
-    ((blank, before),) = found
+    blank, before = _of_base(build, hook, watcher, lambda blank: (blank, fingerprints(blank.image)))
     watch = DeviceWatch(virtual=plan.sandbox)
     with opened_lanes(build, blank.image, instances) as lanes:
         if fingerprints(blank.image) != before:
@@ -334,14 +324,26 @@ def _instances(order: Order, settings: Settings, plan: Plan, jobs: int) -> tuple
     return instances
 
 
-def _checked(record: BuildRecord) -> None:
+def _of_base(
+    build: Build, hook: pluggy.HookRelay, watcher: Watcher, take: Callable[[Blank], T]
+) -> T:
+    """Return what ``take`` makes of the BSP's base, while the BSP is locked.
+
+    Raises:
+        OperatorError: there is no base, and none can be built.
+    """
+    found: list[T] = []
+    record = with_base(build, hook, watcher, lambda blank: found.append(take(blank)))
     if record.error is not None:
         raise record.error
+    return found[0]
 
 
-def _given_base(path: Path, settings: Settings) -> Blank:
-    """Look at an image that was built before; it must be ready to be stamped."""
-    return stamps.base_at(path, settings)
+def _is_for_sandbox(order: Order, settings: Settings) -> bool:
+    """Tell whether the devices are the sandbox's: by the given base, or by what is set."""
+    if order.base is not None:
+        return stamps.wants_sandbox(order.base, settings)
+    return is_sandbox(settings)
 
 
 @contextmanager
@@ -356,7 +358,7 @@ def parts_for(order: Order, settings: Settings) -> Iterator[tuple[Settings, bool
         with parts(settings) as (used, sandbox):
             yield used, sandbox
     else:
-        sandbox = stamps.wants_sandbox(order.base, settings)
+        sandbox = _is_for_sandbox(order, settings)
         with parts_of_api(settings) as used:
             yield used, sandbox
 
@@ -455,11 +457,6 @@ def _counted(outcomes: Iterable[str]) -> dict[str, int]:
     for outcome in outcomes:
         counts[outcome] += 1
     return counts
-
-
-def _stamp(seconds: float) -> str:
-    when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(seconds))
-    return f"{when}-{secrets.token_hex(3)}"  # two fleets may begin in one second
 
 
 def default_out(settings: Settings) -> Path:

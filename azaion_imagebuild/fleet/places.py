@@ -25,7 +25,7 @@ from ..pipeline import Blank
 from ..placeholder import placeholder
 from ..serials import Listed
 from ..settings import Settings
-from ..stamping import copy_image, opened_for_stamping
+from ..stamping import copy_image
 from ..trust import is_own
 from .devices import DeviceWatch
 
@@ -227,16 +227,6 @@ def device_is_done(each: Listed, standing: Standing) -> Entry | None:
     """
     row = standing.last
     return row if row is not None and row.flashed and row.outcome == "done" else None
-
-
-def can_be_stamped(image: Path, wait: float) -> tuple[int, int]:
-    """Look at an image that a user gives as a base; return its device.conf's (uid, gid).
-
-    Raises:
-        OperatorError: it has no place for an identity, or is no image.
-    """
-    with opened_for_stamping(image, wait) as opened:
-        return opened.location.uid, opened.location.gid
 
 
 def _stamping(settings: Settings) -> Settings:
