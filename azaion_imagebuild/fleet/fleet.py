@@ -90,7 +90,7 @@ def plan_fleet(order: Order, settings: Settings) -> Plan:
     Raises:
         OperatorError: the list or the settings are wrong, or the ledger cannot be read.
     """
-    _refuse_fuses(settings)
+    refuse_fuses(settings)
     listed = read_list(order.source, settings.serial.pattern)
     sandbox = (
         is_sandbox(settings) if order.base is None else stamps.wants_sandbox(order.base, settings)
@@ -116,7 +116,7 @@ def run_fleet(
     Raises:
         OperatorError: the fleet could not begin; no account was touched.
     """
-    _refuse_fuses(settings)
+    refuse_fuses(settings)
     hook = load_plugins(settings.hooks, required=REQUIRED).hook
     listed = [] if order.scans else read_list(order.source, settings.serial.pattern)
     began = time.time()
@@ -161,8 +161,12 @@ def _reported(folder: Path, fleet: dict[str, Any], display: FleetDisplay) -> str
         return None
 
 
-def _refuse_fuses(settings: Settings) -> None:
-    """What cannot be undone is done with one device in front of one operator."""
+def refuse_fuses(settings: Settings) -> None:
+    """Raise if fuses shall be burned: that is done with one device in front of one operator.
+
+    Raises:
+        UsageError: they shall.
+    """
     if settings.build.fuse:
         raise UsageError(
             "a fleet burns no fuses",
