@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -24,6 +25,12 @@ from azaion_imagebuild.sandbox.bsp import create_bsp, create_rootfs, service_use
 from azaion_imagebuild.settings import Settings
 
 pytest_plugins = ["azaion_imagebuild.testing", "pytester"]
+
+
+# A background job of a shell ignores these, and so would every tool that a test interrupts.
+for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

@@ -224,6 +224,24 @@ def test_a_serial_is_fused_once_whoever_asks_at_the_same_time(ledger: Ledger) ->
         ledger.begin(entry(attempt="second"), ALLOW)
 
 
+def test_a_credential_is_as_old_as_the_first_row_that_speaks_of_it(ledger: Ledger) -> None:
+    def given(serial: str, at: str, credential: str | None, **changes: Any) -> None:
+        account = "updated" if credential else None
+        ledger.write(entry(serial, at=at, credential=credential, account=account, **changes))
+
+    given("AZJN-1", "2026-03", "a")
+    given("AZJN-2", "2026-01", "b")
+    given("AZJN-2", "2026-04", "b", step="resolve", outcome="done")
+    given("AZJN-3", "2026-02", "c")
+    given("AZJN-3", "2026-05", "d")
+    given("AZJN-3", "2026-06", None, outcome="failed")
+    given("AZJN-4", "2026-01", "e", outcome="retired")
+    given("AZJN-5", "2026-01", "f", sandbox=True)
+    found = [(each.serial, each.since) for each in ledger.credentials(sandbox=False)]
+    assert found == [("AZJN-2", "2026-01"), ("AZJN-1", "2026-03"), ("AZJN-3", "2026-05")]
+    assert [each.serial for each in ledger.credentials(sandbox=True)] == ["AZJN-5"]
+
+
 def test_fuses_that_another_machine_began_are_not_burned_again_unless_somebody_looked(
     ledger: Ledger,
 ) -> None:

@@ -144,11 +144,13 @@ def test_the_sdist_builds_the_same_wheel(unpacked: Path, wheel: Path, tmp_path: 
 
 
 def test_the_sdists_own_tests_run(unpacked: Path) -> None:
-    pytest_here = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
-    run(*pytest_here, "--collect-only", cwd=unpacked)
+    def python(*argv: str) -> str:
+        """Call this Python with what was unpacked in the place of this checkout."""
+        return run(sys.executable, *argv, cwd=unpacked, PYTHONPATH=str(unpacked)).stdout
+
+    where = python("-c", "import azaion_imagebuild; print(azaion_imagebuild.__file__)")
+    assert where.startswith(str(unpacked))
+    tests = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist")
+    python(*tests, "--collect-only")
     files = [f"tests/test_{name}.py" for name in ("layers", "plugins", "command_line", "make")]
-    told = run(*pytest_here, *files, "-k", "not serial and not from_make", cwd=unpacked).stdout
-    assert " passed" in told
-    where = run(sys.executable, "-c", "import azaion_imagebuild; print(azaion_imagebuild.__file__)",
-                cwd=unpacked, PYTHONPATH="")  # fmt: skip
-    assert where.stdout.startswith(str(unpacked))
+    assert " passed" in python(*tests, *files, "-k", "not serial and not from_make")

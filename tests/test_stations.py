@@ -213,8 +213,8 @@ def test_three_stations_one_killed_the_database_restarted(
     dump = postgres.dump()
     passwords = factory.noted("passwords")
     assert len(passwords) >= count
-    text = dump + factory.log("S1") + factory.log("S3")
-    assert not any(password in text for password in (*passwords, PASSWORD))
+    told_all = dump + factory.log("S1") + factory.log("S3")
+    assert not any(password in told_all for password in (*passwords, PASSWORD))
 
 
 def is_flashing(factory: Factory, station: str) -> bool:

@@ -90,7 +90,7 @@ def plan_fleet(order: Order, settings: Settings) -> Plan:
     Raises:
         OperatorError: the list or the settings are wrong, or the ledger cannot be read.
     """
-    refuse_fuses(settings)
+    _refuse_fuses(settings)
     listed = read_list(order.source, settings.serial.pattern)
     sandbox = (
         is_sandbox(settings) if order.base is None else stamps.wants_sandbox(order.base, settings)
@@ -116,7 +116,6 @@ def run_fleet(
     Raises:
         OperatorError: the fleet could not begin; no account was touched.
     """
-    refuse_fuses(settings)
     hook = load_plugins(settings.hooks, required=REQUIRED).hook
     listed = [] if order.scans else read_list(order.source, settings.serial.pattern)
     began = time.time()
@@ -161,15 +160,11 @@ def _reported(folder: Path, fleet: dict[str, Any], display: FleetDisplay) -> str
         return None
 
 
-def refuse_fuses(settings: Settings) -> None:
-    """Raise if fuses shall be burned: that is done with one device in front of one operator.
-
-    Raises:
-        UsageError: they shall.
-    """
+def _refuse_fuses(settings: Settings) -> None:
+    """What cannot be undone is done with one device in front of one operator."""
     if settings.build.fuse:
         raise UsageError(
-            "a fleet burns no fuses",
+            "a fleet and a station burn no fuses",
             hint="fuse devices one by one: azaion-imagebuild image --fuse --serial …",
         )
 
@@ -351,7 +346,12 @@ def _given_base(path: Path, settings: Settings) -> Blank:
 
 @contextmanager
 def parts_for(order: Order, settings: Settings) -> Iterator[tuple[Settings, bool]]:
-    """Yield the settings to work with; a given base needs no BSP."""
+    """Yield the settings to work with; a given base needs no BSP.
+
+    Raises:
+        UsageError: the settings do not fit together, or ask to burn fuses.
+    """
+    _refuse_fuses(settings)
     if order.base is None:
         with parts(settings) as (used, sandbox):
             yield used, sandbox

@@ -331,8 +331,12 @@ class Ledger:
                     f"the ledger cannot be in {url.get_backend_name()}",
                     hint="set [ledger] database to sqlite:///FILE or postgresql://…",
                 )
-            with guard:
-                migrate(engine)
+            try:
+                with guard:
+                    migrate(engine)
+            except BaseException:
+                engine.dispose()  # nobody else will: it was never opened
+                raise
         except ImportError:
             raise LedgerError(
                 "PostgreSQL's driver is not installed",

@@ -19,7 +19,7 @@ import pluggy
 
 from ..builds import state_dir_of
 from ..errors import BugError, ExitCode, LedgerError, PreflightError
-from ..fleet.fleet import Order, parts_for, places_for, refuse_fuses
+from ..fleet.fleet import Order, parts_for, places_for
 from ..fleet.places import Place
 from ..fleet.plan import Plan
 from ..fleet.running import Display, failed, made
@@ -81,7 +81,6 @@ def run_station(
     Raises:
         OperatorError: the station could not begin; no account was touched.
     """
-    refuse_fuses(settings)
     name = checked_name(settings.ledger.station)
     hook = load_plugins(settings.hooks, required=REQUIRED).hook
     stopping = threading.Event()

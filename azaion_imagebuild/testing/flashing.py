@@ -25,7 +25,7 @@ from ..sandbox import Accounts
 from ..settings import BspSettings, Settings
 from .admin_api import FallibleAdminApi
 from .leaks import Shown
-from .processes import children, ended_soon, pids_in
+from .processes import children, end, ended_soon, pids_in
 from .promises import Conformance, Unwatched, judge_error
 from .stations import FlashableImage, MakeBuild, MakeImage, credentials_on, first_difference
 
@@ -288,9 +288,7 @@ def interrupted_when(sign: Path, patience: float) -> Iterator[None]:
                 return
         os.kill(os.getpid(), signal.SIGINT)
         if not over.wait(patience):
-            for pid in pids_in(sign):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            end(pids_in(sign))
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     thread = threading.Thread(target=interrupt)
@@ -324,7 +322,9 @@ def _refused(flash: Flash, flashable: FlashableImage) -> Exception:
 def _refuse_running(pids: Path, when: str) -> None:
     """Fail the test if the writer was never started, or goes on."""
     assert pids_in(pids), "the writer was never started: other_writer has to be overridden"
-    assert ended_soon(pids_in(pids)), f"a process of the writer goes on {when}"
+    ended = ended_soon(pids_in(pids))
+    end(pids_in(pids))
+    assert ended, f"a process of the writer goes on {when}"
 
 
 def _fingerprints(image: Image) -> dict[Path, tuple[Any, ...]]:

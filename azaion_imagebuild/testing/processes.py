@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,6 +28,13 @@ def ended_soon(pids: Iterable[int]) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def end(pids: Iterable[int]) -> None:
+    """Kill those of the processes that go on."""
+    for pid in filter(_goes_on, pids):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def pids_in(path: Path) -> list[int]:
