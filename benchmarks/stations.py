@@ -79,7 +79,7 @@ def one_day(factory: Factory, server: postgres.Postgres, devices: int, lanes: in
         )
         until(lambda: done(factory) > devices * 0.15, "devices")
         until(lambda: flashing(factory, "S2"), "S2 to flash")
-        two.kill()
+        factory.kill(two)
         say(began, f"S2 is killed: {flashing(factory, 'S2')} of its devices were being flashed")
         until(lambda: done(factory) > devices * 0.3, "devices")
         server.restart()

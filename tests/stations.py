@@ -70,6 +70,10 @@ def flash(build, image):
 """
 
 
+_at_work: dict[int, tuple[subprocess.Popen[str], str]] = {}
+_MEANT = (0, 130)
+
+
 @dataclass
 class Factory:
     """Where stations work; the current folder is its folder."""
@@ -106,14 +110,22 @@ class Factory:
             stderr=log,
             text=True,
         )  # fmt: skip
+        _at_work[process.pid] = (process, log.name)
         try:
             yield process
         finally:
+            del _at_work[process.pid]
             log.close()
             if process.poll() is None:
                 process.send_signal(signal.SIGCONT)
                 process.kill()
             process.communicate()
+
+    def kill(self, process: subprocess.Popen[str]) -> None:
+        """End a station as a power cut does."""
+        process.kill()
+        process.wait()
+        process.returncode = 0  # it was meant
 
     def stop(self, process: subprocess.Popen[str]) -> Any:
         """End a station as an operator does; return what it says of itself."""
@@ -159,6 +171,9 @@ def until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> 
     """Wait until something is so."""
     deadline = time.monotonic() + seconds
     while not condition():
+        for process, log in _at_work.values():
+            said = f"{log}: {Path(log).read_text()[-2000:]}"
+            assert process.poll() in (None, *_MEANT), f"ended with {process.returncode}: {said}"
         assert time.monotonic() < deadline, f"waited in vain for {what}"
         time.sleep(0.05)
 

@@ -194,7 +194,7 @@ def test_three_stations_one_killed_the_database_restarted(
         until(lambda: len(factory.flashed()) > 5, "the first devices")
         factory.hold("flash")
         until(lambda: is_flashing(factory, "S2"), "S2 to flash")
-        two.kill()
+        factory.kill(two)
         postgres.restart()
         factory.go_on("flash")
         until(lambda: sum(factory.flashed().values()) > 15, "devices after the restart")
@@ -278,8 +278,7 @@ def test_a_station_that_is_started_again_takes_up_what_it_left(run: Run, factory
     run("submit", "AZJN-0001..AZJN-0002")
     with factory.station("S1") as killed:
         until(lambda: len(factory.noted("reached")) == 2, "two devices")
-        killed.kill()
-        killed.wait()
+        factory.kill(killed)
         assert [each["serial"] for each in board(run)["running"]] == serials(2)
         factory.go_on("provision")
         with factory.station("S1") as again:
@@ -365,8 +364,7 @@ def test_an_operator_decides_on_an_orphaned_flash(run: Run, factory: Factory) ->
         until(lambda: len(factory.flashed()) == 2, "two flashes")
         refused = run("station", "resolve", ONE, "done", "--reason", "looked")
         assert (refused.code, "is being made by station S1" in refused.err) == (2, True)
-        station.kill()
-        station.wait()
+        factory.kill(station)
     taken = run("station", "reassign", "S1", "--json").json["taken"]
     assert [(each["serial"], each["outcome"]) for each in taken] == [
         ("AZJN-0001", "unknown"),

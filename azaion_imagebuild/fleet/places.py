@@ -117,7 +117,7 @@ class InPlace:
 
     def _clear(self, build: Build) -> None:
         try:
-            stamp_base(build, self.blank.image, placeholder())
+            stamp_base(build, self.blank.image, placeholder(self.blank.size))
         except OperatorError as error:
             _logger.warning("%s still holds an identity: %s", self.blank.image.path, error.message)
 

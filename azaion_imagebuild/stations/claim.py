@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ..errors import LedgerError, PreflightError
 from ..ledger import Entry, Ledger, Standing
 from ..ledger.entry import now
-from ..ledger.guards import FLASH
+from ..ledger.guards import FLASH, FUSE
 from ..model import Receipt
 from ..settings import LedgerSettings
 from .jobs import Job
@@ -99,8 +99,8 @@ class Claim:
         self._require_job(connection)
         done = connection.exec_driver_sql(
             "SELECT outcome FROM ledger WHERE serial = %s AND sandbox = %s AND row > %s"
-            " AND (flashed OR step = %s OR outcome IN ('done', 'unknown')) LIMIT 1",
-            (entry.serial, entry.sandbox, self.job.after, FLASH),
+            " AND (flashed OR step = %s OR outcome IN ('done', 'unknown')) AND step <> %s LIMIT 1",
+            (entry.serial, entry.sandbox, self.job.after, FLASH, FUSE),
         ).first()
         if done is not None:
             raise PreflightError(
