@@ -17,15 +17,20 @@ from typing import Any
 import pytest
 from world import Ran, Run, add_usb_device, outcomes, replace_script, tool_started
 
-from azaion_imagebuild import device_conf, images
+from azaion_imagebuild import device_conf, images, stamps
+from azaion_imagebuild.bases import stamp_base
 from azaion_imagebuild.errors import InterruptedBuild, PreflightError
 from azaion_imagebuild.fleet.devices import DeviceWatch
+from azaion_imagebuild.fleet.places import InPlace
 from azaion_imagebuild.ledger import Ledger
 from azaion_imagebuild.ledger.checking import check
 from azaion_imagebuild.ledger.store import FILE
 from azaion_imagebuild.model import DEVICE_CONF
+from azaion_imagebuild.placeholder import placeholder
 from azaion_imagebuild.sandbox import Accounts, Sandbox
 from azaion_imagebuild.secret import Secret
+from azaion_imagebuild.serials import Listed
+from azaion_imagebuild.settings import AdminApiSettings, Settings
 
 TEN = "AZJN-0001..AZJN-0010"
 
@@ -409,3 +414,19 @@ def test_a_device_gets_one_identity_until_it_was_unplugged(tmp_path: Path, ecid:
 def test_waiting_for_a_device_ends_when_nothing_new_shall_begin(tmp_path: Path) -> None:
     with pytest.raises(InterruptedBuild):
         DeviceWatch().next_device(tmp_path, "1-3", 60.0, lambda: True)
+
+
+def test_an_image_in_place_holds_a_placeholder_of_any_size_again(run: Run) -> None:
+    Path("imagebuild.toml").write_text("[image]\nplaceholder_size = 1024\n")
+    assert run("base", "--out", "base.img").code == 0
+    api = AdminApiSettings(url="http://127.0.0.1:1")
+    settings = Settings(admin_api=api)
+    blank = stamps.base_at(Path("base.img"), settings)
+    place = InPlace(name="lane 1", blank=blank, settings=settings, flash=True)
+    with place.ready(Listed(serial="AZJN-0001", where="here")) as (build, image):
+        conf = f"AZAION_DEVICE_EMAIL={email('AZJN-0001')}\nAZAION_DEVICE_PASSWORD={'ab' * 16}\n"
+        stamp_base(build, image.image, conf.encode().ljust(1024, b"\n"))
+        assert password_in(Path("base.img")) == Secret("ab" * 16)
+    entry = images.read_file(Path("base.img"), DEVICE_CONF, device_conf.LONGEST)
+    assert entry is not None
+    assert entry.data == placeholder(1024)
