@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import pipeline
+from .attempt import Watcher
 from .errors import UsageError
 from .hookspecs import REQUIRED, STAGING
 from .identity import email_for, parse_serial
 from .model import Build, BuildRecord, Finding
-from .pipeline import Watcher
 from .plugins import load_plugins
 from .process import ENV_PREFIX
 from .settings import Settings

@@ -9,13 +9,14 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pluggy
 
 from . import device_conf
+from .attempt import Attempt, Book, Watcher
 from .errors import (
     BugError,
     FlashError,
@@ -36,54 +37,18 @@ from .model import (
     BuildRecord,
     DeviceIdentity,
     Finding,
-    FlashResult,
     FuseResult,
     Image,
     Ownership,
-    Receipt,
     StagedFile,
 )
 from .signals import held_back
 
 if TYPE_CHECKING:
-    from .ledger import Entry, Standing
-    from .settings import LedgerSettings
     from .targets import Opened, Target
 
 _logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-class Watcher(Protocol):
-    """Who is told how a build goes on."""
-
-    def began(self, build: Build) -> None:
-        """A build begins."""
-
-    def started(self, step: str) -> None:
-        """A step begins."""
-
-    def ended(self, step: str, seconds: float, note: str) -> None:
-        """A step has ended well."""
-
-    def warned(self, finding: Finding) -> None:
-        """A check saw something that does not stop the build."""
-
-
-class Book(Protocol):
-    """Where an attempt is written down: the ledger, or a part of it that is this attempt's."""
-
-    def begin(self, entry: Entry, settings: LedgerSettings) -> Receipt:
-        """Commit the intent to provision, unless something speaks against it."""
-        ...
-
-    def write(self, entry: Entry) -> Receipt:
-        """Commit one row."""
-        ...
-
-    def standings(self, accounts: Mapping[str, str], *, sandbox: bool) -> dict[str, Standing]:
-        """Return what is known of each serial."""
-        ...
 
 
 def run(build: Build, hook: pluggy.HookRelay, watcher: Watcher, ledger: Book) -> BuildRecord:
@@ -117,7 +82,7 @@ def with_base(
     ``use`` is called while the BSP is locked; what it raises ends in the record.
     """
 
-    def steps(done: _Attempt) -> None:
+    def steps(done: Attempt) -> None:
         blank = _steps_to_blank(done)
         done.current = "fleet"
         use(blank)
@@ -133,7 +98,7 @@ def stamped(
     As :func:`run`, without a rootfs: the account, the stamp, the proof, then ``publish`` or flash.
     """
 
-    def steps(done: _Attempt) -> None:
+    def steps(done: Attempt) -> None:
         _steps_to_stamped(done, blank)
 
     return _attempt(build, hook, watcher, steps, ledger)
@@ -152,7 +117,7 @@ def issued(
     touched; then the account, and all targets, whatever becomes of one of them.
     """
 
-    def steps(done: _Attempt) -> None:
+    def steps(done: Attempt) -> None:
         with contextlib.ExitStack() as held:
             _steps_to_issued(done, targets, held)
 
@@ -174,121 +139,8 @@ class Blank:
     """Brings the image, once stamped and proven, to where it belongs."""
 
 
-@dataclass(slots=True)
-class _Attempt:
-    """How far one build has come."""
-
-    build: Build
-    hook: Any
-    watcher: Watcher
-    ledger: Book | None = None
-    began: float = field(default_factory=time.monotonic)
-    current: str = "lock"
-    identity: DeviceIdentity | None = None
-    staged: tuple[StagedFile, ...] = ()
-    image: Image | None = None
-    image_sha256: str | None = None
-    base_sha256: str | None = None
-    proven: bool = False
-    flashed: FlashResult | None = None
-    receipt: Receipt | None = None
-    begun: bool = False
-    """The ledger holds an intent of this attempt, whose end it does not know yet."""
-    release: str | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
-    left_behind: list[tuple[str, str]] = field(default_factory=list)
-    """Problems of cleaning up."""
-
-    @contextlib.contextmanager
-    def step(self, name: str) -> Iterator[list[str]]:
-        """Time a step; the notes it appends are shown beside it."""
-        self.current = name
-        notes: list[str] = []
-        begin = time.monotonic()
-        self.watcher.started(name)
-        yield notes
-        self.watcher.ended(name, time.monotonic() - begin, ", ".join(notes))
-
-    def intends(self, step: str) -> None:
-        """Commit to the ledger that a step is about to be done.
-
-        Raises:
-            PreflightError: the ledger speaks against the whole attempt (first intent only).
-            LedgerError: it cannot be written.
-        """
-        if self.ledger is None:
-            return
-        from .ledger import Entry
-
-        self.current = "ledger"
-        entry = Entry.of(self.record(), step=step, outcome="started")
-        if self.begun:
-            self.receipt = self.ledger.write(entry)
-        else:
-            self.receipt = self.ledger.begin(entry, self.build.settings.ledger)
-            self.begun = True
-
-    def concludes(self, step: str) -> None:
-        """Commit that a step is done, whatever comes; the next intent begins the attempt anew.
-
-        Raises:
-            LedgerError: it cannot be written.
-        """
-        if self.ledger is None:
-            return
-        from .ledger import Entry
-
-        self.receipt = self.ledger.write(Entry.of(self.record(), step=step, outcome="done"))
-        self.begun = False
-
-    def recorded(self, error: OperatorError | None = None) -> BuildRecord:
-        """Return the record of the whole attempt, which the ledger holds too."""
-        record = self.record(error)
-        if self.ledger is None or not self.begun:
-            return record
-        from .ledger import Entry
-
-        try:
-            entry = Entry.of(record, step=record.step or self.current, outcome=self._outcome(error))
-            self.receipt = self.ledger.write(entry)
-        except LedgerError as unwritten:
-            if error is None:
-                self.current = "ledger"
-                return self.record(unwritten)
-            error.problems += tuple(each for each in unwritten.problems)
-        return dataclasses.replace(record, ledger=self.receipt)
-
-    def _outcome(self, error: OperatorError | None) -> Literal["done", "failed", "unknown"]:
-        if error is None:
-            return "done"
-        # A fuse command that was started may have burned some fuses, however it ended.
-        perhaps_fused = self.current == "fuse" and not isinstance(error, PreflightError)
-        return "unknown" if perhaps_fused else "failed"
-
-    def record(self, error: OperatorError | None = None) -> BuildRecord:
-        device_conf = [staged for staged in self.staged if staged.path == DEVICE_CONF]
-        return BuildRecord(
-            build=self.build,
-            outcome="failed" if error else "done",
-            seconds=time.monotonic() - self.began,
-            enrolled=self.identity.enrolled if self.identity else None,
-            credential=self.identity.password.fingerprint() if self.identity else None,
-            release=self.release,
-            staged=device_conf[0] if device_conf else None,
-            image=self.image,
-            image_sha256=self.image_sha256,
-            base_sha256=self.base_sha256,
-            proven=self.proven,
-            flashed=self.flashed,
-            extra={**self.extra, **(error.facts if error else {})},
-            step=self.current if error else None,
-            error=error,
-            ledger=self.receipt,
-        )
-
-
 class _Steps(Protocol):
-    def __call__(self, done: _Attempt) -> None: ...
+    def __call__(self, done: Attempt) -> None: ...
 
 
 def _attempt(
@@ -298,7 +150,7 @@ def _attempt(
     steps: _Steps,
     ledger: Book | None = None,
 ) -> BuildRecord:
-    done = _Attempt(build=build, hook=hook, watcher=watcher, ledger=ledger)
+    done = Attempt(build=build, hook=hook, watcher=watcher, ledger=ledger)
     watcher.began(build)
     try:
         with _locked(build) as held, _always_cleaned_up(done):
@@ -323,7 +175,7 @@ def _attempt(
     return done.recorded()
 
 
-def _every_step(done: _Attempt) -> None:
+def _every_step(done: Attempt) -> None:
     identity, ownership = _steps_to_identity(done)
     _stage(done, identity, ownership)
     done.intends("build_image")
@@ -335,7 +187,7 @@ def _every_step(done: _Attempt) -> None:
     _finish(done, identity, image)
 
 
-def _flash(done: _Attempt, image: Image, before: list[tuple[int, ...]]) -> None:
+def _flash(done: Attempt, image: Image, before: list[tuple[int, ...]]) -> None:
     """Flash an image that is, file by file, still what was proven."""
     if done.build.flash:
         done.intends("flash")
@@ -355,7 +207,7 @@ def _flash(done: _Attempt, image: Image, before: list[tuple[int, ...]]) -> None:
             notes.append(f"wrote {done.flashed.device}")
 
 
-def _finish(done: _Attempt, identity: DeviceIdentity, image: Image) -> None:
+def _finish(done: Attempt, identity: DeviceIdentity, image: Image) -> None:
     with done.step("post_flash") as notes:
         for extra in done.hook.post_flash(
             build=done.build,
@@ -368,7 +220,7 @@ def _finish(done: _Attempt, identity: DeviceIdentity, image: Image) -> None:
         notes += [f"{name}: {_short(value)}" for name, value in done.extra.items() if value]
 
 
-def _steps_to_base(done: _Attempt) -> None:
+def _steps_to_base(done: Attempt) -> None:
     from .bases import build_base  # late, as all that `provision` needs not
 
     ownership = _steps_to_prepared(done)
@@ -378,7 +230,7 @@ def _steps_to_base(done: _Attempt) -> None:
         notes.append(f"{done.image.path} ({done.image.format}) holds a placeholder")
 
 
-def _steps_to_blank(done: _Attempt) -> Blank:
+def _steps_to_blank(done: Attempt) -> Blank:
     from .bases import current_base, stamp_base
     from .placeholder import placeholder
 
@@ -398,7 +250,7 @@ def _steps_to_blank(done: _Attempt) -> Blank:
     )
 
 
-def _steps_to_stamped(done: _Attempt, blank: Blank) -> None:
+def _steps_to_stamped(done: Attempt, blank: Blank) -> None:
     from . import bases, staging
 
     done.release = blank.release
@@ -417,7 +269,7 @@ def _steps_to_stamped(done: _Attempt, blank: Blank) -> None:
     _finish(done, identity, done.image)
 
 
-def _steps_to_issued(done: _Attempt, targets: Sequence[Target], held: contextlib.ExitStack) -> None:
+def _steps_to_issued(done: Attempt, targets: Sequence[Target], held: contextlib.ExitStack) -> None:
     build = done.build
     name = "rotate" if build.rotates else "stamp"
     with done.step("preflight"):
@@ -432,7 +284,7 @@ def _steps_to_issued(done: _Attempt, targets: Sequence[Target], held: contextlib
         notes += done.extra["written"]
 
 
-def _write(done: _Attempt, opened: Sequence[Opened], identity: DeviceIdentity) -> None:
+def _write(done: Attempt, opened: Sequence[Opened], identity: DeviceIdentity) -> None:
     """Write a credential into every target: where one fails, another one may save the device."""
     done.extra["written"] = []
     errors = []
@@ -452,12 +304,12 @@ def _write(done: _Attempt, opened: Sequence[Opened], identity: DeviceIdentity) -
         raise errors[0]
 
 
-def _steps_to_staged(done: _Attempt) -> None:
+def _steps_to_staged(done: Attempt) -> None:
     identity, ownership = _steps_to_identity(done)
     _stage(done, identity, ownership)
 
 
-def _steps_to_prepared(done: _Attempt) -> Ownership:
+def _steps_to_prepared(done: Attempt) -> Ownership:
     with done.step("preflight"):
         against = _spoken_against(done)
         findings = done.hook.preflight(build=done.build)
@@ -467,7 +319,7 @@ def _steps_to_prepared(done: _Attempt) -> Ownership:
     return ownership
 
 
-def _steps_to_identity(done: _Attempt) -> tuple[DeviceIdentity, Ownership]:
+def _steps_to_identity(done: Attempt) -> tuple[DeviceIdentity, Ownership]:
     ownership = _steps_to_prepared(done)
     done.release = _release(done.build) if done.ledger else None
     if done.build.fuse:
@@ -475,7 +327,7 @@ def _steps_to_identity(done: _Attempt) -> tuple[DeviceIdentity, Ownership]:
     return _provision(done), ownership
 
 
-def _fuse(done: _Attempt) -> None:
+def _fuse(done: Attempt) -> None:
     """Burn the device's fuses; that it was done is written down before anything else is."""
     with held_back():  # a fuse command that is torn off leaves a device that nobody knows
         done.intends("fuse")
@@ -497,7 +349,7 @@ def _fuse(done: _Attempt) -> None:
             notes.append(f"the device at USB {result.device} is fused")
 
 
-def _provision(done: _Attempt, intent: str = "provision_identity") -> DeviceIdentity:
+def _provision(done: Attempt, intent: str = "provision_identity") -> DeviceIdentity:
     done.intends(intent)
     with done.step("provision_identity") as notes:
         identity: DeviceIdentity = _answered(
@@ -525,7 +377,7 @@ def _refuse_foreign(build: Build, identity: DeviceIdentity) -> None:
         )
 
 
-def _spoken_against(done: _Attempt) -> list[Finding]:
+def _spoken_against(done: Attempt) -> list[Finding]:
     """Return what the ledger knows against another attempt for this serial.
 
     What it shows as fused is not fused again: that is then no part of the build any more.
@@ -552,7 +404,7 @@ def _release(build: Build) -> str | None:
     return LinuxForTegra(build.bsp_dir).release(build.rootfs_dir)
 
 
-def _stage(done: _Attempt, identity: DeviceIdentity, ownership: Ownership) -> None:
+def _stage(done: Attempt, identity: DeviceIdentity, ownership: Ownership) -> None:
     with done.step("pre_flash") as notes:
         answers = done.hook.pre_flash(build=done.build, identity=identity, ownership=ownership)
         done.staged = tuple(_flat(answers))
@@ -564,7 +416,7 @@ def _stage(done: _Attempt, identity: DeviceIdentity, ownership: Ownership) -> No
         notes += [_described(staged) for staged in done.staged]
 
 
-def _build_image(done: _Attempt, identity: DeviceIdentity) -> Image:
+def _build_image(done: Attempt, identity: DeviceIdentity) -> Image:
     with done.step("build_image") as notes:
         image: Image = _answered(
             "build_image",
@@ -575,7 +427,7 @@ def _build_image(done: _Attempt, identity: DeviceIdentity) -> Image:
     return image
 
 
-def _verify(done: _Attempt, identity: DeviceIdentity, image: Image) -> None:
+def _verify(done: Attempt, identity: DeviceIdentity, image: Image) -> None:
     with done.step("verify_image") as notes:
         findings = done.hook.verify_image(
             build=done.build, identity=identity, staged=done.staged, image=image
@@ -682,7 +534,7 @@ def _locked(build: Build) -> Iterator[Build]:
 
 
 @contextlib.contextmanager
-def _always_cleaned_up(done: _Attempt) -> Iterator[None]:
+def _always_cleaned_up(done: Attempt) -> Iterator[None]:
     try:
         yield
     except BaseException as error:

@@ -14,6 +14,7 @@ from typing import Any
 import pluggy
 
 from . import pipeline
+from .attempt import Watcher
 from .builds import ledger_to_read, parts_of_api, stamping_build, the_ledger
 from .errors import ExitCode, UsageError
 from .identity import email_for, parse_serial
@@ -21,7 +22,6 @@ from .ledger import Credential, Ledger
 from .ledger.entry import moment
 from .locks import locked
 from .model import Build, BuildRecord, Finding, Kept
-from .pipeline import Watcher
 from .plugins import load_plugins
 from .settings import Settings
 from .stamps import wants_sandbox

@@ -58,7 +58,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"flashing", "clearing", "placing", "lane_trees", "report", "fuses"}),
     frozenset({"bases", "lanes", "targets"}),
-    frozenset({"plugins", "verification", "smoke"}),
+    frozenset({"plugins", "verification", "smoke", "attempt"}),
     frozenset({"pipeline"}),
     frozenset({"sandbox"}),
     frozenset({"progress"}),

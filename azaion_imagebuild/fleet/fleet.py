@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 import pluggy
 
 from .. import __version__, stamps
+from ..attempt import Watcher
 from ..builds import (
     base_build,
     is_sandbox,
@@ -32,7 +33,7 @@ from ..lanes import opened_lanes
 from ..ledger import Entry, Ledger, Standing
 from ..ledger.entry import user
 from ..model import Build
-from ..pipeline import Blank, Watcher, fingerprints, sha256_of, with_base
+from ..pipeline import Blank, fingerprints, sha256_of, with_base
 from ..plugins import load_plugins
 from ..report import check_folder, write_report
 from ..serials import Listed, read_list, scanned

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import pluggy
 
 from .. import pipeline
+from ..attempt import Book
 from ..errors import BugError, ExitCode, InterruptedBuild, OperatorError
 from ..ledger import Ledger
 from ..model import Build, Finding, Kept
@@ -211,7 +212,7 @@ def made(
     each: Listed,
     kept: Kept,
     hook: pluggy.HookRelay,
-    ledger: pipeline.Book,
+    ledger: Book,
     display: Display,
 ) -> dict[str, Any]:
     """Make one device, and return its record: whatever goes wrong ends there."""

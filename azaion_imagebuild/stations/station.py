@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
 
+from ..attempt import Watcher
 from ..builds import state_dir_of
 from ..errors import BugError, ExitCode, LedgerError, PreflightError
 from ..fleet.fleet import Order, parts_for, places_for
@@ -28,7 +29,6 @@ from ..ledger import Ledger
 from ..ledger.entry import this_host, this_process, user
 from ..ledger.store import PATIENCE
 from ..model import Kept
-from ..pipeline import Watcher
 from ..plugins import load_plugins
 from ..serials import Listed
 from ..settings import Settings, StationSettings

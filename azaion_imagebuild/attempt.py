@@ -1,0 +1,172 @@
+"""One attempt to give a device its identity: how far it has come, and who is told of it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from .errors import LedgerError, OperatorError, PreflightError
+from .model import (
+    DEVICE_CONF,
+    Build,
+    BuildRecord,
+    DeviceIdentity,
+    Finding,
+    FlashResult,
+    Image,
+    Receipt,
+    StagedFile,
+)
+
+if TYPE_CHECKING:
+    from .ledger import Entry, Standing
+    from .settings import LedgerSettings
+
+
+class Watcher(Protocol):
+    """Who is told how a build goes on."""
+
+    def began(self, build: Build) -> None:
+        """A build begins."""
+
+    def started(self, step: str) -> None:
+        """A step begins."""
+
+    def ended(self, step: str, seconds: float, note: str) -> None:
+        """A step has ended well."""
+
+    def warned(self, finding: Finding) -> None:
+        """A check saw something that does not stop the build."""
+
+
+class Book(Protocol):
+    """Where an attempt is written down: the ledger, or a part of it that is this attempt's."""
+
+    def begin(self, entry: Entry, settings: LedgerSettings) -> Receipt:
+        """Commit the intent to provision, unless something speaks against it."""
+        ...
+
+    def write(self, entry: Entry) -> Receipt:
+        """Commit one row."""
+        ...
+
+    def standings(self, accounts: Mapping[str, str], *, sandbox: bool) -> dict[str, Standing]:
+        """Return what is known of each serial."""
+        ...
+
+
+@dataclass(slots=True)
+class Attempt:
+    """How far one build has come."""
+
+    build: Build
+    hook: Any
+    watcher: Watcher
+    ledger: Book | None = None
+    began: float = field(default_factory=time.monotonic)
+    current: str = "lock"
+    identity: DeviceIdentity | None = None
+    staged: tuple[StagedFile, ...] = ()
+    image: Image | None = None
+    image_sha256: str | None = None
+    base_sha256: str | None = None
+    proven: bool = False
+    flashed: FlashResult | None = None
+    receipt: Receipt | None = None
+    begun: bool = False
+    """The ledger holds an intent of this attempt, whose end it does not know yet."""
+    release: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+    left_behind: list[tuple[str, str]] = field(default_factory=list)
+    """Problems of cleaning up."""
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[list[str]]:
+        """Time a step; the notes it appends are shown beside it."""
+        self.current = name
+        notes: list[str] = []
+        begin = time.monotonic()
+        self.watcher.started(name)
+        yield notes
+        self.watcher.ended(name, time.monotonic() - begin, ", ".join(notes))
+
+    def intends(self, step: str) -> None:
+        """Commit to the ledger that a step is about to be done.
+
+        Raises:
+            PreflightError: the ledger speaks against the whole attempt (first intent only).
+            LedgerError: it cannot be written.
+        """
+        if self.ledger is None:
+            return
+        from .ledger import Entry
+
+        self.current = "ledger"
+        entry = Entry.of(self.record(), step=step, outcome="started")
+        if self.begun:
+            self.receipt = self.ledger.write(entry)
+        else:
+            self.receipt = self.ledger.begin(entry, self.build.settings.ledger)
+            self.begun = True
+
+    def concludes(self, step: str) -> None:
+        """Commit that a step is done, whatever comes; the next intent begins the attempt anew.
+
+        Raises:
+            LedgerError: it cannot be written.
+        """
+        if self.ledger is None:
+            return
+        from .ledger import Entry
+
+        self.receipt = self.ledger.write(Entry.of(self.record(), step=step, outcome="done"))
+        self.begun = False
+
+    def recorded(self, error: OperatorError | None = None) -> BuildRecord:
+        """Return the record of the whole attempt, which the ledger holds too."""
+        record = self.record(error)
+        if self.ledger is None or not self.begun:
+            return record
+        from .ledger import Entry
+
+        try:
+            entry = Entry.of(record, step=record.step or self.current, outcome=self._outcome(error))
+            self.receipt = self.ledger.write(entry)
+        except LedgerError as unwritten:
+            if error is None:
+                self.current = "ledger"
+                return self.record(unwritten)
+            error.problems += tuple(each for each in unwritten.problems)
+        return dataclasses.replace(record, ledger=self.receipt)
+
+    def _outcome(self, error: OperatorError | None) -> Literal["done", "failed", "unknown"]:
+        if error is None:
+            return "done"
+        # A fuse command that was started may have burned some fuses, however it ended.
+        perhaps_fused = self.current == "fuse" and not isinstance(error, PreflightError)
+        return "unknown" if perhaps_fused else "failed"
+
+    def record(self, error: OperatorError | None = None) -> BuildRecord:
+        device_conf = [staged for staged in self.staged if staged.path == DEVICE_CONF]
+        return BuildRecord(
+            build=self.build,
+            outcome="failed" if error else "done",
+            seconds=time.monotonic() - self.began,
+            enrolled=self.identity.enrolled if self.identity else None,
+            credential=self.identity.password.fingerprint() if self.identity else None,
+            release=self.release,
+            staged=device_conf[0] if device_conf else None,
+            image=self.image,
+            image_sha256=self.image_sha256,
+            base_sha256=self.base_sha256,
+            proven=self.proven,
+            flashed=self.flashed,
+            extra={**self.extra, **(error.facts if error else {})},
+            step=self.current if error else None,
+            error=error,
+            ledger=self.receipt,
+        )
