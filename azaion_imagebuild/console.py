@@ -1,11 +1,14 @@
-"""What a person reads on stderr: the story of a build, and its end."""
+"""What is said on stderr: the story of a build, and its end, for a person or for a program."""
 
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any, TextIO, TypeGuard, cast
 
+from . import events
 from .errors import OperatorError
+from .events import Event
 from .model import Build, BuildRecord, Finding
 from .progress import Lasting, Live, Quiet
 from .secret import redact
@@ -14,7 +17,7 @@ from .visible import visible
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .displays import Lines, Plain
+    from .displays import Plain
     from .fleet.plan import Plan
     from .smoke import SmokeReport
     from .stamps import StampRecord
@@ -23,51 +26,73 @@ if TYPE_CHECKING:
 
 
 class Console:
-    """Writes lines to one stream; every line is redacted."""
+    """Writes lines to one stream, redacted: text, or with ``is_json`` a JSON object for each."""
 
-    def __init__(self, stream: TextIO | None) -> None:
+    def __init__(self, stream: TextIO | None, *, is_json: bool = False) -> None:
         # None: closed by the caller (2>&-)
         stream = None if stream is None else cast("TextIO", Lasting(stream))
         self._stream = stream
         self.debug = False
         """Show the output of scripts whole."""
-        self._progress = Live(stream) if _is_terminal(stream) else Quiet(self.say)
-        logger = logging.getLogger("azaion_imagebuild")
-        logger.handlers = [_Handler(self)]
-        logger.propagate = False
-        logger.setLevel(logging.DEBUG)
+        self.speak(is_json=is_json)
+        for name in events.LOGGERS:
+            logger = logging.getLogger(name)
+            logger.handlers = [_Handler(self)]
+            logger.propagate = False
+            logger.setLevel(logging.DEBUG)
+
+    def speak(self, *, is_json: bool) -> None:
+        """Choose between text and JSON for all that follows."""
+        self.is_json = is_json
+        self._progress: Live | Quiet = Quiet(self._progressed)
+        if not is_json and _is_terminal(self._stream):
+            self._progress = Live(self._stream)
+
+    def tell(self, event: Event, *text: str) -> None:
+        """Say what happened: the event to a program, the lines of ``text`` to a person."""
+        if not self.is_json:
+            for line in text:
+                self._write("\n".join(map(visible, redact(line).expandtabs().split("\n"))))
+        else:
+            self._write(event.as_json(time.time()))
 
     def say(self, line: str) -> None:
-        """Write one line, or the several of a traceback; nothing in it commands the terminal."""
+        """Say one line, or the several of a traceback; nothing in it commands the terminal."""
+        self.tell(events.said(line), line)
+
+    def _write(self, line: str) -> None:
         if self._stream is not None:
-            lines = redact(line).expandtabs().split("\n")
-            print("\n".join(map(visible, lines)), file=self._stream, flush=True)
+            print(line, file=self._stream, flush=True)
 
     def began(self, build: Build) -> None:
         """A build begins."""
-        where = "SANDBOX  " if build.sandbox else ""
-        self.say(f"{where}{build.serial}  {build.email}  attempt {build.attempt}")
+        event = events.began(build)
+        self.tell(event, event.message)
 
     def started(self, step: str) -> None:
-        """A step begins; it is shown when it has ended."""
+        """A step begins; a person sees it when it has ended."""
         self._progress.started(step)
+        self.tell(events.started(step))
 
     def printed(self, line: str) -> None:
         """A script has printed a line."""
         if self.debug:
-            self.say(f"    | {line}")
+            self.tell(Event(name="printed", message=line, level="debug"), f"    | {line}")
         else:
             self._progress.line(line)
+
+    def _progressed(self, line: str) -> None:
+        self.tell(Event(name="progress", message=line.strip()), line)
 
     def ended(self, step: str, seconds: float, note: str) -> None:
         """A step has ended well."""
         self._progress.ended()
-        self.say(f"  {step:20} {seconds:7.2f} s  {note}".rstrip())
+        event = events.ended(step, seconds, note)
+        self.tell(event, f"  {event.message}")
 
     def warned(self, finding: Finding) -> None:
         """A check saw something that does not stop the build."""
-        self.say(f"warning: {finding.message}")
-        self.say(f"hint: {finding.hint}")
+        self._problem(events.warned(finding))
 
     def stopped(self) -> None:
         """What was going on has stopped, perhaps by an interrupt: the live line goes."""
@@ -76,39 +101,44 @@ class Console:
     def failed(self, error: OperatorError) -> None:
         """Something that the operator can mend: an error line and a hint line for each problem."""
         self._progress.ended()
-        for message, hint in error.problems:
-            self.say(f"error: {message}")
-            self.say(f"hint: {hint}")
+        for event in events.failed(error):
+            self._problem(event)
+
+    def _problem(self, event: Event) -> None:
+        self.tell(event, f"{event.level}: {event.message}", f"hint: {event.fields['hint']}")
 
     def summary(self, record: BuildRecord) -> None:
         """A build has ended: what a person checks at a glance."""
+        event = events.finished(record)
         if record.error is not None:
             self.failed(record.error)
-            self.say(
-                f"FAILED {record.build.serial} at {record.step}"
-                f" (exit {record.exit_code}) after {record.seconds:.1f} s"
-            )
+            log = [f"log: {record.log}"] if record.log else []
+            self.tell(event, *log, event.message)
             return
         facts = _facts(record)
         width = max(len(name) for name, _ in facts)
-        for name, text in facts:
-            self.say(f"  {name:{width}}  {text}")
-        done = "DONE in the SANDBOX" if record.build.sandbox else "DONE"
-        self.say(f"{done}: {record.build.serial} in {record.seconds:.1f} s")
+        self.tell(event, *(f"  {name:{width}}  {text}" for name, text in facts), event.message)
+
+    def exited(self, exit_code: int, seconds: float) -> None:
+        """The command ends; only a program needs to be told."""
+        fields = {"exit_code": exit_code, "seconds": round(seconds, 3)}
+        self.tell(Event(name="exit", message=f"exit {exit_code}", fields=fields))
 
     def fleet(self, *, scans: bool) -> Plain:
         """Return what shows a fleet; while labels are scanned the terminal echoes them: no bars."""
-        from .displays import Bars, Plain
+        from .displays import Bars, Events, Plain
 
+        if self.is_json:
+            return Events(self.tell)
         if _is_terminal(self._stream) and not scans:
             return Bars(self.say, self._stream)
         return Plain(self.say)
 
-    def station(self) -> Lines:
+    def station(self) -> Plain:
         """Return what shows a station."""
-        from .displays import Lines
+        from .displays import Events, Lines
 
-        return Lines(self.say)
+        return Events(self.tell) if self.is_json else Lines(self.say)
 
     def submitted(self, submission: Submission) -> None:
         """A list has been queued."""
@@ -133,9 +163,8 @@ class Console:
 
     def examined(self, findings: list[Finding]) -> None:
         """A host has been looked at."""
-        for finding in findings:
-            self.say(f"{finding.severity}: {finding.message}")
-            self.say(f"hint: {finding.hint}")
+        for each in findings:
+            self._problem(events.problem(each.severity, each.message, each.hint))
         if not any(finding.severity == "error" for finding in findings):
             self.say("OK: ready to build")
 
@@ -177,9 +206,8 @@ class Console:
 
     def verified(self, report: Report) -> None:
         """A verification has ended."""
-        for finding in report.findings:
-            self.say(f"error: {finding.message}")
-            self.say(f"hint: {finding.hint}")
+        for each in report.findings:
+            self._problem(events.problem("error", each.message, each.hint))
         if not report.findings:
             self.say(f"OK: {report.target} ({report.format}) carries {report.email}")
 
@@ -215,11 +243,12 @@ class _Handler(logging.Handler):
     def __init__(self, console: Console) -> None:
         super().__init__()
         self._console = console
-        self.setFormatter(logging.Formatter("%(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno == logging.DEBUG:
             self._console.printed(record.getMessage())
             return
-        prefix = "warning: " if record.levelno == logging.WARNING else ""
-        self._console.say(prefix + self.format(record))
+        event = events.logged(record)
+        prefix = "warning: " if event.level == "warning" else ""
+        trace = [event.fields["traceback"].rstrip()] if "traceback" in event.fields else []
+        self._console.tell(event, prefix + "\n".join([event.message, *trace]))

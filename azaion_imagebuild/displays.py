@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from . import events
+from .events import Event, Level
 from .fleet.plan import Plan
 from .report.durations import spoken
 from .visible import visible
@@ -138,6 +140,24 @@ class Lines(Plain):
     def ended(self, place: str, record: Mapping[str, Any]) -> None:
         """A device has ended."""
         self._say(f"  {time.strftime('%H:%M:%S')}  {place}  {line_of(record)}")
+
+
+class Events(Plain):
+    """For a program: an event for each device that has ended."""
+
+    def __init__(self, tell: Callable[[Event], None]) -> None:
+        super().__init__(lambda line: tell(events.said(line)))
+        self._tell = tell
+
+    def ended(self, place: str, record: Mapping[str, Any]) -> None:
+        """A device has ended."""
+        level: Level = "info" if record["outcome"] == "done" else "error"
+        line = line_of(record)
+        self._tell(Event(name="device", message=line, level=level, fields=record))
+
+    def said(self, line: str) -> None:
+        """Something that the operator should read."""
+        self._tell(events.said(line, "warning"))
 
 
 _STEPS = ("provision_identity", "build_image", "verify_image", "flash", "post_flash", "done")

@@ -189,7 +189,7 @@ RECORD_FIELDS = frozenset(
         "serial", "email", "outcome", "sandbox", "attempt", "account", "image", "image_format",
         "image_sha256", "base_sha256", "proof", "device_conf", "flashed", "device", "usb_instance",
         "ecid", "ledger", "seconds", "step", "error", "hint", "exit_code", "lane", "began", "steps",
-        "fused", "fuse_command", "fuse_device", "also", "written",
+        "fused", "fuse_command", "fuse_device", "also", "written", "log",
     )
 )  # fmt: skip
 """The fields of a record that are the core's; a plug-in adds others."""
@@ -220,6 +220,8 @@ class BuildRecord:
     error: OperatorError | None = None
     ledger: Receipt | None = None
     """Where the ledger holds the attempt."""
+    log: Path | None = None
+    """The file that tells the attempt's story."""
 
     @property
     def exit_code(self) -> int:
@@ -247,6 +249,7 @@ class BuildRecord:
             "ecid": self.flashed.ecid if self.flashed else None,
             "ledger": self.ledger.as_json() if self.ledger else None,
             "seconds": round(self.seconds, 3),
+            "log": str(self.log) if self.log else None,
             **self.extra,
         }
         if self.error is not None:

@@ -42,6 +42,7 @@ from .model import (
     Ownership,
     StagedFile,
 )
+from .observing import observed
 from .signals import held_back
 
 if TYPE_CHECKING:
@@ -150,10 +151,17 @@ def _attempt(
     steps: _Steps,
     ledger: Book | None = None,
 ) -> BuildRecord:
-    done = Attempt(build=build, hook=hook, watcher=watcher, ledger=ledger)
-    watcher.began(build)
+    with observed(build, watcher) as observers:
+        done = Attempt(build=build, hook=hook, watcher=observers, ledger=ledger)
+        record = dataclasses.replace(_ended(done, steps), log=observers.log)
+        observers.finished(record)
+    return record
+
+
+def _ended(done: Attempt, steps: _Steps) -> BuildRecord:
+    """Do the steps; whatever goes wrong ends in the record."""
     try:
-        with _locked(build) as held, _always_cleaned_up(done):
+        with _locked(done.build) as held, _always_cleaned_up(done):
             done.build = held
             steps(done)
     except OperatorError as error:

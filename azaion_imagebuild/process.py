@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 
+from .log_files import appending
 from .secret import redact
 from .signals import check_interrupt, held_back
 
@@ -83,7 +84,7 @@ def run(
     """
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     deadline = time.monotonic() + timeout
-    with _appending(log) as note:
+    with appending(log) as note:
         note(f"$ {shlex.join(argv)}")
         child: subprocess.Popen[bytes] | None = None
         try:
@@ -133,25 +134,6 @@ _PRIVATE_VARIABLES: set[str] = set()
 def hide_variable(name: str) -> None:
     """Keep the variable ``name`` (it holds a token) out of every program's environment."""
     _PRIVATE_VARIABLES.add(name)
-
-
-@contextlib.contextmanager
-def _appending(log: Path | None) -> Iterator[Callable[[str], None]]:
-    """Open the log (0600; no link is followed); yield what adds a line to it.
-
-    A disk that fills up later does not stop a program: the line is then lost.
-    """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(log or os.devnull, flags, 0o600)
-
-    def note(line: str) -> None:
-        with contextlib.suppress(OSError):
-            os.write(descriptor, f"{line}\n".encode("utf-8", "backslashreplace"))
-
-    try:
-        yield note
-    finally:
-        os.close(descriptor)
 
 
 def _lines(child: subprocess.Popen[bytes], deadline: float) -> Iterator[str | None]:

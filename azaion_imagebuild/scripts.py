@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shlex
@@ -10,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from . import residue
-from .errors import OperatorError, StagingError
+from .errors import OperatorError
+from .log_files import make_log_dir
 from .model import Build
 from .process import TIMED_OUT, Finished, run
-from .trust import is_own
 from .usb import RECOVERY_HINT
 
 # What the scripts print (l4t-facts: ran and seen on R35.3.1, or read there).
@@ -128,23 +127,6 @@ def _meaning(lines: list[str], finished: Finished, build: Build) -> str:
         if any(words in line for line in lines):
             return meaning
     return f"{see(build)}; to repeat it: {finished.command_line}"
-
-
-def make_log_dir(build: Build) -> None:
-    """Make the folder of this attempt's log, for this user only.
-
-    Raises:
-        StagingError: it cannot be made.
-    """
-    try:
-        build.log_dir.mkdir(parents=True, mode=0o700, exist_ok=True)
-        if not is_own(build.log_dir.parent):
-            raise PermissionError(errno.EPERM, "it belongs to another user")
-    except OSError as error:
-        raise StagingError(
-            f"cannot make the log folder {build.log_dir}: {error.strerror}",
-            hint="set AZAION_IMAGEBUILD_STATE_DIR to a folder of your own",
-        ) from None
 
 
 def see(build: Build) -> str:

@@ -314,6 +314,25 @@ class StationSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    """[log]"""
+
+    format: str = option(
+        "text",
+        "what stderr and an attempt's log file hold: text for people, or a JSON object a line",
+        kind="choice",
+        choices=("text", "json"),
+        env="LOG_FORMAT",
+    )
+    otlp_endpoint: str | None = option(
+        None,
+        "base URL of an OpenTelemetry collector (OTLP over HTTP) that gets a trace of each attempt",
+        kind="text",
+        env="OTLP_ENDPOINT",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Every setting, by section of imagebuild.toml."""
 
@@ -328,3 +347,4 @@ class Settings:
     smoke: SmokeSettings = field(default_factory=SmokeSettings)
     ledger: LedgerSettings = field(default_factory=LedgerSettings)
     station: StationSettings = field(default_factory=StationSettings)
+    log: LogSettings = field(default_factory=LogSettings)

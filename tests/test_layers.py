@@ -12,7 +12,19 @@ ROOT = PACKAGE.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"", "errors", "secret", "resources", "trust", "signals", "manual", "visible"}),
-    frozenset({"model", "settings", "identity", "usb", "placeholder", "account_id", "contract"}),
+    frozenset(
+        {
+            "model",
+            "settings",
+            "identity",
+            "usb",
+            "placeholder",
+            "account_id",
+            "contract",
+            "log_files",
+            "events",
+        }
+    ),
     frozenset(
         {
             "process",
@@ -24,6 +36,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "locks",
             "ledger",
             "serials",
+            "attempt_log",
         }
     ),
     frozenset(
@@ -39,6 +52,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "places",
             "residue",
             "stamping",
+            "tracing",
         }
     ),
     frozenset(
@@ -58,7 +72,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"flashing", "clearing", "placing", "lane_trees", "report", "fuses"}),
     frozenset({"bases", "lanes", "targets"}),
-    frozenset({"plugins", "verification", "smoke", "attempt"}),
+    frozenset({"plugins", "verification", "smoke", "attempt", "observing"}),
     frozenset({"pipeline"}),
     frozenset({"sandbox"}),
     frozenset({"progress"}),

@@ -1,0 +1,134 @@
+"""What is told of a build while it goes on: a value for each thing that happened."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .errors import OperatorError
+from .model import Build, BuildRecord, Finding
+from .secret import redact, redacted
+from .visible import visible
+
+Level = Literal["debug", "info", "warning", "error"]
+LOGGERS = ("azaion_imagebuild", "azaion_imagebuild_hooks")
+"""The names of what is told by logging: this package's modules, and plug-ins loaded from files."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened, for a person and for a program."""
+
+    name: str
+    """``began started step warning error said printed progress device finished exit``."""
+    message: str
+    """One line for a person; it may hold what must not be shown, until it is put into a form."""
+    level: Level = "info"
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values for a program, by the names that the one-line record has for them."""
+
+    def with_fields(self, fields: Mapping[str, Any]) -> Event:
+        """Return the event with more fields; its own ones stand over them."""
+        return dataclasses.replace(self, fields={**fields, **self.fields})
+
+    def as_json(self, when: float) -> str:
+        """Return one line of JSON, redacted; ``when`` is in seconds since the epoch."""
+        known = {
+            "time": utc(when), "level": self.level, "event": self.name, "message": self.message,
+        }  # fmt: skip
+        return json.dumps(redacted({**known, **self.fields}), default=str)
+
+    def as_text(self, when: float) -> str:
+        """Return one line of text, redacted, with a problem's hint; a traceback's lines follow."""
+        is_problem = self.name in ("warning", "error")
+        hint = f" (hint: {self.fields['hint']})" if is_problem else ""
+        line = f"{utc(when)} {self.level:7} {redact(self.message + hint).expandtabs()}"
+        trace = redact(self.fields.get("traceback", "")).rstrip().split("\n")
+        return "\n    ".join(map(visible, [line, *filter(None, trace)]))
+
+
+def utc(when: float) -> str:
+    """Return a time as ISO 8601 in UTC, to the millisecond."""
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(when))
+    return f"{whole}.{int(when % 1 * 1000):03}Z"
+
+
+def began(build: Build) -> Event:
+    """Return: a build begins."""
+    where = "SANDBOX  " if build.sandbox else ""
+    return Event(
+        name="began",
+        message=f"{where}{build.serial}  {build.email}  attempt {build.attempt}",
+        fields={**whose(build), "email": build.email, "sandbox": build.sandbox},
+    )
+
+
+def whose(build: Build) -> dict[str, Any]:
+    """Return the fields by which the events of one attempt are found again."""
+    return {"serial": build.serial, "attempt": build.attempt}
+
+
+def started(step: str) -> Event:
+    """Return: a step begins."""
+    return Event(name="started", message=f"{step} begins", level="debug", fields={"step": step})
+
+
+def ended(step: str, seconds: float, note: str) -> Event:
+    """Return: a step has ended well."""
+    fields = {"step": step, "seconds": round(seconds, 5), "note": note}
+    return Event(name="step", message=f"{step:20} {seconds:7.2f} s  {note}".rstrip(), fields=fields)
+
+
+def warned(finding: Finding) -> Event:
+    """Return: a check saw something that does not stop the build."""
+    return problem("warning", finding.message, finding.hint)
+
+
+def failed(error: OperatorError) -> Iterator[Event]:
+    """Yield an event for each problem of an error."""
+    for message, hint in error.problems:
+        yield problem("error", message, hint)
+
+
+def problem(severity: Literal["error", "warning"], message: str, hint: str) -> Event:
+    """Return: something is wrong, and this is what to do next."""
+    return Event(name=severity, message=message, level=severity, fields={"hint": hint})
+
+
+def finished(record: BuildRecord) -> Event:
+    """Return: a build has ended, well or not."""
+    build, seconds = record.build, f"{record.seconds:.1f} s"
+    if record.error is not None:
+        where = f"at {record.step} (exit {record.exit_code}) after {seconds}"
+        message = f"FAILED {build.serial} {where}"
+    else:
+        done = "DONE in the SANDBOX" if build.sandbox else "DONE"
+        message = f"{done}: {build.serial} in {seconds}"
+    level: Level = "info" if record.error is None else "error"
+    return Event(name="finished", message=message, level=level, fields=record.as_json())
+
+
+def said(message: str, level: Level = "info", **fields: Any) -> Event:
+    """Return: a line that somebody should read."""
+    return Event(name="said", message=message, level=level, fields=fields)
+
+
+_LEVELS: Mapping[int, Level] = {
+    logging.INFO: "info", logging.WARNING: "warning", logging.ERROR: "error",
+}  # fmt: skip
+
+
+def logged(record: logging.LogRecord) -> Event:
+    """Return: a module or a plug-in logged something, perhaps with a traceback."""
+    level: Level = "debug"
+    for number, name in _LEVELS.items():
+        level = name if record.levelno >= number else level
+    trace = "".join(traceback.format_exception(*record.exc_info)) if record.exc_info else ""
+    fields = {"traceback": trace} if trace else {}
+    return said(record.getMessage(), level, **fields)

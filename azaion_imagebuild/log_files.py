@@ -1,0 +1,49 @@
+"""Log files: for this user only, and no reason for a build to fail once they are open."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from .errors import StagingError
+from .model import Build
+from .trust import is_own
+
+
+def make_log_dir(build: Build) -> None:
+    """Make the folder of this attempt's logs, for this user only.
+
+    Raises:
+        StagingError: it cannot be made.
+    """
+    try:
+        build.log_dir.mkdir(parents=True, mode=0o700, exist_ok=True)
+        if not is_own(build.log_dir.parent):
+            raise PermissionError(errno.EPERM, "it belongs to another user")
+    except OSError as error:
+        raise StagingError(
+            f"cannot make the log folder {build.log_dir}: {error.strerror}",
+            hint="set AZAION_IMAGEBUILD_STATE_DIR to a folder of your own",
+        ) from None
+
+
+@contextlib.contextmanager
+def appending(log: Path | None) -> Iterator[Callable[[str], None]]:
+    """Open a log (0600; no link is followed); yield what adds a line to it, safe in threads.
+
+    A disk that fills up later does not stop a program: the line is then lost.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(log or os.devnull, flags, 0o600)
+
+    def note(line: str) -> None:
+        with contextlib.suppress(OSError):
+            os.write(descriptor, f"{line}\n".encode("utf-8", "backslashreplace"))
+
+    try:
+        yield note
+    finally:
+        os.close(descriptor)

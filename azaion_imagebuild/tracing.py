@@ -1,0 +1,110 @@
+"""A trace of each attempt, a span for each step, for an OpenTelemetry collector (extra ``otel``).
+
+What the OTEL_ variables say is heeded by OpenTelemetry itself: headers, certificates, the service's
+name, further attributes. A collector that is away stops no build.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from . import __version__
+from .http_client import checked_url
+from .model import Build, BuildRecord, Finding
+from .process import hide_variable
+from .secret import redact
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span, Tracer
+
+_PATIENCE = 3.0
+"""Seconds for one delivery; so long a collector that is away keeps the end of a command."""
+
+_PREFIX = "azaion."
+"""Of the attributes that are ours; the rest of the name is the record's."""
+
+
+class Trace:
+    """Is told of one attempt, and makes its spans."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+        self._attempt, self._step = ExitStack(), ExitStack()
+        self._spans: list[Span] = []
+
+    def began(self, build: Build) -> None:
+        """A build begins."""
+        facts = {"serial": build.serial, "attempt": build.attempt, "sandbox": build.sandbox}
+        station = build.settings.ledger.station
+        self._begin(self._attempt, "attempt", facts | ({"station": station} if station else {}))
+
+    def started(self, step: str) -> None:
+        """A step begins."""
+        self._begin(self._step, step, {})
+
+    def ended(self, step: str, seconds: float, note: str) -> None:
+        """A step has ended well."""
+        self._step.close()
+        del self._spans[1:]
+
+    def warned(self, finding: Finding) -> None:
+        """A check saw something that does not stop the build."""
+        self._spans[-1].add_event("warning", {"message": redact(finding.message)})
+
+    def finished(self, record: BuildRecord) -> None:
+        """The attempt has ended, well or not: a step that failed is still open then."""
+        from opentelemetry.trace import StatusCode
+
+        if record.error is not None:
+            for span in self._spans:
+                span.set_status(StatusCode.ERROR, redact(record.error.message))
+        told = ("outcome", "account", "image_sha256", "proof", "flashed", "step", "exit_code")
+        facts = record.as_json()
+        self._spans[0].set_attributes(_attributes({name: facts.get(name) for name in told}))
+        self._step.close()
+        self._attempt.close()
+
+    def _begin(self, held: ExitStack, name: str, facts: dict[str, Any]) -> None:
+        """Open a span as this thread's current one: spans that a plug-in makes stand below it."""
+        span = self._tracer.start_as_current_span(name, attributes=_attributes(facts))
+        self._spans.append(held.enter_context(span))
+
+
+def _attributes(facts: dict[str, Any]) -> dict[str, Any]:
+    return {f"{_PREFIX}{name}": value for name, value in facts.items() if value is not None}
+
+
+@cache
+def tracer_to(endpoint: str) -> Tracer:
+    """Return what makes spans and sends them to ``endpoint``, the base URL of an OTLP/HTTP server.
+
+    The process's end waits for the last delivery, a few seconds at most.
+
+    Raises:
+        UsageError: it is no URL.
+        ImportError: the extra ``otel`` is not installed.
+    """
+    url = checked_url(endpoint, "[log] otlp_endpoint").removesuffix("/")
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    for name in ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"):
+        hide_variable(name)  # they hold a token
+    _quieten()
+    ours = Resource({SERVICE_NAME: "azaion-imagebuild", "service.version": __version__})
+    provider = TracerProvider(resource=ours.merge(Resource.create()))
+    exporter = OTLPSpanExporter(endpoint=f"{url}/v1/traces", timeout=_PATIENCE)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    return provider.get_tracer(__package__, __version__)
+
+
+def _quieten() -> None:
+    """Bring what OpenTelemetry logs to where this tool's own warnings go."""
+    theirs = logging.getLogger("opentelemetry")
+    theirs.handlers = logging.getLogger(__package__).handlers
+    theirs.propagate = False
