@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 import azaion_imagebuild
-from azaion_imagebuild import cli, manual
+from azaion_imagebuild import cli, grammar, manual
 from azaion_imagebuild.completion import SHELLS
 
 ROOT = Path(azaion_imagebuild.__file__).parent.parent
-COMMANDS = dict(manual.commands(cli._parser()))
+COMMANDS = dict(manual.commands(grammar.parser()))
 BASH = r"""source ./script
 COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}
 function=$(complete -p "$1" | sed 's/.*-F \([^ ]*\) .*/\1/')
@@ -86,7 +86,27 @@ def test_every_command_says_what_it_does_and_shows_how() -> None:
 def test_every_example_is_a_command_line() -> None:
     for entry in manual.ENTRIES.values():
         for example in entry.examples:
-            cli._parser().parse_args(shlex.split(example.partition(" > ")[0]))
+            grammar.parser().parse_args(shlex.split(example.partition(" > ")[0]))
+
+
+def test_every_command_has_a_function_that_does_it() -> None:
+    done = {c.get_default("command") for c in COMMANDS.values()} - {None}
+    assert done == set(COMMANDS) - {"station", "ledger"}
+    for command in done:
+        assert callable(cli.function_of(command))
+
+
+def test_a_call_is_parsed_by_the_command_that_is_called_alone() -> None:
+    for command in {c.get_default("command") for c in COMMANDS.values()} - {None}:
+        nouns = {command, command.split()[0]}
+        assert set(dict(manual.commands(grammar.parser(command.split())))) == nouns
+
+
+def test_a_word_that_is_no_command_is_shown_all_of_them() -> None:
+    for words in (["imag"], ["--help"], ["--", "image"]):
+        assert set(dict(manual.commands(grammar.parser(words)))) == set(COMMANDS)
+    found = set(dict(manual.commands(grammar.parser(["station", "-h"]))))
+    assert found == {"station", *(name for name in COMMANDS if name.startswith("station "))}
 
 
 def test_every_argument_has_a_help() -> None:

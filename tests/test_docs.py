@@ -17,7 +17,7 @@ import pytest
 from pages import NEEDS_HARDWARE, PAGES, ROOT, Bench, blocks, inline_commands
 
 import azaion_imagebuild
-from azaion_imagebuild import cli, hookspecs
+from azaion_imagebuild import cli, grammar, hookspecs
 from azaion_imagebuild.configuration import load
 from azaion_imagebuild.errors import ExitCode, UsageError
 from azaion_imagebuild.resources import shipped
@@ -91,7 +91,7 @@ def test_a_command_in_a_sentence_is_one_with_flags_that_there_are(page: Path) ->
 def _misunderstood(argv: list[str]) -> bool:
     """Tell whether the command line does not know a word of it; one may be left out."""
     try:
-        cli._parser().parse_args(argv)
+        grammar.parser().parse_args(argv)
     except UsageError as error:
         return "required" not in error.message
     except SystemExit:  # --help
@@ -130,7 +130,7 @@ def test_the_readmes_python_call_builds_an_image() -> None:
 
 
 def test_every_command_is_in_the_readme_and_every_exit_code() -> None:
-    parser = cli._parser()
+    parser = grammar.parser()
     (commands,) = (a for a in parser._actions if a.dest == "command" or a.choices)
     assert commands.choices is not None
     for command in commands.choices:

@@ -82,6 +82,9 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"stations"}),
     frozenset({"displays"}),
     frozenset({"console", "completion"}),
+    frozenset({"options", "stdout"}),
+    frozenset({"grammar"}),
+    frozenset({"commands"}),
     frozenset({"cli"}),
     frozenset({"__main__", "testing"}),
 )
@@ -145,7 +148,7 @@ def test_one_module_each_starts_processes_and_speaks_http() -> None:
 
 def test_nobody_but_the_command_line_prints_or_exits() -> None:
     for path in modules():
-        if path.name in ("cli.py", "console.py", "__main__.py"):
+        if path.name in ("cli.py", "stdout.py", "console.py", "__main__.py"):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):

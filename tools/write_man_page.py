@@ -9,7 +9,7 @@ import argparse
 import textwrap
 from collections.abc import Iterator
 
-from azaion_imagebuild import __version__, cli, manual
+from azaion_imagebuild import __version__, grammar, manual
 from azaion_imagebuild.errors import ExitCode
 
 MEANINGS = {
@@ -42,7 +42,7 @@ DEFAULT_GROUPS = ("positional arguments", "options", "optional arguments", "comm
 
 def main() -> None:
     """Print the man page."""
-    print("\n".join(page(cli._parser())))
+    print("\n".join(page(grammar.parser())))
 
 
 def page(parser: argparse.ArgumentParser) -> Iterator[str]:

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from azaion_imagebuild.cli import _FLAGS, _parser
 from azaion_imagebuild.configuration import Key, keys
+from azaion_imagebuild.grammar import FLAGS, parser
 from azaion_imagebuild.process import ENV_PREFIX
 
 INTRODUCTION = """\
@@ -118,10 +118,10 @@ def main() -> None:
 def print_page() -> None:
     """Print the reference, a table for each section."""
     print(PAGE, end="")
-    there = set(flags_of(_parser()))
+    there = set(flags_of(parser()))
     flags = {
         place: f"`--{flag}`"
-        for name, place in _FLAGS.items()
+        for name, place in FLAGS.items()
         if f"--{(flag := name.replace('_', '-'))}" in there
     }
     section = None

@@ -1,0 +1,1 @@
+"""What each command does: a module per subject, a function per command, of the same name."""

@@ -1,0 +1,104 @@
+"""The ledger as a person asks it: the verbs of ledger."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Literal
+
+from .. import stdout
+from ..errors import ExitCode, LedgerError, UsageError
+from ..identity import parse_serial
+from .common import resolved, settings_of
+
+if TYPE_CHECKING:
+    from ..console import Console
+    from ..ledger import Ledger
+    from ..settings import Settings
+
+
+def ledger_list(args: argparse.Namespace, console: Console) -> int:
+    from .. import records
+
+    settings = settings_of(args)
+    serial = parse_serial(args.serial, settings.serial.pattern) if args.serial else None
+    with _ledger_to_read(settings) as ledger:
+        if args.json:
+            stdout.print_json(list(records.attempts(ledger, serial)), console)
+            return 0
+        for entry in records.attempts(ledger, serial):
+            stdout.print_line(records.line_of(entry), console)
+    return 0
+
+
+def ledger_show(args: argparse.Namespace, console: Console) -> int:
+    from .. import records
+
+    settings = settings_of(args)
+    with _ledger_to_read(settings) as ledger:
+        rows = records.history(ledger, parse_serial(args.serial, settings.serial.pattern))
+    if args.json:
+        stdout.print_json(rows, console)
+        return 0
+    for row in rows:
+        stdout.print_line(f"row {row['row']}  {records.line_of(row)}", console)
+    for name, value in rows[-1].items():
+        if value not in (None, {}):
+            stdout.print_line(f"  {name:14} {value}", console)
+    return 0
+
+
+def ledger_verify(args: argparse.Namespace, console: Console) -> int:
+    from ..ledger.checking import check
+
+    with _ledger_to_read(settings_of(args)) as ledger:
+        problems = list(check(ledger, tuple(args.anchor)))
+        head = ledger.head()
+    if args.json:
+        code = ExitCode.LEDGER if problems else ExitCode.DONE
+        outcome = "failed" if problems else "done"
+        found = {"outcome": outcome, "problems": problems, **head.as_json(), "exit_code": int(code)}
+        stdout.print_json(found, console)
+    if problems:
+        hint = "compare it with a backup (azaion-imagebuild ledger export); find out who wrote it"
+        console.failed(LedgerError.of_problems((problem, hint) for problem in problems))
+        return int(ExitCode.LEDGER)
+    console.say(f"OK: {head.row} rows, all in their place; the last one is {head.row}:{head.hash}")
+    return 0
+
+
+def ledger_export(args: argparse.Namespace, console: Console) -> int:
+    from .. import records
+
+    form: Literal["csv", "json"] = "csv" if args.csv else "json"
+    with _ledger_to_read(settings_of(args)) as ledger:
+        if args.out is None:
+            with stdout.quiet_pipe(console):
+                records.export(ledger, sys.stdout, form)
+            return 0
+        try:
+            with args.out.open("x", encoding="utf-8", newline="") as stream:
+                count = records.export(ledger, stream, form)
+        except OSError as error:
+            raise UsageError(
+                f"cannot write {args.out}: {error.strerror}", hint="name a new file by --out"
+            ) from None
+    console.say(f"DONE: {count} rows in {args.out}")
+    return 0
+
+
+def ledger_resolve(args: argparse.Namespace, console: Console) -> int:
+    from .. import records
+    from ..builds import the_ledger
+
+    settings = settings_of(args)
+    serial = parse_serial(args.serial, settings.serial.pattern)
+    with the_ledger(settings) as ledger:
+        receipt = records.resolve(ledger, serial, args.verdict, args.reason, sandbox=args.sandbox)
+    return resolved(serial, receipt, args, console)
+
+
+def _ledger_to_read(settings: Settings) -> Ledger:
+    from ..builds import ledger_to_read
+
+    return ledger_to_read(settings)

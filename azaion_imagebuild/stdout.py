@@ -1,0 +1,45 @@
+"""What a command prints on stdout: lines, or one line of JSON. All else goes to stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from .secret import redacted
+from .visible import visible
+
+if TYPE_CHECKING:
+    from .console import Console
+
+
+def reserved() -> contextlib.AbstractContextManager[Any]:
+    """Send what a plug-in prints to stderr: stdout is one line of JSON or nothing."""
+    return contextlib.redirect_stdout(sys.stderr)
+
+
+def print_json(value: object, console: Console) -> None:
+    """Print one line; a reader that has gone away changes nothing of what was done."""
+    print_line(json.dumps(redacted(value)), console)
+
+
+def print_line(line: str, console: Console) -> None:
+    """Print a line; what a terminal would obey, and what it cannot show, is escaped."""
+    with quiet_pipe(console):
+        if sys.stdout is not None:
+            encoding = sys.stdout.encoding or "utf-8"
+            line = visible(line).encode(encoding, "backslashreplace").decode(encoding)
+            print(line, flush=True)
+
+
+@contextlib.contextmanager
+def quiet_pipe(console: Console) -> Iterator[None]:
+    """A reader that has gone away (``| head``) is no bug."""
+    try:
+        yield
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the exit flushes again
+        console.say(f"warning: cannot write to stdout: {error.strerror}")
