@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 from . import grammar, stdout
 from .console import Console
 from .errors import ExitCode, InterruptedBuild, OperatorError
+from .process import ENV_PREFIX
 
 _SUBJECTS = {
     "image": "making",
@@ -37,8 +40,24 @@ _SUBJECTS = {
 
 def run(argv: Sequence[str]) -> int:
     """Do what the command line says and return the exit code."""
+    began = time.monotonic()
     _guard_the_process()
-    console = Console(sys.stderr)
+    console = Console(sys.stderr, is_json=_speaks_json(argv))
+    code = _ended(argv, console)
+    console.exited(code, time.monotonic() - began)
+    return code
+
+
+def _speaks_json(argv: Sequence[str]) -> bool:
+    """Tell whether a program reads stderr, as far as this is known before the line is parsed."""
+    words = [word for each in argv for word in each.split("=", 1)]
+    if "--log-format" in words:
+        return words[words.index("--log-format") + 1 :][:1] == ["json"]
+    return os.environ.get(f"{ENV_PREFIX}LOG_FORMAT") == "json"
+
+
+def _ended(argv: Sequence[str], console: Console) -> int:
+    """Do the command; whatever happens is said, and ends in an exit code."""
     try:
         words = grammar.with_verb(argv)
         args = grammar.parser(words).parse_args(words)

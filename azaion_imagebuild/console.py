@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO, TypeGuard, cast
 
 from . import events
@@ -34,6 +35,8 @@ class Console:
         self._stream = stream
         self.debug = False
         """Show the output of scripts whole."""
+        self._whose: dict[str, str] = {}
+        """The build that goes on: a program finds its events by these fields."""
         self.speak(is_json=is_json)
         for name in events.LOGGERS:
             logger = logging.getLogger(name)
@@ -67,12 +70,13 @@ class Console:
     def began(self, build: Build) -> None:
         """A build begins."""
         event = events.began(build)
+        self._whose = events.whose(build)
         self.tell(event, event.message)
 
     def started(self, step: str) -> None:
         """A step begins; a person sees it when it has ended."""
         self._progress.started(step)
-        self.tell(events.started(step))
+        self.tell(events.started(step).with_fields(self._whose))
 
     def printed(self, line: str) -> None:
         """A script has printed a line."""
@@ -87,22 +91,22 @@ class Console:
     def ended(self, step: str, seconds: float, note: str) -> None:
         """A step has ended well."""
         self._progress.ended()
-        event = events.ended(step, seconds, note)
+        event = events.ended(step, seconds, note).with_fields(self._whose)
         self.tell(event, f"  {event.message}")
 
     def warned(self, finding: Finding) -> None:
         """A check saw something that does not stop the build."""
-        self._problem(events.warned(finding))
+        self._problem(events.warned(finding).with_fields(self._whose))
 
     def stopped(self) -> None:
         """What was going on has stopped, perhaps by an interrupt: the live line goes."""
         self._progress.ended()
 
-    def failed(self, error: OperatorError) -> None:
+    def failed(self, error: OperatorError, whose: Mapping[str, str] = MappingProxyType({})) -> None:
         """Something that the operator can mend: an error line and a hint line for each problem."""
         self._progress.ended()
         for event in events.failed(error):
-            self._problem(event)
+            self._problem(event.with_fields(whose))
 
     def _problem(self, event: Event) -> None:
         self.tell(event, f"{event.level}: {event.message}", f"hint: {event.fields['hint']}")
@@ -111,7 +115,7 @@ class Console:
         """A build has ended: what a person checks at a glance."""
         event = events.finished(record)
         if record.error is not None:
-            self.failed(record.error)
+            self.failed(record.error, events.whose(record.build))
             log = [f"log: {record.log}"] if record.log else []
             self.tell(event, *log, event.message)
             return

@@ -69,7 +69,7 @@ def began(build: Build) -> Event:
     )
 
 
-def whose(build: Build) -> dict[str, Any]:
+def whose(build: Build) -> dict[str, str]:
     """Return the fields by which the events of one attempt are found again."""
     return {"serial": build.serial, "attempt": build.attempt}
 

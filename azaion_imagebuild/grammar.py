@@ -37,6 +37,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "loader_url": ("smoke", "loader_url"),
     "ca_file": ("smoke", "ca_file"),
     "wait": ("smoke", "wait"),
+    "log_format": ("log", "format"),
 }
 """Flag → the setting that it overrides."""
 

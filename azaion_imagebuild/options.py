@@ -23,6 +23,11 @@ def general(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--json", action="store_true", help="print one line of JSON on stdout")
     group.add_argument("--debug", action="store_true", help="show all that the scripts print")
+    group.add_argument(
+        "--log-format",
+        choices=["text", "json"],
+        help="what stderr and the log files hold: text, or a JSON object a line; default: text",
+    )
 
 
 def serial(parser: argparse.ArgumentParser) -> None:

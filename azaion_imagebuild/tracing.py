@@ -89,15 +89,15 @@ def tracer_to(endpoint: str) -> Tracer:
     """
     url = checked_url(endpoint, "[log] otlp_endpoint").removesuffix("/")
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     for name in ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"):
         hide_variable(name)  # they hold a token
     _quieten()
-    ours = Resource({SERVICE_NAME: "azaion-imagebuild", "service.version": __version__})
-    provider = TracerProvider(resource=ours.merge(Resource.create()))
+    ours = Resource.create({"service.name": "azaion-imagebuild", "service.version": __version__})
+    provider = TracerProvider(resource=ours.merge(OTELResourceDetector().detect()))
     exporter = OTLPSpanExporter(endpoint=f"{url}/v1/traces", timeout=_PATIENCE)
     provider.add_span_processor(BatchSpanProcessor(exporter))
     return provider.get_tracer(__package__, __version__)

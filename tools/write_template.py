@@ -35,9 +35,11 @@ SECTIONS = {
     "smoke": "The test of the flashed device.",
     "ledger": "The ledger: which identity went into which device, when, from which image.",
     "station": "Many stations on one PostgreSQL ([ledger] database).",
+    "log": "What is told of each attempt: stderr, its log file, a trace.",
 }
 EXAMPLES: dict[str, Any] = {
     "admin_api.url": "https://admin.internal.example.com",
+    "log.otlp_endpoint": "http://collector.internal.example.com:4318",
     "admin_api.token_file": "/etc/azaion-imagebuild/token",
     "admin_api.token_env": "ADMIN_API_TOKEN",
     "admin_api.client_cert": "/etc/azaion-imagebuild/client.pem",

@@ -24,8 +24,11 @@ _PASSWORD = re.compile(r"://[^/@]*:[^@]+@|[?&](ssl)?password=")
 """In a database's URL."""
 
 
-def settings_of(args: argparse.Namespace) -> Settings:
-    """Return the settings: of the flags that were given, the environment and the file."""
+def settings_of(args: argparse.Namespace, console: Console) -> Settings:
+    """Return the settings: of the flags that were given, the environment and the file.
+
+    From now on the console speaks as they say.
+    """
     flags = {
         place: value
         for flag, place in FLAGS.items()
@@ -39,7 +42,9 @@ def settings_of(args: argparse.Namespace) -> Settings:
     config = args.config if args.config is not None else os.environ.get(ENV_PREFIX + "CONFIG")
     if config == "":
         raise UsageError("--config (CONFIG=) is empty", hint="name a file, or leave it out")
-    return load(flags, os.environ, Path(config) if config else None)
+    settings = load(flags, os.environ, Path(config) if config else None)
+    console.speak(is_json=settings.log.format == "json")
+    return settings
 
 
 def finish(record: BuildRecord, args: argparse.Namespace, console: Console) -> int:

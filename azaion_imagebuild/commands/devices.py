@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def verify(args: argparse.Namespace, console: Console) -> int:
     from ..verification import verify
 
-    settings = settings_of(args)
+    settings = settings_of(args, console)
     serial = parse_serial(args.serial or "", settings.serial.pattern)
     report = verify(args.target, serial, settings.device_conf)
     if args.json:
@@ -34,7 +34,7 @@ def smoke(args: argparse.Namespace, console: Console) -> int:
     from .. import credentials
     from ..smoke import smoke
 
-    settings = settings_of(args)
+    settings = settings_of(args, console)
     if args.device_conf is not None:
         found = credentials.of_device_conf(args.device_conf)
     elif args.image is not None:
@@ -56,7 +56,7 @@ def rotate(args: argparse.Namespace, console: Console) -> int:
     from .. import rotation
     from ..targets import ConfFile, ImageFile, RootfsFolder
 
-    settings = settings_of(args)
+    settings = settings_of(args, console)
     places: list[tuple[Callable[..., Target], Path | None]] = [
         (RootfsFolder, args.rootfs_dir), (ImageFile, args.image), (ConfFile, args.device_conf),
     ]  # fmt: skip

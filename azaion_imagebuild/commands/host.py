@@ -19,7 +19,7 @@ def doctor(args: argparse.Namespace, console: Console) -> int:
     from ..builds import examine
 
     with stdout.reserved():
-        findings = examine(settings_of(args), api=args.api)
+        findings = examine(settings_of(args, console), api=args.api)
     errors = [finding for finding in findings if finding.severity == "error"]
     if args.json:
         stdout.print_json(
@@ -39,7 +39,7 @@ def hooks(args: argparse.Namespace, console: Console) -> int:
     from ..plugins import implementers, load_plugins
 
     with stdout.reserved():
-        manager = load_plugins(settings_of(args).hooks, required=())
+        manager = load_plugins(settings_of(args, console).hooks, required=())
     rows = [
         {"step": step, "plugin": plugin, "file": file}
         for step in EVERY_STEP
@@ -61,7 +61,7 @@ def sandbox(args: argparse.Namespace, console: Console) -> int:
     from ..builds import the_ledger, the_sandbox
     from ..records import retire_sandbox
 
-    settings = settings_of(args)
+    settings = settings_of(args, console)
     sandbox = the_sandbox(settings)
     if args.action == "reset":
         sandbox.reset()

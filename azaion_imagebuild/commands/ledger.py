@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def ledger_list(args: argparse.Namespace, console: Console) -> int:
     from .. import records
 
-    settings = settings_of(args)
+    settings = settings_of(args, console)
     serial = parse_serial(args.serial, settings.serial.pattern) if args.serial else None
     with _ledger_to_read(settings) as ledger:
         if args.json:
@@ -34,7 +34,7 @@ def ledger_list(args: argparse.Namespace, console: Console) -> int:
 def ledger_show(args: argparse.Namespace, console: Console) -> int:
     from .. import records
 
-    settings = settings_of(args)
+    settings = settings_of(args, console)
     with _ledger_to_read(settings) as ledger:
         rows = records.history(ledger, parse_serial(args.serial, settings.serial.pattern))
     if args.json:
@@ -51,7 +51,7 @@ def ledger_show(args: argparse.Namespace, console: Console) -> int:
 def ledger_verify(args: argparse.Namespace, console: Console) -> int:
     from ..ledger.checking import check
 
-    with _ledger_to_read(settings_of(args)) as ledger:
+    with _ledger_to_read(settings_of(args, console)) as ledger:
         problems = list(check(ledger, tuple(args.anchor)))
         head = ledger.head()
     if args.json:
@@ -71,7 +71,7 @@ def ledger_export(args: argparse.Namespace, console: Console) -> int:
     from .. import records
 
     form: Literal["csv", "json"] = "csv" if args.csv else "json"
-    with _ledger_to_read(settings_of(args)) as ledger:
+    with _ledger_to_read(settings_of(args, console)) as ledger:
         if args.out is None:
             with stdout.quiet_pipe(console):
                 records.export(ledger, sys.stdout, form)
@@ -91,7 +91,7 @@ def ledger_resolve(args: argparse.Namespace, console: Console) -> int:
     from .. import records
     from ..builds import the_ledger
 
-    settings = settings_of(args)
+    settings = settings_of(args, console)
     serial = parse_serial(args.serial, settings.serial.pattern)
     with the_ledger(settings) as ledger:
         receipt = records.resolve(ledger, serial, args.verdict, args.reason, sandbox=args.sandbox)

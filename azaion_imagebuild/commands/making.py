@@ -20,7 +20,7 @@ def image(args: argparse.Namespace, console: Console) -> int:
     from ..builds import build_image
 
     with stdout.reserved():
-        record = build_image(args.serial or "", settings_of(args), console)
+        record = build_image(args.serial or "", settings_of(args, console), console)
     return finish(record, args, console)
 
 
@@ -28,7 +28,7 @@ def provision(args: argparse.Namespace, console: Console) -> int:
     from ..builds import provision
 
     with stdout.reserved():
-        record = provision(args.serial or "", settings_of(args), console)
+        record = provision(args.serial or "", settings_of(args, console), console)
     return finish(record, args, console)
 
 
@@ -36,14 +36,14 @@ def base(args: argparse.Namespace, console: Console) -> int:
     from ..builds import build_base
 
     with stdout.reserved():
-        record = build_base(settings_of(args), console, args.out)
+        record = build_base(settings_of(args, console), console, args.out)
     return finish(record, args, console)
 
 
 def stamp(args: argparse.Namespace, console: Console) -> int:
     from .. import stamps
 
-    settings, serial = settings_of(args), args.serial or ""
+    settings, serial = settings_of(args, console), args.serial or ""
     if args.clear and (serial or args.out or args.device_conf):
         raise UsageError("--clear takes the image only", hint="leave the other flags out")
     if not args.clear and args.device_conf is None:
@@ -64,7 +64,7 @@ def stamp(args: argparse.Namespace, console: Console) -> int:
 def fleet(args: argparse.Namespace, console: Console) -> int:
     from ..fleet.fleet import plan_fleet, run_fleet
 
-    settings = settings_of(args)
+    settings = settings_of(args, console)
     order = _order(args, settings)
     if args.plan:
         plan = plan_fleet(order, settings)

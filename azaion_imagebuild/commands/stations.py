@@ -20,7 +20,7 @@ def submit(args: argparse.Namespace, console: Console) -> int:
     from ..stations.submission import Order, submit
 
     order = Order(source=args.serials, station=args.only, sandbox=args.sandbox, again=args.again)
-    submission = submit(order, settings_of(args))
+    submission = submit(order, settings_of(args, console))
     console.submitted(submission)
     if args.json:
         stdout.print_json(submission.as_json(), console)
@@ -30,7 +30,7 @@ def submit(args: argparse.Namespace, console: Console) -> int:
 def station_run(args: argparse.Namespace, console: Console) -> int:
     from ..stations.station import Duty, run_station
 
-    settings = settings_of(args)
+    settings = settings_of(args, console)
     if args.lanes < 1:
         raise UsageError("--lanes is less than 1", hint="leave it out for 4")
     duty = Duty(
@@ -52,7 +52,7 @@ def station_run(args: argparse.Namespace, console: Console) -> int:
 def station_status(args: argparse.Namespace, console: Console) -> int:
     from ..stations.board import lines_of, look
 
-    with _shared_ledger(args) as ledger:
+    with _shared_ledger(args, console) as ledger:
         board = look(ledger)
     if args.json:
         stdout.print_json(board, console)
@@ -65,8 +65,8 @@ def station_status(args: argparse.Namespace, console: Console) -> int:
 def station_resolve(args: argparse.Namespace, console: Console) -> int:
     from ..stations.resolving import resolve
 
-    serial = parse_serial(args.serial, settings_of(args).serial.pattern)
-    with _shared_ledger(args) as ledger:
+    serial = parse_serial(args.serial, settings_of(args, console).serial.pattern)
+    with _shared_ledger(args, console) as ledger:
         receipt = resolve(ledger, serial, args.verdict, args.reason, sandbox=args.sandbox)
     return resolved(serial, receipt, args, console)
 
@@ -76,7 +76,7 @@ def station_reassign(args: argparse.Namespace, console: Console) -> int:
 
     if (args.name is None) != args.dead:
         raise UsageError("name one station, or say --dead", hint="station status lists them")
-    with _shared_ledger(args) as ledger:
+    with _shared_ledger(args, console) as ledger:
         taken, moved = reassign(ledger, args.name)
     for each in taken:
         console.say(f"{each.serial} of {each.station} is {each.outcome}: {each.reason}")
@@ -87,7 +87,7 @@ def station_reassign(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _shared_ledger(args: argparse.Namespace) -> Ledger:
+def _shared_ledger(args: argparse.Namespace, console: Console) -> Ledger:
     from ..stations.tables import shared_ledger
 
-    return shared_ledger(settings_of(args))
+    return shared_ledger(settings_of(args, console))
