@@ -220,6 +220,12 @@ def slow() -> None:
     Path("imagebuild.toml").write_text('[hooks]\ndirs = ["site"]\n')
 
 
+def said_of_a_signal(fleet: subprocess.Popen[str]) -> str:
+    """Wait for the line by which a fleet says that it has heeded a signal."""
+    assert fleet.stderr is not None
+    return next(line for line in fleet.stderr if "nothing new begins" in line or "stopping" in line)
+
+
 @pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGINT] * 2, [signal.SIGTERM]])
 def test_an_interrupted_fleet_says_what_is_left_and_goes_on_later(
     run: Run, slow: None, state: Path, signals: list[signal.Signals]
@@ -228,9 +234,9 @@ def test_an_interrupted_fleet_says_what_is_left_and_goes_on_later(
     with tool_started(*argv) as fleet:
         while len(list(Path("images").glob("*.img"))) < 2:
             time.sleep(0.01)
-        for each in signals:
+        for each in signals:  # a second one that comes before the first was heeded is none
             fleet.send_signal(each)
-            time.sleep(0.1)
+            said_of_a_signal(fleet)
         out, err = fleet.communicate(timeout=60)
     found = json.loads(out)
     assert (fleet.returncode, found["outcome"]) == (130, "interrupted"), err

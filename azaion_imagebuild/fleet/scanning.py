@@ -63,7 +63,10 @@ class Scanner:
             for each in plan.todo:
                 holder = self._accounts.setdefault(each.email, each.serial)
                 if each.serial in self.plans:
-                    self.say(f"{each.serial} was scanned before")
+                    self.say(
+                        f"{each.serial} was scanned before; if it failed: end with Ctrl-D, and run"
+                        " the same command again"
+                    )
                 elif holder != each.serial:
                     self.say(f"error: {each.serial} shares the account {each.email} with {holder}")
                     self.say("hint: scan the label again")
