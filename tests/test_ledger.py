@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sql
 from postgres import Postgres
 from world import EMAIL, SERIAL, Ran, Run
 
@@ -319,21 +320,49 @@ def test_a_whole_new_chain_is_found_by_an_anchor(file: Path, run: Run) -> None:
     assert anchored.code == 2
 
 
-def test_the_newest_migration_is_the_version_and_makes_the_tables(ledger: Ledger) -> None:
+def test_a_new_ledger_is_what_the_migrations_make(tmp_path: Path) -> None:
+    made = []
+    for name, make in ("new", schema.migrate), ("migrated", migrated):
+        engine = sql.create_engine(f"sqlite:///{tmp_path / name}")
+        make(engine)
+        engine.dispose()
+        with contextlib.closing(sqlite3.connect(tmp_path / name)) as database:
+            made.append(sorted("".join(line.split()) for line in database.iterdump()))
+    assert made[0] == made[1]
+    assert any("CREATEINDEXledger_serial" in line for line in made[0])
+
+
+def test_a_new_ledger_of_postgresql_is_what_the_migrations_make(postgres: Postgres) -> None:
+    made = []
+    for make in schema.migrate, migrated:
+        postgres.empty()
+        engine = sql.create_engine(postgres.url.replace("postgresql:", "postgresql+psycopg:"))
+        make(engine)
+        engine.dispose()
+        lines = postgres.dump().splitlines()
+        made.append([line for line in lines if not line.startswith("\\")])  # a key of pg_dump
+    assert made[0] == made[1]
+    assert any("CREATE INDEX ledger_serial" in line for line in made[0])
+
+
+def migrated(engine: sql.Engine) -> None:
+    """Make the tables by all migrations in turn, as they came to those who had the first."""
+    with engine.begin() as connection:
+        schema._upgrade(connection)
+
+
+def test_the_newest_migration_is_the_version_and_makes_the_tables() -> None:
     from alembic.autogenerate import compare_metadata
-    from alembic.config import Config
     from alembic.migration import MigrationContext
     from alembic.script import ScriptDirectory
 
-    ledger.write(entry())
-    config = Config()
-    folder = Path(schema.__file__).parent / "migrations"
-    config.set_main_option("script_location", str(folder))
-    assert ScriptDirectory.from_config(config).get_heads() == [schema.VERSION]
-    assert ledger._engine is not None
-    with ledger._engine.connect() as connection:
+    assert ScriptDirectory.from_config(schema._alembic()).get_heads() == [schema.VERSION]
+    engine = sql.create_engine("sqlite://")
+    migrated(engine)
+    with engine.connect() as connection:
         context = MigrationContext.configure(connection)
         assert compare_metadata(context, schema.metadata) == []
+    engine.dispose()
 
 
 def test_a_ledger_of_a_newer_version_is_not_touched(file: Path) -> None:
