@@ -6,6 +6,7 @@ import dataclasses
 import os
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -31,6 +32,13 @@ pytest_plugins = ["azaion_imagebuild.testing", "pytester"]
 for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     if signal.getsignal(_number) == signal.SIG_IGN:
         signal.signal(_number, signal.SIG_DFL)
+
+# An installed tool has its bytecode. Without it every process that a test starts would compile the
+# package anew, and every worker the tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+# The sandbox's scripts ask the PATH for python3: a shim there (pyenv's) costs more than they do.
+os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 
 @pytest.fixture(autouse=True)
