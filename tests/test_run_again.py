@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from world import EMAIL, SERIAL, mounts_of, replace_script
+from world import EMAIL, SERIAL, Run, mounts_of, replace_script
 
 from azaion_imagebuild import device_conf, images, residue
 from azaion_imagebuild.leftovers import loops_of
@@ -49,14 +49,31 @@ def until(path: Path, process: subprocess.Popen[str]) -> None:
     raise AssertionError(f"{path} never came")
 
 
+def again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    """Call the same command where the process before was, to a good end."""
+    monkeypatch.chdir(tmp_path)
+    ran = run("image", "--serial", SERIAL)
+    assert ran.code == 0, ran.err
+
+
+# Every two of signal, call and moment meet: each signal at both calls, and at both moments.
 @pytest.mark.parametrize(
-    ("when", "hold_before"),
-    [("--no-flash", True), ("--no-flash", False), ("-r", True), ("-r", False)],
+    ("number", "when", "hold_before"),
+    [
+        (signal.SIGKILL, "--no-flash", True),
+        (signal.SIGKILL, "-r", False),
+        (signal.SIGTERM, "--no-flash", False),
+        (signal.SIGTERM, "-r", True),
+        (signal.SIGINT, "--no-flash", True),
+        (signal.SIGINT, "-r", False),
+        (signal.SIGHUP, "--no-flash", False),
+        (signal.SIGHUP, "-r", True),
+    ],
 )
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_build_that_is_stopped_anywhere_is_healed_by_the_same_command(
-    sandbox: Sandbox, tmp_path: Path, when: str, hold_before: bool, number: int
-) -> None:
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run,
+    when: str, hold_before: bool, number: int,
+) -> None:  # fmt: skip
     hold, real = HOLD.format(when=when), './flash.sh.real "$@" || exit\n'
     replace_script(sandbox.bsp / "flash.sh", hold + real if hold_before else real + hold + "true\n")
     (sandbox.dir / "hold").touch()
@@ -74,9 +91,7 @@ def test_a_build_that_is_stopped_anywhere_is_healed_by_the_same_command(
             assert (sandbox.dir / "interrupted").exists()  # the script could clean up
             assert not (sandbox.bsp / "rootfs" / DEVICE_CONF).exists()
     (sandbox.dir / "hold").unlink()
-    with start(tmp_path) as process:
-        _, err = process.communicate()
-    assert process.returncode == 0, err
+    again(tmp_path, monkeypatch, run)
     assert [account.email for account in sandbox.accounts.list()] == [EMAIL]
     entry = images.read_file(sandbox.device, DEVICE_CONF, device_conf.LONGEST)
     assert entry is not None
@@ -86,11 +101,20 @@ def test_a_build_that_is_stopped_anywhere_is_healed_by_the_same_command(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="an overlay is mounted by root")
-@pytest.mark.parametrize("killed", ["tool", "script", "both"])
-@pytest.mark.parametrize("when", ["--no-flash", "-r"])
-@pytest.mark.parametrize("way", ["overlay", "initrd"])
+# Every two of victim, call and way meet.
+@pytest.mark.parametrize(
+    ("killed", "when", "way"),
+    [
+        ("tool", "--no-flash", "overlay"),
+        ("tool", "-r", "initrd"),
+        ("script", "--no-flash", "initrd"),
+        ("script", "-r", "overlay"),
+        ("both", "--no-flash", "overlay"),
+        ("both", "-r", "initrd"),
+    ],
+)
 def test_kill_9_of_tool_or_script_leaves_nothing_that_stops_or_outlives_the_next_build(
-    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run,
     killed: str, when: str, way: str,
 ) -> None:  # fmt: skip
     script = "flash.sh" if way == "overlay" else "tools/kernel_flash/l4t_initrd_flash.sh"
@@ -114,9 +138,7 @@ def test_kill_9_of_tool_or_script_leaves_nothing_that_stops_or_outlives_the_next
         if killed == "tool":
             os.killpg(group, signal.SIGTERM)
         process.communicate()
-    with start(tmp_path) as process:
-        _, err = process.communicate()
-    assert process.returncode == 0, err
+    again(tmp_path, monkeypatch, run)
     assert [account.email for account in sandbox.accounts.list()] == [EMAIL]
     entry = images.read_file(sandbox.device, DEVICE_CONF, device_conf.LONGEST)
     assert entry is not None
