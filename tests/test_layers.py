@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import azaion_imagebuild
@@ -96,11 +97,17 @@ def floor(module: str) -> int:
     return found
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
 def imports(path: Path) -> set[str]:
     """Return the modules of this package, and the top names of others, that a file imports."""
     found = set()
     depth = len(path.relative_to(PACKAGE).parts) if path.is_relative_to(PACKAGE) else 0
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -150,6 +157,6 @@ def test_nobody_but_the_command_line_prints_or_exits() -> None:
     for path in modules():
         if path.name in ("cli.py", "stdout.py", "console.py", "__main__.py"):
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id not in ("print", "exit"), f"{path}:{node.lineno}"
