@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from azaion_imagebuild.identity import email_for
 from azaion_imagebuild.ledger import Entry, Ledger
 from azaion_imagebuild.ledger.checking import check
 from azaion_imagebuild.sandbox import Accounts
+from azaion_imagebuild.stations.board import Board, look
 
 ROOT = Path(azaion_imagebuild.__file__).parent.parent
 LINE = """
@@ -82,6 +84,11 @@ class Factory:
     api_url: str
     base: Path
     line: Path = field(default_factory=lambda: Path.cwd() / "line")
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The ledger, open as long as the factory: many looks go through one connection."""
+        return Ledger(self.url)
 
     def build(self, dead_after: float = 60.0, **station: Any) -> Factory:
         """Write the site's configuration."""
@@ -159,12 +166,18 @@ class Factory:
 
     def attempts(self) -> dict[str, Entry]:
         """Return the last row of each serial; the ledger must be whole."""
-        with Ledger(self.url) as ledger:
-            assert list(check(ledger)) == []
-            return {entry.serial: entry for _, entry, _ in ledger.rows()}
+        assert list(check(self.ledger)) == []
+        return {entry.serial: entry for _, entry, _ in self.ledger.rows()}
 
     def outcomes(self) -> Counter[str]:
         return Counter(entry.outcome for entry in self.attempts().values())
+
+    def board(self) -> Board:
+        """Return what `station status --json` shows, for those who look again and again."""
+        return look(self.ledger)
+
+    def is_idle(self) -> bool:
+        return not any(each["waiting"] or each["running"] for each in self.board()["queues"])
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:

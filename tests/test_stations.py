@@ -49,18 +49,16 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def factory(postgres: Postgres, api_url: str, base: Path) -> Factory:
+def factory(postgres: Postgres, api_url: str, base: Path) -> Iterator[Factory]:
     postgres.empty()
     url = postgres.url.replace("azaion@", f"azaion:{PASSWORD}@")
-    return Factory(url=url, api_url=api_url, base=base).build()
+    factory = Factory(url=url, api_url=api_url, base=base).build()
+    with factory.ledger:
+        yield factory
 
 
 def board(run: Run) -> Any:
     return run("station", "status", "--json").json
-
-
-def is_idle(run: Run) -> bool:
-    return not any(each["waiting"] or each["running"] for each in board(run)["queues"])
 
 
 # --- the queue
@@ -155,7 +153,7 @@ def test_stations_make_what_is_queued_and_end_when_told(run: Run, factory: Facto
     run("submit", "AZJN-0001..AZJN-0004")
     run("submit", "AZJN-0005..AZJN-0006", "--station", "S2")
     with factory.station("S1") as one, factory.station("S2") as two:
-        until(lambda: len(factory.attempts()) == 6 and is_idle(run), "six devices")
+        until(lambda: len(factory.attempts()) == 6 and factory.is_idle(), "six devices")
         (line,) = (line for line in run("station", "status").out.splitlines() if "S1" in line)
         assert "at work" in line
         told = [factory.stop(one), factory.stop(two)]
@@ -198,7 +196,7 @@ def test_three_stations_one_killed_the_database_restarted(
         postgres.restart()
         factory.go_on("flash")
         until(lambda: sum(factory.flashed().values()) > 15, "devices after the restart")
-        until(lambda: sum(ended(factory)) == count and is_idle(run), "every device")
+        until(lambda: sum(ended(factory)) == count and factory.is_idle(), "every device")
         told = [factory.stop(one), factory.stop(three)]
     assert set(factory.flashed().values()) == {1}
     rows = factory.attempts()
@@ -327,7 +325,7 @@ def test_what_the_api_refuses_is_tried_again_and_a_flash_never(run: Run, factory
     (factory.line / "refuse").touch()
     run("submit", ONE)
     with factory.station("S1") as station:
-        until(lambda: board(run)["undone"] and is_idle(run), "the last try")
+        until(lambda: factory.board()["undone"] and factory.is_idle(), "the last try")
         assert factory.noted("refused") == [ONE] * 3
         (failed,) = board(run)["undone"]
         assert (failed["outcome"], failed["error"]) == ("failed", "the API said no")
@@ -335,7 +333,7 @@ def test_what_the_api_refuses_is_tried_again_and_a_flash_never(run: Run, factory
         (factory.line / "refuse").unlink()
         (factory.line / "jam").touch()
         assert run("submit", ONE, "--json").json["queued"] == [ONE]
-        until(lambda: factory.flashed()[ONE] and is_idle(run), "the flash")
+        until(lambda: factory.flashed()[ONE] and factory.is_idle(), "the flash")
         (failed,) = board(run)["undone"]
         assert (failed["step"], failed["error"]) == ("flash", "the line is jammed")
         assert factory.stop(station)["failed"] == 2
@@ -348,7 +346,7 @@ def test_what_waits_for_a_station_that_never_comes_goes_to_the_others(
     run("submit", "AZJN-0001..AZJN-0002", "--station", "S9")
     assert run("station", "reassign", "S8").code == 2
     with factory.station("S1") as station:
-        until(lambda: board(run)["stations"], "S1")
+        until(lambda: factory.board()["stations"], "S1")
         assert run("station", "reassign", "S9", "--json").json["moved"] == serials(2)
         until(lambda: factory.outcomes()["done"] == 2, "both devices")
         run("submit", "AZJN-0003", "--station", "S9")
@@ -382,7 +380,7 @@ def test_a_job_that_was_fetched_unseen_goes_back_into_the_queue(
 ) -> None:
     factory.build(dead_after=2.0)
     with factory.station("S1") as station:
-        until(lambda: board(run)["stations"], "S1")
+        until(lambda: factory.board()["stations"], "S1")
         factory.hold("provision")
         run("submit", "AZJN-0001..AZJN-0003")
         until(lambda: len(factory.noted("reached")) == 2, "two lanes")
@@ -400,14 +398,14 @@ def test_ended_jobs_are_purged(run: Run, factory: Factory, postgres: Postgres) -
     factory.build(retries=0, keep=24)
     run("submit", "AZJN-0001..AZJN-0002")
     with factory.station("S1") as station:
-        until(lambda: len(board(run)["undone"]) == 2, "two failures")
+        until(lambda: len(factory.board()["undone"]) == 2, "two failures")
         factory.stop(station)
     postgres.psql(
         "UPDATE procrastinate_events SET at = at - interval '25 hours' WHERE job_id ="
         " (SELECT min(id) FROM procrastinate_jobs)"
     )
     with factory.station("S1") as station:
-        until(lambda: len(board(run)["undone"]) == 1, "the old one to go")
+        until(lambda: len(factory.board()["undone"]) == 1, "the old one to go")
         factory.stop(station)
     assert board(run)["undone"][0]["serial"] == "AZJN-0002"
 
@@ -423,7 +421,7 @@ def test_a_device_at_a_usb_instance_is_made_on_its_lane(
     assert run("submit", "list.csv", "--sandbox", "--station", "S1").code == 0
     with factory.station("S1", base=False) as station:
         until(lambda: factory.outcomes()["done"] == 1, "a device")
-        until(lambda: board(run)["undone"], "the other")
+        until(lambda: factory.board()["undone"], "the other")
         factory.stop(station)
     assert {row.device for row in factory.attempts().values()} == {
         "jetson-orin-nano-devkit at USB 0-2"
