@@ -20,6 +20,7 @@ from .secret import redact
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
 
+_logger = logging.getLogger(__name__)
 _PATIENCE = 3.0
 """Seconds for one delivery; so long a collector that is away keeps the end of a command."""
 
@@ -104,7 +105,12 @@ def tracer_to(endpoint: str) -> Tracer:
 
 
 def _quieten() -> None:
-    """Bring what OpenTelemetry logs to where this tool's own warnings go."""
+    """Let OpenTelemetry say in one line that it gave up, and nothing of its tries."""
     theirs = logging.getLogger("opentelemetry")
-    theirs.handlers = logging.getLogger(__package__).handlers
+    theirs.handlers = [_Forward(logging.ERROR)]
     theirs.propagate = False
+
+
+class _Forward(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        _logger.warning("the trace: %s", record.getMessage())
