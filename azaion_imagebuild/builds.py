@@ -18,8 +18,8 @@ from .hookspecs import REQUIRED, STAGING
 from .identity import email_for, parse_serial
 from .model import Build, BuildRecord, Finding
 from .plugins import load_plugins
-from .process import ENV_PREFIX
 from .settings import Settings
+from .state import state_dir_of
 
 if TYPE_CHECKING:
     from .ledger import Ledger
@@ -215,20 +215,3 @@ def _build(
 def unique_name() -> str:
     """Return a name that no other attempt or fleet has; names sort by their time (UTC)."""
     return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(6)}"
-
-
-def state_dir_of(settings: Settings) -> Path:
-    """Return the folder of the logs, the ledger and the sandbox.
-
-    Raises:
-        UsageError: none is set, and this user has no home folder.
-    """
-    if settings.build.state_dir is not None:
-        return settings.build.state_dir
-    home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    try:
-        return Path(home).expanduser() / "azaion-imagebuild"
-    except RuntimeError:
-        raise UsageError(
-            "this user has no home folder", hint=f"set {ENV_PREFIX}STATE_DIR"
-        ) from None

@@ -54,6 +54,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "residue",
             "stamping",
             "tracing",
+            "state",
         }
     ),
     frozenset(

@@ -21,7 +21,6 @@ from ..builds import (
     ledger_to_read,
     parts,
     parts_of_api,
-    state_dir_of,
     the_ledger,
     the_sandbox,
     unique_name,
@@ -38,6 +37,7 @@ from ..plugins import load_plugins
 from ..report import check_folder, write_report
 from ..serials import Listed, read_list, scanned
 from ..settings import Settings
+from ..state import state_dir_of
 from ..usb import checked_instances, devices_to_flash
 from .devices import DeviceWatch
 from .places import (

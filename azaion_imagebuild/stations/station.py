@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pluggy
 
 from ..attempt import Watcher
-from ..builds import state_dir_of
 from ..errors import BugError, ExitCode, LedgerError, PreflightError
 from ..fleet.fleet import Order, parts_for, places_for
 from ..fleet.places import Place
@@ -33,6 +32,7 @@ from ..plugins import load_plugins
 from ..serials import Listed
 from ..settings import Settings, StationSettings
 from ..signals import let_threads_go_on, stop_threads
+from ..state import state_dir_of
 from .claim import Claim
 from .jobs import TASK, Job, checked_name, queue_of
 from .lanes import Lane, Lanes

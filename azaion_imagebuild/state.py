@@ -1,0 +1,27 @@
+"""The folder of what this tool keeps for its user: logs, the ledger, the sandbox, the escrow."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .errors import UsageError
+from .process import ENV_PREFIX
+from .settings import Settings
+
+
+def state_dir_of(settings: Settings) -> Path:
+    """Return that folder: the configured one, or the one of this user's home.
+
+    Raises:
+        UsageError: none is set, and this user has no home folder.
+    """
+    if settings.build.state_dir is not None:
+        return settings.build.state_dir
+    home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    try:
+        return Path(home).expanduser() / "azaion-imagebuild"
+    except RuntimeError:
+        raise UsageError(
+            "this user has no home folder", hint=f"set {ENV_PREFIX}STATE_DIR"
+        ) from None
