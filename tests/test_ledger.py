@@ -236,6 +236,8 @@ def test_a_credential_is_as_old_as_the_first_row_that_speaks_of_it(ledger: Ledge
     given("AZJN-3", "2026-02", "c")
     given("AZJN-3", "2026-05", "d")
     given("AZJN-3", "2026-06", None, outcome="failed")
+    given("AZJN-3", "2026-07", "lost", outcome="failed")
+    given("AZJN-6", "2026-08", "never on a device", outcome="failed")
     given("AZJN-4", "2026-01", "e", outcome="retired")
     given("AZJN-5", "2026-01", "f", sandbox=True)
     found = [(each.serial, each.since) for each in ledger.credentials(sandbox=False)]

@@ -173,6 +173,8 @@ class Ledger:
     def credentials(self, *, sandbox: bool) -> list[Credential]:
         """Return the last known credential of each device in use, the oldest first.
 
+        One by which an attempt failed before it could be on a device is none.
+
         Raises:
             LedgerError: the ledger cannot be read.
         """
@@ -188,6 +190,8 @@ class Ledger:
             for row in connection.execution_options(yield_per=1000).execute(query):
                 if row.outcome == "retired":
                     found.pop(row.serial, None)
+                elif row.outcome == "failed":
+                    continue  # what was flashed all the same has an earlier row
                 elif row.serial not in found or found[row.serial][0] != row.credential:
                     given = Credential(serial=row.serial, email=row.email, since=row.at)
                     found[row.serial] = (row.credential, given)
