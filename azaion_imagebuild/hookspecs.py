@@ -52,6 +52,16 @@ def fuse(build: Build) -> FuseResult | None:
     """
 
 
+@hookspec
+def pre_provision(build: Build) -> Sequence[Finding] | None:
+    """Look, without changing anything, for what a new credential would lack.
+
+    As ``preflight``, but asked right before every account is touched, of each device of a fleet and
+    outside of builds (``stamp``, ``rotate``) too. All plug-ins are asked. An error stops the
+    attempt (exit 3).
+    """
+
+
 @hookspec(firstresult=True)
 def provision_identity(build: Build) -> DeviceIdentity | None:
     """Create the device's account, or give it a new password; return its identity.
@@ -59,6 +69,15 @@ def provision_identity(build: Build) -> DeviceIdentity | None:
     The first plug-in that answers is the identity's source. Must be safe to repeat. The password
     may be one that the API issued: a line of printable characters. With ``build.rotates`` the
     account is there already, and no new one shall be made.
+    """
+
+
+@hookspec
+def post_provision(build: Build, identity: DeviceIdentity) -> Mapping[str, Any] | None:
+    """Tell whoever must know of a new credential; return fields for the record.
+
+    All plug-ins are asked, as soon as the account has the credential and before it is written
+    anywhere; a failure stops the attempt, and no device gets it. Signals are held back meanwhile.
     """
 
 
@@ -138,7 +157,9 @@ EVERY_STEP: tuple[str, ...] = (
     "preflight",
     "prepare",
     "fuse",
+    "pre_provision",
     "provision_identity",
+    "post_provision",
     "pre_flash",
     "build_image",
     "verify_image",

@@ -217,15 +217,15 @@ def _flash(done: Attempt, image: Image, before: list[tuple[int, ...]]) -> None:
 
 def _finish(done: Attempt, identity: DeviceIdentity, image: Image) -> None:
     with done.step("post_flash") as notes:
-        for extra in done.hook.post_flash(
+        answers = done.hook.post_flash(
             build=done.build,
             identity=identity,
             staged=done.staged,
             image=image,
             result=done.flashed,
-        ):
-            done.extra |= dict(_mapping("post_flash", extra))
-        notes += [f"{name}: {_short(value)}" for name, value in done.extra.items() if value]
+        )
+        said = _add_fields(done, "post_flash", answers)
+        notes += [f"{name}: {_short(value)}" for name, value in said.items() if value]
 
 
 def _steps_to_base(done: Attempt) -> None:
@@ -286,8 +286,8 @@ def _steps_to_issued(done: Attempt, targets: Sequence[Target], held: contextlib.
             against = [each for each in against if each.severity == "error"]
         _refuse([against], PreflightError, done.watcher)
         opened = [held.enter_context(target.opened(build)) for target in targets]
-    identity = _provision(done, name if build.rotates else "provision_identity")
-    with held_back(), done.step(name) as notes:
+    intent = name if build.rotates else "provision_identity"
+    with _provisioned(done, intent) as identity, done.step(name) as notes:
         _write(done, opened, identity)
         notes += done.extra["written"]
 
@@ -357,22 +357,35 @@ def _fuse(done: Attempt) -> None:
             notes.append(f"the device at USB {result.device} is fused")
 
 
-def _provision(done: Attempt, intent: str = "provision_identity") -> DeviceIdentity:
+def _provision(done: Attempt) -> DeviceIdentity:
+    with _provisioned(done, "provision_identity") as identity:
+        return identity
+
+
+@contextlib.contextmanager
+def _provisioned(done: Attempt, intent: str) -> Iterator[DeviceIdentity]:
+    """Give the device a credential, the one way to one; signals wait while it is in use."""
+    done.current = "preflight"
+    _refuse(done.hook.pre_provision(build=done.build), PreflightError, done.watcher)
     done.intends(intent)
-    with done.step("provision_identity") as notes:
-        identity: DeviceIdentity = _answered(
-            "provision_identity", done.hook.provision_identity(build=done.build)
-        )
-        _refuse_foreign(done.build, identity)
-        done.identity = identity
-        if why := device_conf.unusable(identity):
-            raise ProvisioningError(
-                f"the credential that {identity.serial} was given cannot stand in device.conf:"
-                f" {why}",
-                hint="mend the plug-in that provisions, or what its API issues",
+    with contextlib.ExitStack() as held:
+        with done.step("provision_identity") as notes:
+            identity: DeviceIdentity = _answered(
+                "provision_identity", done.hook.provision_identity(build=done.build)
             )
-        notes.append(f"account {identity.email} {identity.enrolled}")
-    return identity
+            _refuse_foreign(done.build, identity)
+            done.identity = identity
+            if why := device_conf.unusable(identity):
+                raise ProvisioningError(
+                    f"the credential that {identity.serial} was given cannot stand in device.conf:"
+                    f" {why}",
+                    hint="mend the plug-in that provisions, or what its API issues",
+                )
+            notes.append(f"account {identity.email} {identity.enrolled}")
+            held.enter_context(held_back())
+            answers = done.hook.post_provision(build=done.build, identity=identity)
+            _add_fields(done, "post_provision", answers)
+        yield identity
 
 
 def _refuse_foreign(build: Build, identity: DeviceIdentity) -> None:
@@ -477,6 +490,15 @@ def _answered(step: str, answer: T | None) -> T:
 def _flat(answers: Iterable[Sequence[T] | None]) -> Iterator[T]:
     for answer in answers:
         yield from answer or ()
+
+
+def _add_fields(done: Attempt, step: str, answers: Iterable[object]) -> dict[str, Any]:
+    """Add what plug-ins answered a step with to the record; return that."""
+    said: dict[str, Any] = {}
+    for answer in answers:
+        said |= _mapping(step, answer)
+    done.extra |= said
+    return said
 
 
 def _mapping(step: str, answer: object) -> Mapping[str, Any]:

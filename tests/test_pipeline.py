@@ -11,7 +11,7 @@ import pytest
 from world import EMAIL, SERIAL
 
 from azaion_imagebuild import hookimpl, hookspecs, pipeline
-from azaion_imagebuild.errors import FlashError, ImageBuildError, StagingError
+from azaion_imagebuild.errors import FlashError, ImageBuildError, ProvisioningError, StagingError
 from azaion_imagebuild.ledger import Ledger
 from azaion_imagebuild.model import (
     DEVICE_CONF,
@@ -146,6 +146,73 @@ def test_whatever_step_fails_build_failed_and_cleanup_follow(
     assert "flash" not in steps.called or step in ("flash", "post_flash")
     json = record.as_json()
     assert (json["error"], json["hint"], json["exit_code"]) == ("it broke", "mend it", 7)
+
+
+def test_who_must_know_of_a_credential_is_told_before_it_is_written_anywhere(
+    build: Build, steps: Steps
+) -> None:
+    class Keeper:
+        @hookimpl
+        def pre_provision(self) -> None:
+            steps.called.append("pre_provision")
+
+        @hookimpl
+        def post_provision(self, identity: DeviceIdentity) -> dict[str, str]:
+            steps.called.append(f"post_provision({identity.email})")
+            return {"vault": "slot 3"}
+
+    record, _ = run(build, steps, Keeper())
+    assert steps.called[:6] == [
+        "preflight",
+        "prepare",
+        "pre_provision",
+        "provision_identity",
+        f"post_provision({EMAIL})",
+        "pre_flash",
+    ]
+    assert record.as_json()["vault"] == "slot 3"
+
+
+def test_no_device_gets_a_credential_that_somebody_could_not_be_told_of(
+    build: Build, steps: Steps
+) -> None:
+    class Keeper:
+        @hookimpl
+        def post_provision(self) -> None:
+            raise ProvisioningError("the vault is shut", hint="open it")
+
+    record, _ = run(build, steps, Keeper())
+    assert (record.step, record.exit_code) == ("provision_identity", 4)
+    assert (record.enrolled, record.credential is None) == ("created", False)
+    assert "pre_flash" not in steps.called
+
+
+def test_what_a_new_credential_lacks_stops_it_before_the_account(
+    build: Build, steps: Steps
+) -> None:
+    class Keeper:
+        @hookimpl
+        def pre_provision(self) -> list[Finding]:
+            return [Finding(message="the vault is shut", hint="open it")]
+
+    record, _ = run(build, steps, Keeper())
+    assert (record.step, record.exit_code, record.enrolled) == ("preflight", 3, None)
+    assert "provision_identity" not in steps.called
+    assert record.ledger is None
+
+
+@pytest.mark.parametrize("answer", [{"serial": "another"}, ["no mapping"]])
+def test_fields_that_are_not_a_plug_ins_are_a_bug_of_it(
+    build: Build, steps: Steps, answer: Any
+) -> None:
+    class Keeper:
+        @hookimpl
+        def post_provision(self) -> Any:
+            return answer
+
+    record, _ = run(build, steps, Keeper())
+    assert record.exit_code == 70
+    assert "post_provision" in record.as_json()["error"]
 
 
 def _signature(step: str, function: Callable[..., None]) -> Callable[[Any], None]:

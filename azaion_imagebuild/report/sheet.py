@@ -19,7 +19,8 @@ FIELDS = (
 )  # fmt: skip
 """The columns that are a record's fields; those of the ledger and the steps follow."""
 
-_TIMED = EVERY_STEP[: EVERY_STEP.index("build_failed")]
+_UNTIMED = ("pre_provision", "post_provision", "build_failed", "cleanup")
+_TIMED = tuple(step for step in EVERY_STEP if step not in _UNTIMED)
 
 COLUMNS = (*FIELDS, "ledger_row", "ledger_hash", *(f"seconds_{step}" for step in _TIMED), "other")
 """Always these, in this order: what plug-ins add stands in ``other``, as JSON."""
