@@ -17,6 +17,7 @@ from .settings import Settings
 from .trust import is_own
 
 CONFIG_FILE = "imagebuild.toml"
+_RECIPIENT = re.compile(r"age1[0-9a-z]+|ssh-(?:ed25519|rsa) [A-Za-z0-9+/]+={0,2}(?: .*)?")
 T = TypeVar("T")
 
 
@@ -165,9 +166,10 @@ def _convert(key: Key, value: Any, source: str, base: Path) -> Any:
     try:
         return _KINDS[key.kind](value, base)
     except (TypeError, ValueError) as error:
+        # What stands where a public key should may be the private one.
+        shown = "what stands there" if key.kind == "recipients" else repr(value)
         raise UsageError(
-            f"{source}: {value!r} is not {_WORDS[key.kind]}"
-            + (f" ({error})" if str(error) else ""),
+            f"{source}: {shown} is not {_WORDS[key.kind]}" + (f" ({error})" if str(error) else ""),
             hint=f"{key}: {key.help}",
         ) from None
 
@@ -262,6 +264,12 @@ def _list(item: Callable[[Any, Path], T]) -> Callable[[Any, Path], list[T]]:
     return convert
 
 
+def _recipient(value: Any, base: Path) -> str:
+    if not isinstance(value, str) or not _RECIPIENT.fullmatch(value) or not value.isprintable():
+        raise ValueError
+    return value
+
+
 def _status(value: Any, base: Path) -> int:
     number = _whole(value, base)
     if not 200 <= number <= 599 or number // 100 == 3:  # a redirect is never followed
@@ -291,6 +299,7 @@ _KINDS: dict[str, Callable[[Any, Path], Any]] = {
     "list": _list(_text),
     "paths": _list(_path),
     "statuses": _list(_status),
+    "recipients": _list(_recipient),
     "table": _table,
 }
 _WORDS = {
@@ -309,5 +318,7 @@ _WORDS = {
     "list": "a list of texts",
     "paths": "a list of paths",
     "statuses": "a list of HTTP statuses (2xx, 4xx, 5xx)",
+    "recipients": "a list of public keys, as age-keygen -y or an SSH .pub file shows them (no"
+    " private key belongs on this host)",
     "table": "a table of texts",
 }

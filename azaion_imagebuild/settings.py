@@ -165,6 +165,23 @@ class DeviceConfSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EscrowSettings:
+    """[escrow]"""
+
+    recipients: list[str] = option(
+        [],
+        "public keys (age1… or an SSH one), each of which can read every device's credentials;"
+        " none: nothing is kept",
+        kind="recipients",
+    )
+    dir: Path | None = option(
+        None,
+        "folder of the encrypted files, SERIAL/ATTEMPT.age; default: escrow/ in state_dir",
+        kind="path",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SerialSettings:
     """[serial]"""
 
@@ -339,6 +356,7 @@ class Settings:
     admin_api: AdminApiSettings = field(default_factory=AdminApiSettings)
     bsp: BspSettings = field(default_factory=BspSettings)
     device_conf: DeviceConfSettings = field(default_factory=DeviceConfSettings)
+    escrow: EscrowSettings = field(default_factory=EscrowSettings)
     serial: SerialSettings = field(default_factory=SerialSettings)
     hooks: HooksSettings = field(default_factory=HooksSettings)
     build: BuildSettings = field(default_factory=BuildSettings)

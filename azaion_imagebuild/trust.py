@@ -13,7 +13,16 @@ def is_own(path: Path) -> bool:
     Root must not run what any local user can write; that user's own process may.
     """
     link, found = path.lstat(), path.stat()
+    return link.st_uid in _owners() and is_ours(found)
+
+
+def is_ours(found: os.stat_result) -> bool:
+    """Tell the same of what :func:`os.stat` found."""
+    return found.st_uid in _owners() and not found.st_mode & stat.S_IWOTH
+
+
+def _owners() -> set[int]:
     owners = {0, os.geteuid()}
     if os.geteuid() == 0 and os.environ.get("SUDO_UID", "").isdigit():
         owners.add(int(os.environ["SUDO_UID"]))
-    return {link.st_uid, found.st_uid} <= owners and not found.st_mode & stat.S_IWOTH
+    return owners

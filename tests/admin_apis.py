@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from world import SERIAL
 
 Answer = tuple[int, Any]
 
@@ -77,6 +80,27 @@ def _created(api: Api, body: Any) -> Answer:
         account_id = api.accounts[body["email"]]["id"]
         return 409, {"error": "it exists", "existing": {"id": account_id}}
     return 201, {"id": api.add(body["email"], body.get("password"))["id"]}
+
+
+def token(length: int = 900) -> str:
+    """Return what looks like a JWT: three parts of base64url, of another length each time."""
+    part = secrets.token_urlsafe(length)[: length // 3 + secrets.randbelow(8)]
+    return f"eyJ{part}.{part}.{part}"
+
+
+def issuing(form: Callable[[], str]) -> Callable[[Api, str, str, Any], Answer]:
+    """POST /devices/SERIAL/credentials: docs/credentials.md."""
+
+    def answer(api: Api, method: str, path: str, body: Any) -> Answer:
+        if (method, path) == ("POST", f"/devices/{SERIAL}/credentials"):
+            status = 200 if body["email"] in api.accounts else 201
+            return status, {"token": api.add(body["email"], form())["password"]}
+        if (method, path) == ("POST", "/login"):
+            known = api.accounts.get(body["email"], {}).get("password") == body["password"]
+            return (200, {"status": "ok"}) if known else (401, {})
+        return 404, {}
+
+    return answer
 
 
 @contextlib.contextmanager

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from admin_apis import Answer, Api, serving
+from admin_apis import Api, issuing, serving, token
 from pages import ROOT, blocks
 from world import EMAIL, SERIAL, Run
 
@@ -22,25 +20,6 @@ from azaion_imagebuild.sandbox.loader import loader
 def block(language: str) -> str:
     (found,) = blocks(ROOT / "docs/credentials.md", language)
     return found.text
-
-
-def token(length: int = 900) -> str:
-    """Return what looks like a JWT: three parts of base64url, of another length each time."""
-    part = secrets.token_urlsafe(length)[: length // 3 + secrets.randbelow(8)]
-    return f"eyJ{part}.{part}.{part}"
-
-
-def issuing(form: Callable[[], str]) -> Callable[[Api, str, str, Any], Answer]:
-    def answer(api: Api, method: str, path: str, body: Any) -> Answer:
-        if (method, path) == ("POST", f"/devices/{SERIAL}/credentials"):
-            status = 200 if body["email"] in api.accounts else 201
-            return status, {"token": api.add(body["email"], form())["password"]}
-        if (method, path) == ("POST", "/login"):
-            known = api.accounts.get(body["email"], {}).get("password") == body["password"]
-            return (200, {"status": "ok"}) if known else (401, {})
-        return 404, {}
-
-    return answer
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "wrapper",
         }
     ),
-    frozenset({"flashing", "clearing", "placing", "lane_trees", "report", "fuses"}),
+    frozenset({"flashing", "clearing", "placing", "lane_trees", "report", "fuses", "escrow"}),
     frozenset({"bases", "lanes", "targets"}),
     frozenset({"plugins", "verification", "smoke", "attempt", "observing"}),
     frozenset({"pipeline"}),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyrage
 import pytest
 from world import EMAIL, SERIAL, replace_script
 
@@ -64,6 +65,29 @@ def test_a_sandbox_build_leaves_the_password_in_the_image_and_on_the_device_only
         "state/azaion-imagebuild/sandbox/Linux_for_Tegra/bootloader/system.img.raw",
         "state/azaion-imagebuild/sandbox/device.img",
     ]
+
+
+def test_an_escrow_adds_no_place_where_the_password_can_be_read(tmp_path: Path) -> None:
+    key = pyrage.x25519.Identity.generate()
+    sandbox = Sandbox(tmp_path / "state/azaion-imagebuild/sandbox")
+    sandbox.create(1.0)
+    replace_script(sandbox.bsp / "flash.sh", SPY)
+    (tmp_path / "imagebuild.toml").write_text(f'[escrow]\nrecipients = ["{key.to_public()}"]\n')
+    done = call(tmp_path, "image", "--serial", SERIAL, "--json", "--debug")
+    assert done.returncode == 0, done.stderr
+    entry = images.read_file(sandbox.device, DEVICE_CONF, device_conf.LONGEST)
+    assert entry is not None
+    password = device_conf.parse(entry.data).password.reveal()
+    (kept,) = (tmp_path / "state/azaion-imagebuild/escrow").rglob("*.*")
+    assert pyrage.decrypt(kept.read_bytes(), [key]) == entry.data
+    spied = (sandbox.dir / "spied").read_bytes()
+    for seen in (done.stdout, done.stderr, spied):
+        assert password.encode() not in seen
+    assert holders(tmp_path, password) == [
+        "state/azaion-imagebuild/sandbox/Linux_for_Tegra/bootloader/system.img.raw",
+        "state/azaion-imagebuild/sandbox/device.img",
+    ]
+    assert holders(tmp_path, str(key)) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a real flash.sh needs root")

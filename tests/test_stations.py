@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyrage
 import pytest
 from postgres import Postgres
 from stations import Factory, serials, until
@@ -177,6 +178,24 @@ def test_a_station_without_flashing_writes_images(run: Run, factory: Factory) ->
         "AZJN-0002.img",
     ]
     assert run("verify", "images/AZJN-0001.img", "--serial", ONE).code == 0
+
+
+def test_a_station_keeps_each_credential_in_its_escrow(
+    run: Run, factory: Factory, accounts: Accounts
+) -> None:
+    key = pyrage.x25519.Identity.generate()
+    with Path("imagebuild.toml").open("a") as settings:
+        settings.write(f'[escrow]\nrecipients = ["{key.to_public()}"]\ndir = "escrow"\n')
+    run("submit", "AZJN-0001..AZJN-0003")
+    with factory.station("S1") as station:
+        until(lambda: factory.outcomes()["done"] == 3, "three devices")
+        factory.stop(station)
+    for serial, row in factory.attempts().items():
+        (path,) = Path("escrow", serial).iterdir()
+        assert path.name == f"{row.attempt}.age"
+        conf = (factory.line / f"{serial}.conf").read_bytes().rstrip(b"\n")
+        assert pyrage.decrypt(path.read_bytes(), [key]).rstrip(b"\n") == conf
+        assert factory.opens_its_account(accounts, serial)
 
 
 def test_three_stations_one_killed_the_database_restarted(

@@ -26,6 +26,8 @@ SECTIONS = {
     "admin_api": "The admin API, which holds one account per device (runbook).",
     "bsp": "NVIDIA's Linux_for_Tegra.",
     "device_conf": "/etc/azaion/device.conf on the device.",
+    "escrow": "The devices' credentials, encrypted to your team's keys: docs/escrow.md says what it"
+    " costs.",
     "serial": "The serial on the label.",
     "hooks": "Plug-ins: one file per concern.",
     "build": "The build itself.",
@@ -65,6 +67,8 @@ EXAMPLES: dict[str, Any] = {
     },
     "device_conf.group": "azaion",
     "device_conf.template": "device.conf",
+    "escrow.recipients": ["age1your0own0public0key", "ssh-ed25519 AAAA0your0second0one"],
+    "escrow.dir": "/var/lib/azaion-imagebuild/escrow",
     "serial.pattern": "AZJN-[0-9]{4}",
     "hooks.dirs": ["factory-hooks"],
     "hooks.disable": ["smoke"],

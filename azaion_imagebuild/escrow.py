@@ -1,0 +1,192 @@
+"""Escrow: a device's credential encrypted to public keys, for a site that must keep it.
+
+Each attempt that gives a device a credential leaves one new file, ``SERIAL/ATTEMPT.age``, in the
+binary age format: device.conf, word for word. It is encrypted in memory, so that the disk never
+holds it otherwise. Who has a private key reads it by ``age -d``; this host cannot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import device_conf, staging
+from .errors import OperatorError, PreflightError, ProvisioningError
+from .model import Build, DeviceIdentity, Finding
+from .state import state_dir_of
+from .trust import is_ours
+
+_ROOM = 1 << 20  # bytes that must be free: many times what one file takes
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NOT_OURS = "it belongs to another user, or everybody may write it"
+_HINT = "make [escrow] dir a folder of your own, with room, and no link"
+
+
+def folder_of(build: Build) -> Path:
+    """Return the folder of a device's files; those of the sandbox lie apart."""
+    return _top(build).joinpath(*_below(build))
+
+
+def findings(build: Build) -> list[Finding]:
+    """Look, without changing anything, for what would keep a credential from being kept."""
+    found = []
+    for look in (_recipients_of, _check_folder):
+        try:
+            look(build)
+        except OperatorError as error:
+            found += [Finding(message=said, hint=hint) for said, hint in error.problems]
+    return found
+
+
+def keep(build: Build, identity: DeviceIdentity) -> Path:
+    """Write a device's credential, encrypted, to a new file (0600), whole or not at all.
+
+    Raises:
+        ProvisioningError: it could not be written.
+        OperatorError: what :func:`findings` finds.
+    """
+    import pyrage
+
+    recipients = _recipients_of(build)
+    template = device_conf.load_template(staging.template_path(build.settings.device_conf))
+    path = folder_of(build) / f"{build.attempt}.age"
+    try:
+        data = pyrage.encrypt(device_conf.render(template, identity), recipients)
+        _write(build, path.name, data)
+    except (OSError, pyrage.EncryptError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ProvisioningError(
+            f"the account has a new password that is not in escrow: cannot write {path}: {reason}",
+            hint=f"{_HINT}; then run the same command again: it sets another one, and keeps that",
+        ) from None
+    return path
+
+
+def _recipients_of(build: Build) -> list[Any]:
+    """Return the public keys of the settings.
+
+    Raises:
+        PreflightError: one of them is none, or pyrage is missing.
+    """
+    try:
+        import pyrage  # noqa: F401 - a look whether it is there
+    except ImportError:
+        raise PreflightError(
+            "[escrow] recipients are set, but pyrage is not installed",
+            hint="pip install 'azaion-imagebuild[escrow]'",
+        ) from None
+    return [_recipient(text) for text in build.settings.escrow.recipients]
+
+
+def _recipient(text: str) -> Any:
+    from pyrage import RecipientError, ssh, x25519
+
+    kind = ssh.Recipient if text.startswith("ssh-") else x25519.Recipient
+    try:
+        return kind.from_str(text)
+    except RecipientError as error:
+        # Anything else may be a private key.
+        shown = ascii(text) if text.startswith(("ssh-", "age1")) else "(not shown)"
+        raise PreflightError(
+            f"[escrow] recipients: {shown} is no public key: {error}",
+            hint="copy it anew: age-keygen -y KEYFILE shows it; of an SSH key it is the .pub file",
+        ) from None
+
+
+def _top(build: Build) -> Path:
+    return build.settings.escrow.dir or state_dir_of(build.settings) / "escrow"
+
+
+def _below(build: Build) -> Sequence[str]:
+    return ("sandbox", build.serial) if build.sandbox else (build.serial,)
+
+
+def _check_folder(build: Build) -> None:
+    """Look whether the folder, or where it would be made, can take a file.
+
+    Raises:
+        PreflightError: it cannot.
+    """
+    folder = folder_of(build)
+    ours = {folder, *folder.parents} - set(_top(build).parents)
+    try:
+        there = next(each for each in (folder, *folder.parents) if each.exists())
+        for each in filter(os.path.lexists, ours):
+            with _opened(each):
+                pass
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, f"this user may not write into {there}")
+        space = os.statvfs(there)
+        # A filesystem that counts no blocks or inodes says 0 of 0.
+        full = space.f_blocks and space.f_bavail * space.f_frsize < _ROOM
+        if full or (space.f_files and not space.f_favail):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise PreflightError(
+            f"the escrow cannot be written into {folder}: {error.strerror}", hint=_HINT
+        ) from None
+
+
+def _write(build: Build, name: str, data: bytes) -> None:
+    _top(build).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(_made(_top(build)))
+        for each in _below(build):
+            folder = stack.enter_context(_made(each, folder))
+        _write_file(name, data, folder)
+
+
+def _write_file(name: str, data: bytes, folder: int) -> None:
+    new = f".{name}.azaion-new"
+    descriptor = os.open(new, _NEW_FILE, 0o600, dir_fd=folder)
+    try:
+        with open(descriptor, "wb") as stream:
+            os.fchmod(descriptor, 0o600)  # whatever the umask is
+            stream.write(data)
+            stream.flush()
+            os.fsync(descriptor)
+        os.rename(new, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(new, dir_fd=folder)
+        raise
+    os.fsync(folder)
+
+
+@contextlib.contextmanager
+def _made(path: str | Path, parent: int | None = None) -> Iterator[int]:
+    """Open a folder of ours, which is made (0700) where it is missing."""
+    new = True
+    try:
+        os.mkdir(path, 0o700, dir_fd=parent)
+    except FileExistsError:
+        new = False
+    with _opened(path, parent) as descriptor:
+        if new:
+            os.fchmod(descriptor, 0o700)  # whatever the umask is
+            _sync_parent(descriptor)
+        yield descriptor
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path, parent: int | None = None) -> Iterator[int]:
+    descriptor = os.open(path, _FOLDER, dir_fd=parent)
+    try:
+        if not is_ours(os.fstat(descriptor)):
+            raise PermissionError(errno.EPERM, _NOT_OURS)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _sync_parent(folder: int) -> None:
+    descriptor = os.open("..", _FOLDER, dir_fd=folder)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
