@@ -50,15 +50,13 @@ def keep(build: Build, identity: DeviceIdentity) -> Path:
         ProvisioningError: it could not be written.
         OperatorError: what :func:`findings` finds.
     """
-    import pyrage
-
-    recipients = _recipients_of(build)
+    age, recipients = _age(), _recipients_of(build)
     template = device_conf.load_template(staging.template_path(build.settings.device_conf))
     path = folder_of(build) / f"{build.attempt}.age"
     try:
-        data = pyrage.encrypt(device_conf.render(template, identity), recipients)
+        data = age.encrypt(device_conf.render(template, identity), recipients)
         _write(build, path.name, data)
-    except (OSError, pyrage.EncryptError) as error:
+    except (OSError, age.EncryptError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ProvisioningError(
             f"the account has a new password that is not in escrow: cannot write {path}: {reason}",
@@ -67,29 +65,37 @@ def keep(build: Build, identity: DeviceIdentity) -> Path:
     return path
 
 
-def _recipients_of(build: Build) -> list[Any]:
-    """Return the public keys of the settings.
+def _age() -> Any:
+    """Return the module pyrage.
 
     Raises:
-        PreflightError: one of them is none, or pyrage is missing.
+        PreflightError: it is not installed.
     """
     try:
-        import pyrage  # noqa: F401 - a look whether it is there
+        import pyrage
     except ImportError:
         raise PreflightError(
             "[escrow] recipients are set, but pyrage is not installed",
             hint="pip install 'azaion-imagebuild[escrow]'",
         ) from None
-    return [_recipient(text) for text in build.settings.escrow.recipients]
+    return pyrage
 
 
-def _recipient(text: str) -> Any:
-    from pyrage import RecipientError, ssh, x25519
+def _recipients_of(build: Build) -> list[Any]:
+    """Return the public keys of the settings, as pyrage has them.
 
-    kind = ssh.Recipient if text.startswith("ssh-") else x25519.Recipient
+    Raises:
+        PreflightError: one of them is none.
+    """
+    age = _age()
+    return [_recipient(age, text) for text in build.settings.escrow.recipients]
+
+
+def _recipient(age: Any, text: str) -> Any:
+    kind = age.ssh if text.startswith("ssh-") else age.x25519
     try:
-        return kind.from_str(text)
-    except RecipientError as error:
+        return kind.Recipient.from_str(text)
+    except age.RecipientError as error:
         # Anything else may be a private key.
         shown = ascii(text) if text.startswith(("ssh-", "age1")) else "(not shown)"
         raise PreflightError(

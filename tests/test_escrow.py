@@ -347,6 +347,9 @@ def test_a_variable_names_keys_as_a_shell_writes_words() -> None:
     assert load({}, {place: f"{team.public} '{ssh}'"}, None).escrow.recipients == [team.public, ssh]
     with pytest.raises(UsageError, match="what stands there is not a list of public keys"):
         load({}, {place: f"{team.public} {ssh}"}, None)
+    with pytest.raises(UsageError) as caught:
+        load({}, {place: PRIVATE}, None)
+    assert PRIVATE not in caught.value.message + caught.value.hint
 
 
 # What can be wrong with the host.
