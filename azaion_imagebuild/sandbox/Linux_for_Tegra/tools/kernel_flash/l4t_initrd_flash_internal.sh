@@ -92,7 +92,7 @@ write() {
     trap 'rm -rf "$work"' EXIT
     mkdir "$work/root"
     tar --xattrs -xpf "$packed" -C "$work/root" --numeric-owner
-    mke2fs -q -t ext4 -F -b 4096 -m 0 -d "$work/root" "$work/image" 64M
+    mke2fs -q -t ext4 -F -b 4096 -m 0 -d "$work/root" "$work/image" 16M
     cat "$work/image" > "$device"
 }
 
