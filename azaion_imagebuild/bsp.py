@@ -204,15 +204,14 @@ class LinuxForTegra:
 
     def others_at_work(self) -> list[str]:
         """Return the processes that run an NVIDIA script in this tree, not started by this one."""
-        found = []
+        found, tree = [], self.dir.resolve()
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 where = (process / "cwd").readlink()
                 words = (process / "cmdline").read_bytes()
             except OSError:
                 continue
-            inside = where == self.dir.resolve() or self.dir.resolve() in where.parents
-            if inside and _AT_WORK.search(words):
+            if where.is_relative_to(tree) and _AT_WORK.search(words):
                 found.append(f"process {process.name}")
         return found
 

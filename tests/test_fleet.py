@@ -230,7 +230,7 @@ def said_of_a_signal(fleet: subprocess.Popen[str]) -> str:
 def test_an_interrupted_fleet_says_what_is_left_and_goes_on_later(
     run: Run, slow: None, state: Path, signals: list[signal.Signals]
 ) -> None:
-    argv = ("fleet", "AZJN-0001..AZJN-0040", "--out", "images", "--json", "--jobs", "2")
+    argv = ("fleet", "AZJN-0001..AZJN-0020", "--out", "images", "--json", "--jobs", "2")
     with tool_started(*argv) as fleet:
         while len(list(Path("images").glob("*.img"))) < 2:
             time.sleep(0.01)
@@ -241,7 +241,7 @@ def test_an_interrupted_fleet_says_what_is_left_and_goes_on_later(
     found = json.loads(out)
     assert (fleet.returncode, found["outcome"]) == (130, "interrupted"), err
     assert found["done"] >= 2
-    assert found["not_started"] > 30
+    assert found["not_started"] > 10
     if signals == [signal.SIGINT]:
         assert found["failed"] == 0
     assert not list(Path("images").glob(".azaion*"))
@@ -249,10 +249,10 @@ def test_an_interrupted_fleet_says_what_is_left_and_goes_on_later(
     assert run(*argv).code == 0
     accounts = Sandbox(state / "sandbox").accounts
     assert all(opens_its_account(accounts, image) for image in Path("images").glob("*.img"))
-    assert len(accounts.list()) == 40
+    assert len(accounts.list()) == 20
 
 
-def test_a_fleet_that_is_killed_again_and_again_ends_well(state: Path) -> None:
+def test_a_fleet_that_is_killed_again_and_again_ends_well(run: Run, state: Path) -> None:
     argv = ("fleet", "AZJN-0001..AZJN-0030", "--out", "images", "--jobs", "3")
     moment = random.Random(7)  # noqa: S311 - no secret
     for _ in range(3):
@@ -260,10 +260,9 @@ def test_a_fleet_that_is_killed_again_and_again_ends_well(state: Path) -> None:
             time.sleep(moment.uniform(0.4, 1.2))
             fleet.kill()
             fleet.communicate()
-    with tool_started(*argv, "--json") as fleet:
-        out, err = fleet.communicate(timeout=120)
-    assert fleet.returncode == 0, err
-    assert json.loads(out)["total"] == 30
+    ran = run(*argv, "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["total"] == 30
     accounts = Sandbox(state / "sandbox").accounts
     made = sorted(Path("images").iterdir())
     assert [image.name for image in made] == [f"AZJN-{n:04d}.img" for n in range(1, 31)]

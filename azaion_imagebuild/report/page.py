@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from ..resources import shipped
 from ..visible import visible, word
 from .causes import NOT_DONE, find_causes, said
 from .durations import Axis, device_median, spoken, step_times
 from .totals import Totals, percent
+
+if TYPE_CHECKING:
+    import jinja2
 
 _GROUP = 500
 """Devices in one table: a browser lays out only the tables that are open."""
@@ -48,6 +52,13 @@ class Row:
 
 def chunks(fleet: Mapping[str, Any]) -> Iterator[str]:
     """Yield the page, piece by piece."""
+    pieces = _template().stream(_context(fleet))
+    pieces.enable_buffering(500)
+    yield from pieces
+
+
+@cache
+def _template() -> jinja2.Template:
     import jinja2  # late: other commands need none
 
     environment = jinja2.Environment(
@@ -58,10 +69,7 @@ def chunks(fleet: Mapping[str, Any]) -> Iterator[str]:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "spoken": spoken, "digits": "{:,}".format}
-    template = environment.from_string((shipped("templates") / "report.html").read_text("utf-8"))
-    pieces = template.stream(_context(fleet))
-    pieces.enable_buffering(500)
-    yield from pieces
+    return environment.from_string((shipped("templates") / "report.html").read_text("utf-8"))
 
 
 def _finalized(value: Any) -> Any:
