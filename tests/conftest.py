@@ -41,6 +41,21 @@ sys.dont_write_bytecode = False
 os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 
+LONG = (
+    "test_plugins_page.py::test_the_pages_package_installs",
+    "test_packaging.py",
+    "test_docs.py::test_what_a_page_shows",
+    "test_stations.py::test_three_stations",
+    "test_stations.py::test_a_signal_lets",
+    "test_conformance.py::test_every_test_of_the_kit",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that take longest: at the end, one worker would wait for the other."""
+    items.sort(key=lambda item: not any(each in item.nodeid for each in LONG))
+
+
 @pytest.fixture(autouse=True)
 def a_world_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No configuration, state or proxy of this machine reaches a test, and none of its NFS."""
