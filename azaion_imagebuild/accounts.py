@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from .model import FileEntry
+from .value import frozen
 
 PASSWD = "etc/passwd"  # noqa: S105 - a path
 GROUP = "etc/group"
@@ -26,7 +26,7 @@ class UnknownAccount(Exception):
 _FILES = {"user": "passwd", "group": "group"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Accounts:
     """Users and groups of a root filesystem; never the host's."""
 

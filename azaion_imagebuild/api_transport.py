@@ -6,7 +6,6 @@ import os
 
 from .errors import UsageError
 from .http_client import Transport
-from .process import hide_variable
 from .secret import Secret
 from .settings import AdminApiSettings
 
@@ -52,6 +51,8 @@ def transport(settings: AdminApiSettings) -> Transport:
 
 def _token(settings: AdminApiSettings) -> Secret | None:
     if settings.token_env is not None:
+        from .process import hide_variable  # late: few have a token there
+
         hide_variable(settings.token_env)
     if settings.token_file is not None:
         source = str(settings.token_file)

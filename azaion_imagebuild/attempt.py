@@ -59,7 +59,7 @@ class Book(Protocol):
         ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)  # less to compile at every start
 class Attempt:
     """How far one build has come."""
 

@@ -16,7 +16,7 @@ from typing import Any
 from . import grammar, stdout
 from .console import Console
 from .errors import ExitCode, InterruptedBuild, OperatorError
-from .process import ENV_PREFIX
+from .settings import ENV_PREFIX
 
 _SUBJECTS = {
     "image": "making",

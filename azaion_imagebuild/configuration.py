@@ -6,14 +6,12 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from .errors import UsageError
 from .placeholder import LARGEST, SIZE
-from .process import ENV_PREFIX
-from .settings import Settings
+from .settings import ENV_PREFIX, Settings
 from .trust import is_own
 
 CONFIG_FILE = "imagebuild.toml"
@@ -152,6 +150,8 @@ def _from_environment(
 
 
 def _unknown(what: str, name: str, names: set[str]) -> UsageError:
+    from difflib import get_close_matches  # late, as all that a good call needs not
+
     near = get_close_matches(name, sorted(names), n=1, cutoff=0.5)
     known = f"did you mean {near[0]}?" if near else f"known are: {', '.join(sorted(names))}"
     return UsageError(f"unknown {what}", hint=known)

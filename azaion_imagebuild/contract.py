@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 from urllib.parse import quote
 
@@ -16,6 +16,7 @@ from .account_id import NoId, find_id
 from .errors import UsageError
 from .secret import Secret
 from .settings import AdminApiSettings
+from .value import frozen
 
 FIELDS = ("email", "password", "role")
 _PATHS = {"create_path": "{email}", "lookup_path": "{email}", "update_path": "{email} {id}"}
@@ -29,7 +30,7 @@ HOW_IT_IS_REACHED = (
 """Keys of [admin_api] that are not of the contract."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Call:
     """One request of the contract, ready to be sent."""
 
@@ -40,7 +41,7 @@ class Call:
     body: dict[str, Any] | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Contract:
     """The requests that a site's admin API understands; made by :meth:`of`."""
 
@@ -55,7 +56,7 @@ class Contract:
         """
         for problem, hint in _problems(settings):
             raise UsageError(f"[admin_api] {problem}", hint=hint)
-        return cls(settings)
+        return cls(settings=settings)
 
     @property
     def accepted_statuses(self) -> tuple[int, ...]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import UsageError
 from .model import DeviceIdentity
 from .placeholder import LARGEST, is_placeholder
 from .secret import Secret
+from .value import frozen
 
 EMAIL_KEY = "AZAION_DEVICE_EMAIL"
 PASSWORD_KEY = "AZAION_DEVICE_PASSWORD"  # noqa: S105 - a key's name
@@ -19,7 +19,7 @@ _PLACEHOLDER = re.compile(r"\$\{([^}]*)\}")
 _LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class DeviceConf:
     """The credentials that a device.conf holds."""
 

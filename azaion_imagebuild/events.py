@@ -8,12 +8,13 @@ import logging
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
 from .errors import OperatorError
 from .model import Build, BuildRecord, Finding
 from .secret import redact, redacted
+from .value import frozen
 from .visible import visible
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -21,7 +22,7 @@ LOGGERS = ("azaion_imagebuild", "azaion_imagebuild_hooks")
 """The names of what is told by logging: this package's modules, and plug-ins loaded from files."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Event:
     """Something that happened, for a person and for a program."""
 

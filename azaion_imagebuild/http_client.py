@@ -14,7 +14,7 @@ import ssl
 import time
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from .errors import UsageError
 from .secret import Secret, redact
 from .signals import check_interrupt
+from .value import frozen
 
 if TYPE_CHECKING:
     import requests
@@ -35,7 +36,7 @@ _LONGEST_WAIT = 30  # seconds; a Retry-After of a day must not stop a factory li
 _RETRIED = (429, 502, 503, 504)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Reply:
     """An answer: its status, where it points to, and its body up to 64 KiB."""
 
@@ -76,7 +77,7 @@ class Unreachable(Exception):
         self.kind = kind
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Transport:
     """How to speak to one server."""
 

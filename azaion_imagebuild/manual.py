@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from .value import frozen
 
 ABOUT = (
     "Gives every NVIDIA Jetson an identity of its own during the image build, and proves it before"
@@ -14,7 +15,7 @@ ABOUT = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Entry:
     """What is said of one command."""
 

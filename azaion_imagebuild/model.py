@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .errors import OperatorError
 from .secret import Secret
+from .value import frozen
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -53,7 +54,7 @@ class Kept:
         return found
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Build:
     """One attempt to build one device's image."""
 
@@ -81,7 +82,7 @@ class Build:
     """Which of several devices that are flashed at once; the BSP tree is then a lane's own."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class DeviceIdentity:
     """The account of a device at the admin API, with the password that now opens it."""
 
@@ -91,7 +92,7 @@ class DeviceIdentity:
     enrolled: Literal["created", "updated"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Ownership:
     """Whom a file of the root filesystem belongs to."""
 
@@ -100,7 +101,7 @@ class Ownership:
     xattrs: Mapping[str, bytes] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class FileEntry:
     """A file as it was read back from a root filesystem, wherever that lies."""
 
@@ -111,7 +112,7 @@ class FileEntry:
     gid: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class StagedFile:
     """A file that this build put into the root filesystem."""
 
@@ -125,7 +126,7 @@ class StagedFile:
     """Directories that had to be made for it, outermost first."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Image:
     """The APP image that was built."""
 
@@ -143,7 +144,7 @@ class Image:
         return (self.path, *self.also, *self.aside)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class FlashResult:
     """The proven image was written to a device."""
 
@@ -154,7 +155,7 @@ class FlashResult:
     """The chip's own number; None: the kernel showed none."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class FuseResult:
     """The site's fuse command was run to its good end."""
 
@@ -163,7 +164,7 @@ class FuseResult:
     device: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Finding:
     """Something a check saw; an error stops the build, a warning is shown."""
 
@@ -172,7 +173,7 @@ class Finding:
     severity: Literal["error", "warning"] = "error"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Receipt:
     """Where a row of the ledger stands; whoever keeps it can tell that no row was rewritten."""
 
@@ -195,7 +196,7 @@ RECORD_FIELDS = frozenset(
 """The fields of a record that are the core's; a plug-in adds others."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class BuildRecord:
     """What one build did; ``as_json`` is the line that other programs read."""
 

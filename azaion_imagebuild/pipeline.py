@@ -9,7 +9,6 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -44,6 +43,7 @@ from .model import (
 )
 from .observing import observed
 from .signals import held_back
+from .value import frozen
 
 if TYPE_CHECKING:
     from .targets import Opened, Target
@@ -125,7 +125,7 @@ def issued(
     return _attempt(build, hook, watcher, steps, ledger)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Blank:
     """A finished image that holds a placeholder, for one device's identity."""
 

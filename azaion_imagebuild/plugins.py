@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 
@@ -158,6 +157,8 @@ def _register(manager: pluggy.PluginManager, plugin: object, name: str) -> None:
 def _refuse_unknown(disabled: Sequence[str], known: set[str]) -> None:
     for name in disabled:
         if name not in known:
+            from difflib import get_close_matches
+
             near = get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known are: {', '.join(sorted(known))}"
             raise UsageError(f"there is no plug-in {name!r} to disable", hint=hint)

@@ -11,16 +11,14 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 
 from .log_files import appending
 from .secret import redact
+from .settings import ENV_PREFIX
 from .signals import check_interrupt, held_back
-
-ENV_PREFIX = "AZAION_IMAGEBUILD_"
-"""Variables of this tool start with it; no program that it runs sees them."""
+from .value import frozen
 
 _TAIL_LINES = 200
 _LONGEST_LINE = 8192
@@ -29,7 +27,7 @@ _GRACE = 20.0  # seconds that a signalled script gets to clean up after itself
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Finished:
     """A program that has ended."""
 

@@ -12,13 +12,13 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
 from .errors import StagingError
 from .model import FileEntry, Ownership, StagedFile
+from .value import frozen
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_LINKS = 40  # as the kernel's MAXSYMLINKS
@@ -27,7 +27,7 @@ _ACL_PREFIX = "system.posix_acl_"
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Node:
     """What stands at a path, itself (a link is not followed)."""
 

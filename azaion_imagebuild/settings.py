@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from .identity import PASSWORD_FORMAT
 from .placeholder import SIZE
+from .value import frozen
+
+ENV_PREFIX = "AZAION_IMAGEBUILD_"
+"""Variables of this tool start with it; no program that it runs sees them."""
 
 
 def option(
@@ -24,7 +28,7 @@ def option(
 METHODS = ("POST", "PUT", "PATCH")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class AdminApiSettings:
     """[admin_api]"""
 
@@ -90,7 +94,7 @@ class AdminApiSettings:
     retries: int = option(4, "further tries after a failed one", kind="whole")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class BspSettings:
     """[bsp]"""
 
@@ -148,7 +152,7 @@ class BspSettings:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class DeviceConfSettings:
     """[device_conf]"""
 
@@ -164,7 +168,7 @@ class DeviceConfSettings:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class EscrowSettings:
     """[escrow]"""
 
@@ -181,14 +185,14 @@ class EscrowSettings:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class SerialSettings:
     """[serial]"""
 
     pattern: str | None = option(None, "regular expression of this site's serials", kind="pattern")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class HooksSettings:
     """[hooks]"""
 
@@ -196,7 +200,7 @@ class HooksSettings:
     disable: list[str] = option([], "names of plug-ins to leave out", kind="list")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class BuildSettings:
     """[build]"""
 
@@ -216,7 +220,7 @@ class BuildSettings:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class FuseSettings:
     """[fuse]"""
 
@@ -232,7 +236,7 @@ class FuseSettings:
     timeout: float = option(1800.0, "seconds that it may take", kind="duration")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ImageSettings:
     """[image]"""
 
@@ -262,7 +266,7 @@ class ImageSettings:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class SmokeSettings:
     """[smoke]"""
 
@@ -287,7 +291,7 @@ class SmokeSettings:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class LedgerSettings:
     """[ledger]"""
 
@@ -310,7 +314,7 @@ class LedgerSettings:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class StationSettings:
     """[station]"""
 
@@ -330,7 +334,7 @@ class StationSettings:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class LogSettings:
     """[log]"""
 
@@ -349,7 +353,7 @@ class LogSettings:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Settings:
     """Every setting, by section of imagebuild.toml."""
 

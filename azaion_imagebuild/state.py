@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 
 from .errors import UsageError
-from .process import ENV_PREFIX
-from .settings import Settings
+from .settings import ENV_PREFIX, Settings
 
 
 def state_dir_of(settings: Settings) -> Path:

@@ -12,7 +12,9 @@ PACKAGE = Path(azaion_imagebuild.__file__).parent
 ROOT = PACKAGE.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"", "errors", "secret", "resources", "trust", "signals", "manual", "visible"}),
+    frozenset(
+        {"", "errors", "secret", "resources", "trust", "signals", "manual", "visible", "value"}
+    ),
     frozenset(
         {
             "model",

@@ -15,7 +15,7 @@ from typing import Any
 
 from azaion_imagebuild.configuration import Key, keys
 from azaion_imagebuild.grammar import FLAGS, parser
-from azaion_imagebuild.process import ENV_PREFIX
+from azaion_imagebuild.settings import ENV_PREFIX
 
 INTRODUCTION = """\
 # Settings of azaion-imagebuild. Every key is here: a commented one shows its default, or an example

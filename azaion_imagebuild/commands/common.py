@@ -12,7 +12,7 @@ from .. import stdout
 from ..configuration import load
 from ..errors import UsageError
 from ..grammar import FLAGS
-from ..process import ENV_PREFIX
+from ..settings import ENV_PREFIX
 
 if TYPE_CHECKING:
     from ..console import Console

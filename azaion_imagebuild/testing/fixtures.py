@@ -12,10 +12,9 @@ import pytest
 
 from ..identity import email_for
 from ..model import Build
-from ..process import ENV_PREFIX
 from ..sandbox import Accounts
 from ..sandbox.bsp import create_bsp, create_rootfs, service_user
-from ..settings import Settings
+from ..settings import ENV_PREFIX, Settings
 from .admin_api import FallibleAdminApi
 from .stations import Bakery, FlashableImage, MakeBuild, MakeImage, build_image
 
