@@ -11,7 +11,9 @@ def main() -> None:
     gc.set_threshold(100_000)  # imports make objects that stay: collecting them costs a tenth
     from .cli import run
 
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    gc.freeze()  # the end of the process gives everything back: looking for cycles is in vain
+    sys.exit(code)
 
 
 if __name__ == "__main__":
