@@ -250,7 +250,7 @@ class _Handler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno == logging.DEBUG:
-            self._console.printed(record.getMessage())
+            self._console.printed(events.text_of(record))
             return
         event = events.logged(record)
         prefix = "warning: " if event.level == "warning" else ""

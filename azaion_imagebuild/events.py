@@ -132,4 +132,12 @@ def logged(record: logging.LogRecord) -> Event:
         level = name if record.levelno >= number else level
     trace = "".join(traceback.format_exception(*record.exc_info)) if record.exc_info else ""
     fields = {"traceback": trace} if trace else {}
-    return said(record.getMessage(), level, **fields)
+    return said(text_of(record), level, **fields)
+
+
+def text_of(record: logging.LogRecord) -> str:
+    """Return what was logged; arguments that do not fit are a bug, but stop no build."""
+    try:
+        return record.getMessage()
+    except Exception as error:
+        return f"{record.pathname}:{record.lineno} logs what cannot be shown: {error!r}"

@@ -99,6 +99,15 @@ def run_failing(run: Run) -> Any:
     return record
 
 
+def test_a_log_line_whose_arguments_do_not_fit_stops_no_build(run: Run) -> None:
+    plugin(WARNS.replace("log.debug(", 'log.info("%d", "one"); log.debug("%d", "two"); log.debug('))
+    ran = run("image", "--serial", SERIAL, "--json")
+    assert ran.code == 0, ran.err
+    for text in (Path(ran.json["log"]).read_text(), ran.err):
+        assert "site.py:8 logs what cannot be shown: TypeError(" in text
+    assert "debug   as a detail" in Path(ran.json["log"]).read_text()
+
+
 def test_what_a_plug_in_logs_is_redacted(run: Run) -> None:
     plugin(WARNS)
     ran = run("image", "--serial", SERIAL, "--json")
