@@ -74,7 +74,9 @@ def _ended(argv: Sequence[str], console: Console) -> int:
         if "--json" in argv:
             stdout.print_json({"outcome": "interrupted", **_failure(ended)}, console)
         return int(ExitCode.INTERRUPTED)
-    except Exception:
+    except SystemExit:  # --help, --version
+        raise
+    except BaseException:
         logging.getLogger(__name__).exception("a bug of azaion-imagebuild")
         if "--json" in argv:
             bug = {"outcome": "failed", "error": "a bug", "exit_code": int(ExitCode.BUG)}

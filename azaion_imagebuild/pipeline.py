@@ -173,7 +173,7 @@ def _ended(done: Attempt, steps: _Steps) -> BuildRecord:
         )
         interrupted.problems += tuple(done.left_behind)
         return done.recorded(interrupted)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # sys.exit(), a panic of a Rust extension
         _logger.exception("a bug in the step %s", done.current)
         bug = BugError(
             f"a bug in {_culprit(error)}, step {done.current}: {type(error).__name__}: {error}",
@@ -591,7 +591,9 @@ def _try_all(caller: pluggy.HookCaller, **arguments: object) -> list[tuple[str, 
             impl.function(*(arguments[name] for name in impl.argnames))
         except OperatorError as error:
             problems += list(error.problems)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             _logger.exception("%s of the plug-in %s", caller.name, impl.plugin_name)
             message = f"{caller.name} of the plug-in {impl.plugin_name} failed: {error}"
             problems.append((message, "see the traceback above; look for what it left behind"))

@@ -196,6 +196,24 @@ def test_a_fleets_devices_are_events(run: Run) -> None:
     assert {each["outcome"] for each in devices} == {"done"}
 
 
+@pytest.mark.parametrize(("step", "code"), [("post_provision", 70), ("cleanup", 0)])
+def test_a_panic_in_a_plug_in_is_a_bug_like_any_other(run: Run, step: str, code: int) -> None:
+    """A Rust extension's is no Exception."""
+    plugin(
+        "from azaion_imagebuild import hookimpl\n"
+        "class Panic(BaseException): pass\n"
+        f"@hookimpl\ndef {step}(build):\n    raise Panic('index out of bounds')\n"
+    )
+    done = call("image", "--serial", SERIAL, "--json", "--log-format", "json")
+    assert done.returncode == code, done.stderr
+    seen, record = told(done.stderr), json.loads(done.stdout)
+    problems = [each["message"] for each in seen if each["event"] in ("warning", "error")]
+    assert any("index out of bounds" in each for each in problems)
+    assert (seen[-1]["event"], seen[-1]["exit_code"]) == ("exit", code)
+    (row,) = json.loads(run("ledger", "list", "--json").out)
+    assert row["outcome"] == record["outcome"]
+
+
 def test_what_would_command_a_terminal_or_break_a_line_is_escaped() -> None:
     event = events.said("a\x1b[31m\nb\u202e", "warning", traceback="Trace\n  in\x07\n")
     text, line = event.as_text(0.0), event.as_json(0.0)

@@ -227,7 +227,7 @@ def made(
         return {**blank_record(each), "outcome": "not started", "lane": place.name}
     except OperatorError as error:
         return failed(each, error, place=place.name)
-    except Exception as error:
+    except BaseException as error:
         _logger.exception("a bug while making %s", each.serial)
         bug = BugError(f"a bug: {type(error).__name__}: {error}", hint="report it")
         return failed(each, bug, place=place.name)
