@@ -32,7 +32,10 @@ class Event:
     """One line for a person; it may hold what must not be shown, until it is put into a form."""
     level: Level = "info"
     fields: Mapping[str, Any] = field(default_factory=dict)
-    """JSON values for a program, by the names that the one-line record has for them."""
+    """JSON values for a program, by the names that the one-line record has for them.
+
+    One that is named as what every event has (a plug-in's ``level``) is left out.
+    """
 
     def with_fields(self, fields: Mapping[str, Any]) -> Event:
         """Return the event with more fields; its own ones stand over them."""
@@ -43,7 +46,7 @@ class Event:
         known = {
             "time": utc(when), "level": self.level, "event": self.name, "message": self.message,
         }  # fmt: skip
-        return json.dumps(redacted({**known, **self.fields}), default=str)
+        return json.dumps(redacted({**known, **self.fields, **known}), default=str)
 
     def as_text(self, when: float) -> str:
         """Return one line of text, redacted, with a problem's hint; a traceback's lines follow."""

@@ -214,6 +214,20 @@ def test_a_panic_in_a_plug_in_is_a_bug_like_any_other(run: Run, step: str, code:
     assert row["outcome"] == record["outcome"]
 
 
+def test_a_field_of_a_plug_in_does_not_hide_what_an_event_is(run: Run) -> None:
+    plugin(
+        "from azaion_imagebuild import hookimpl\n"
+        "@hookimpl\n"
+        "def post_flash(build):\n"
+        "    return {'event': 'x', 'level': 'debug', 'message': 'm', 'time': 1, 'site': 'north'}\n"
+    )
+    ran = run("image", "--serial", SERIAL, "--json", "--log-format", "json")
+    end = told(ran.err)[-2]
+    assert (end["event"], end["level"], end["site"]) == ("finished", "info", "north")
+    assert end["message"].startswith("DONE in the SANDBOX")
+    assert end["time"].endswith("Z")
+
+
 def test_what_would_command_a_terminal_or_break_a_line_is_escaped() -> None:
     event = events.said("a\x1b[31m\nb\u202e", "warning", traceback="Trace\n  in\x07\n")
     text, line = event.as_text(0.0), event.as_json(0.0)
