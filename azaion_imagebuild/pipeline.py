@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import json
 import logging
 import time
 import traceback
@@ -506,6 +507,10 @@ def _mapping(step: str, answer: object) -> Mapping[str, Any]:
         raise TypeError(f"a plug-in answered {step} with {type(answer).__name__}, not a mapping")
     if taken := RECORD_FIELDS & set(answer):
         raise TypeError(f"a plug-in's answer to {step} would replace {', '.join(sorted(taken))}")
+    try:
+        json.dumps(answer, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"a plug-in's answer to {step} is no JSON: {error}") from None
     return answer
 
 

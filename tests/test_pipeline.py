@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -299,6 +300,28 @@ def test_a_plug_in_cannot_replace_a_field_of_the_record(build: Build, steps: Ste
     record, _ = run(build, steps, Liar())
     assert record.exit_code == 70
     assert "would replace serial" in record.error.message
+
+
+def self_referring() -> list[Any]:
+    found: list[Any] = []
+    found.append(found)
+    return found
+
+
+NO_JSON = [{1, 2}, {(1, 2): 3}, float("nan"), Secret("a-password"), self_referring()]
+
+
+@pytest.mark.parametrize("value", NO_JSON, ids=lambda each: type(each).__name__)
+def test_what_a_plug_in_adds_to_the_record_is_json(build: Build, steps: Steps, value: Any) -> None:
+    class Site:
+        @hookimpl
+        def post_flash(self) -> dict[str, Any]:
+            return {"site": value}
+
+    record, _ = run(build, steps, Site())
+    assert (record.exit_code, record.step) == (70, "post_flash")
+    assert "a plug-in's answer to post_flash is no JSON" in record.error.message
+    assert json.dumps(record.as_json())
     assert record.as_json()["serial"] == SERIAL
 
 
