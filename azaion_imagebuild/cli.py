@@ -43,7 +43,8 @@ def run(argv: Sequence[str]) -> int:
     began = time.monotonic()
     _guard_the_process()
     console = Console(sys.stderr, is_json=_speaks_json(argv))
-    code = _ended(argv, console)
+    with stdout.said(console):
+        code = _ended(argv, console)
     console.exited(code, time.monotonic() - began)
     return code
 

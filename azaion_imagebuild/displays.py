@@ -88,6 +88,8 @@ class Bars(Plain):
             TimeRemainingColumn(),
             console=Console(file=self._stream),
             transient=True,
+            redirect_stdout=False,  # ours redacts
+            redirect_stderr=False,
         )
         self._whole = self._progress.add_task("fleet", total=self._total, note="")
         for place in places:

@@ -92,6 +92,8 @@ class Live:
             TextColumn("{task.fields[last]}", markup=False),
             console=Console(file=self._stream),
             transient=True,
+            redirect_stdout=False,  # ours redacts
+            redirect_stderr=False,
         )
         progress.start()
         return progress, progress.add_task(escape(self._step), total=None, last="")

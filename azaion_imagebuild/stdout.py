@@ -1,12 +1,14 @@
-"""What a command prints on stdout: lines, or one line of JSON. All else goes to stderr."""
+"""What a command prints on stdout: lines, or one line of JSON. All else is said on stderr."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from .secret import redacted
@@ -19,6 +21,36 @@ if TYPE_CHECKING:
 def reserved() -> contextlib.AbstractContextManager[Any]:
     """Send what a plug-in prints to stderr: stdout is one line of JSON or nothing."""
     return contextlib.redirect_stdout(sys.stderr)
+
+
+@contextlib.contextmanager
+def said(console: Console) -> Iterator[None]:
+    """Let the console say what others write to stderr: redacted, and in its form."""
+    lines = _Lines(console.say)
+    try:
+        with contextlib.redirect_stderr(lines):
+            yield
+    finally:
+        lines.end()
+
+
+class _Lines(io.TextIOBase):
+    """Passes on whole lines; each thread writes lines of its own."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._own = threading.local()
+
+    def write(self, text: str) -> int:
+        *lines, self._own.rest = (getattr(self._own, "rest", "") + text).split("\n")
+        for line in lines:
+            self._say(line)
+        return len(text)
+
+    def end(self) -> None:
+        """Pass on what this thread wrote last, without an end of line."""
+        if getattr(self._own, "rest", ""):
+            self.write("\n")
 
 
 def print_json(value: object, console: Console) -> None:

@@ -228,6 +228,35 @@ def test_a_field_of_a_plug_in_does_not_hide_what_an_event_is(run: Run) -> None:
     assert end["time"].endswith("Z")
 
 
+def test_what_a_plug_in_prints_or_warns_of_is_an_event_without_the_password(run: Run) -> None:
+    plugin(
+        "import sys, threading, warnings\n"
+        "from azaion_imagebuild import hookimpl\n"
+        "def fail(text): raise ValueError(text)\n"
+        "@hookimpl\n"
+        "def post_flash(identity):\n"
+        "    password = identity.password.reveal()\n"
+        "    print('printed', password, end='\\x1b[31m\\n')\n"
+        "    print('without', 'end', end='', file=sys.stderr)\n"
+        "    print(' of line', file=sys.stderr)\n"
+        "    warnings.warn(f'warned {password}')\n"
+        "    thread = threading.Thread(target=fail, args=[password])\n"
+        "    thread.start()\n"
+        "    thread.join()\n"
+        "    print('last', end='')\n"
+    )
+    for form in ("json", "text"):
+        done = call("image", "--serial", SERIAL, "--json", "--log-format", form)
+        lines = done.stderr.splitlines()
+        if form == "json":
+            lines = [each["message"] for each in told(done.stderr)]
+        assert done.returncode == 0, lines
+        shown = "printed ***" + ("\\x1b[31m" if form == "text" else "\x1b[31m")
+        assert {shown, "without end of line", "ValueError: ***", "last"} <= set(lines)
+        assert any(each.endswith("UserWarning: warned ***") for each in lines)
+        assert len(done.stdout.splitlines()) == 1
+
+
 def test_what_would_command_a_terminal_or_break_a_line_is_escaped() -> None:
     event = events.said("a\x1b[31m\nb\u202e", "warning", traceback="Trace\n  in\x07\n")
     text, line = event.as_text(0.0), event.as_json(0.0)
