@@ -93,7 +93,11 @@ def _traces(settings: LogSettings, watcher: Watcher) -> Iterator[Observer]:
 
     try:
         yield Trace(tracer_to(settings.otlp_endpoint))
+        return
     except ImportError:
         message = "no trace is made: [log] otlp_endpoint is set, OpenTelemetry is not installed"
         hint = "pip install 'azaion-imagebuild[otel]'"
-        watcher.warned(Finding(message=message, hint=hint, severity="warning"))
+    except ValueError as error:
+        message = f"no trace is made: {error}"
+        hint = "mend or unset OpenTelemetry's variables: env | grep OTEL_"
+    watcher.warned(Finding(message=message, hint=hint, severity="warning"))

@@ -87,6 +87,7 @@ def tracer_to(endpoint: str) -> Tracer:
     Raises:
         UsageError: it is no URL.
         ImportError: the extra ``otel`` is not installed.
+        ValueError: an OTEL_ variable is wrong.
     """
     url = checked_url(endpoint, "[log] otlp_endpoint").removesuffix("/")
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter

@@ -384,3 +384,12 @@ def test_an_endpoint_that_is_no_url_is_a_usage_error(
     ran = run("image", "--serial", SERIAL)
     assert ran.code == 2
     assert ran.errors == ["error: [log] otlp_endpoint 'collector:4318' is not an http or https URL"]
+
+
+@pytest.mark.parametrize("name", ["OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "OTEL_BSP_SCHEDULE_DELAY"])
+def test_a_wrong_variable_of_opentelemetry_stops_nothing(collector: Collector, name: str) -> None:
+    environ = {name: "-1", "AZAION_IMAGEBUILD_OTLP_ENDPOINT": collector.url}
+    done = call("image", "--serial", SERIAL, **environ)
+    assert done.returncode == 0, done.stderr
+    assert "warning: no trace is made: " in done.stderr
+    assert "hint: mend or unset OpenTelemetry's variables" in done.stderr
