@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import logging
 import os
@@ -45,6 +46,7 @@ def run(argv: Sequence[str]) -> int:
     console = Console(sys.stderr, is_json=_speaks_json(argv))
     with stdout.said(console):
         code = _ended(argv, console)
+        _deliver_traces()
     console.exited(code, time.monotonic() - began)
     return code
 
@@ -84,6 +86,14 @@ def _ended(argv: Sequence[str], console: Console) -> int:
             stdout.print_json(bug, console)
         return int(ExitCode.BUG)
     return code
+
+
+def _deliver_traces() -> None:
+    """Wait, not for long, for what a collector has not got yet; an interrupt ends that."""
+    tracing = sys.modules.get(f"{__package__}.tracing")  # most commands make no trace
+    if tracing is not None:
+        with contextlib.suppress(KeyboardInterrupt):
+            tracing.deliver()
 
 
 def _called(args: argparse.Namespace, console: Console) -> int:

@@ -6,18 +6,24 @@ name, further attributes. A collector that is away stops no build.
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
+import threading
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cache
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from . import __version__
 from .http_client import checked_url
 from .model import Build, BuildRecord, Finding
 from .process import hide_variable
-from .secret import redact
+from .secret import Secret, redact
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span, Tracer
 
 _logger = logging.getLogger(__name__)
@@ -82,7 +88,7 @@ def _attributes(facts: dict[str, Any]) -> dict[str, Any]:
 def tracer_to(endpoint: str) -> Tracer:
     """Return what makes spans and sends them to ``endpoint``, the base URL of an OTLP/HTTP server.
 
-    The process's end waits for the last delivery, a few seconds at most.
+    :func:`deliver` sends the last of them.
 
     Raises:
         UsageError: it is no URL.
@@ -97,12 +103,39 @@ def tracer_to(endpoint: str) -> Tracer:
 
     for name in ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"):
         hide_variable(name)  # they hold a token
+        _tokens.extend(_values_in(os.environ.get(name, "")))
     _quieten()
     ours = Resource.create({"service.name": "azaion-imagebuild", "service.version": __version__})
     provider = TracerProvider(resource=ours.merge(OTELResourceDetector().detect()))
     exporter = OTLPSpanExporter(endpoint=f"{url}/v1/traces", timeout=_PATIENCE)
     provider.add_span_processor(BatchSpanProcessor(exporter))
+    _providers.append(provider)
     return provider.get_tracer(__package__, __version__)
+
+
+def deliver() -> None:
+    """Send what was not sent yet, and end all traces: a collector that drips is not waited for."""
+    tracer_to.cache_clear()
+    while _providers:
+        provider = _providers.pop()
+        sending = threading.Thread(target=provider.shutdown, daemon=True)
+        sending.start()
+        sending.join(_PATIENCE + 0.5)  # it says itself what it has given up in time
+        if sending.is_alive():
+            atexit.unregister(provider.shutdown)
+            _logger.warning("the trace: the collector takes too long to answer")
+
+
+_providers: list[TracerProvider] = []
+_tokens: list[Secret] = []
+"""Alive as long as the process: a collector may send them back."""
+
+
+def _values_in(headers: str) -> Iterator[Secret]:
+    """Yield the values of OTEL_EXPORTER_OTLP_HEADERS, without the word ``Bearer`` or ``Basic``."""
+    for header in headers.split(","):
+        words = unquote(header.partition("=")[2]).split()
+        yield from map(Secret, words[-1:])
 
 
 def _quieten() -> None:

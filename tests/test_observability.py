@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -365,6 +368,42 @@ def test_a_collector_that_is_away_stops_nothing() -> None:
     *_, end, told = done.stderr.splitlines()
     assert end.startswith(f"DONE in the SANDBOX: {SERIAL}")
     assert told.startswith("warning: the trace: Failed to export")
+
+
+def hostile(answer: bytes, pause: float) -> Callable[[socket.socket], None]:
+    def answers(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65536)
+            for byte in answer:
+                connection.sendall(bytes([byte]))
+                time.sleep(pause)
+
+    return answers
+
+
+@pytest.mark.parametrize(
+    ("answer", "pause", "said"),
+    [
+        (b"HTTP/1.1 200 ok\r\nContent-Length: 99\r\n\r\n" + b"a" * 99, 0.3, "too long to answer"),
+        (b"HTTP/1.1 401 no a-token\r\nContent-Length: 0\r\n\r\n", 0, "401, reason: no ***"),
+    ],
+    ids=["drips", "sends-the-token-back"],
+)
+def test_a_hostile_collector_neither_holds_the_end_nor_shows_the_token(
+    answer: bytes, pause: float, said: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        threading.Thread(target=hostile(answer, pause), args=[listening], daemon=True).start()
+        done = call("image", "--serial", SERIAL, "--log-format", "json",
+                    AZAION_IMAGEBUILD_OTLP_ENDPOINT=f"http://127.0.0.1:{port}",
+                    OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20a-token")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    *_, finished, warning, end = told(done.stderr)
+    assert said in warning["message"]
+    assert (finished["event"], end["event"]) == ("finished", "exit")
+    assert end["seconds"] < finished["seconds"] + 10
 
 
 def test_without_the_extra_there_is_a_warning_and_no_trace(
