@@ -10,13 +10,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
 from . import grammar, stdout
 from .console import Console
-from .errors import ExitCode, InterruptedBuild, OperatorError
+from .errors import ExitCode, InterruptedBuild, OperatorError, UsageError, denied
 from .settings import ENV_PREFIX
 
 _SUBJECTS = {
@@ -65,7 +65,8 @@ def _ended(argv: Sequence[str], console: Console) -> int:
         words = grammar.with_verb(argv)
         args = grammar.parser(words).parse_args(words)
         console.debug = args.debug
-        code = _called(args, console)
+        with _permitted():
+            code = _called(args, console)
     except OperatorError as error:
         console.failed(error)
         if "--json" in argv:
@@ -86,6 +87,17 @@ def _ended(argv: Sequence[str], console: Console) -> int:
             stdout.print_json(bug, console)
         return int(ExitCode.BUG)
     return code
+
+
+@contextlib.contextmanager
+def _permitted() -> Iterator[None]:
+    """A path that this user may not look at is no bug, wherever it was looked at."""
+    try:
+        yield
+    except PermissionError as error:
+        if error.filename is None:
+            raise
+        raise UsageError.of_problems([denied(error)]) from error
 
 
 def _deliver_traces() -> None:

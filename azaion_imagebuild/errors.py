@@ -123,3 +123,11 @@ class InterruptedBuild(OperatorError):
     """The operator or the system asked the build to stop."""
 
     exit_code = ExitCode.INTERRUPTED
+
+
+def denied(error: PermissionError) -> tuple[str, str]:
+    """Return (what is so, what to do next) for a path that this user may not look at."""
+    return (
+        f"cannot look at {error.filename}: {error.strerror}",
+        "run the same command as root (sudo), or make it readable for this user",
+    )

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, TypeVar
 
 import pluggy
 
@@ -27,6 +27,7 @@ from .errors import (
     ProvisioningError,
     StagingError,
     VerificationError,
+    denied,
 )
 from .locks import locked
 from .model import (
@@ -175,6 +176,8 @@ def _ended(done: Attempt, steps: _Steps) -> BuildRecord:
         interrupted.problems += tuple(done.left_behind)
         return done.recorded(interrupted)
     except BaseException as error:  # sys.exit(), a panic of a Rust extension
+        if _is_denied(error) and done.current in ("lock", "preflight"):
+            return done.recorded(PreflightError.of_problems([denied(error)]))
         _logger.exception("a bug in the step %s", done.current)
         bug = BugError(
             f"a bug in {_culprit(error)}, step {done.current}: {type(error).__name__}: {error}",
@@ -514,6 +517,11 @@ def _mapping(step: str, answer: object) -> Mapping[str, Any]:
     return answer
 
 
+def _is_denied(error: BaseException) -> TypeGuard[PermissionError]:
+    """Tell whether this user may not look at some path: no bug, whoever looked."""
+    return isinstance(error, PermissionError) and error.filename is not None
+
+
 def _culprit(error: BaseException) -> str:
     """Return the file and line that raised: a plug-in's or ours."""
     frames = traceback.extract_tb(error.__traceback__)
@@ -599,6 +607,9 @@ def _try_all(caller: pluggy.HookCaller, **arguments: object) -> list[tuple[str, 
         except KeyboardInterrupt:
             raise
         except BaseException as error:
+            if _is_denied(error):
+                problems.append(denied(error))
+                continue
             _logger.exception("%s of the plug-in %s", caller.name, impl.plugin_name)
             message = f"{caller.name} of the plug-in {impl.plugin_name} failed: {error}"
             problems.append((message, "see the traceback above; look for what it left behind"))
