@@ -11,6 +11,11 @@ RUN := $(VENV)/bin
 # Values come from outside (a barcode scanner, another Makefile): they are taken literally, reach
 # the tool by its environment, and are never pasted into a shell line.
 IMAGE_VARIABLES := SERIAL SERIALS BSP ROOTFS_DIR API_URL BOARD ROOTDEV CONFIG FLASH FUSE JSON OUT JOBS
+
+# A misspelt FLAHS=0 must not flash. What another make hands on to this one is its own affair.
+given = $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+UNKNOWN := $(if $(filter 0,$(MAKELEVEL)),$(filter-out $(IMAGE_VARIABLES) PYTHON VENV RUN,$(given)))
+export UNKNOWN IMAGE_VARIABLES
 define literally
 ifneq ($$(origin $(1)),undefined)
 override $(1) := $$(value $(1))
@@ -47,12 +52,12 @@ flags = \
 	[ -z "$${FUSE+x}" ] || set -- "$$@" --fuse="$$FUSE"; \
 	case "$${JSON-}" in ''|0) ;; *) set -- "$$@" --json ;; esac
 
-image: $(VENV)/.image | e2fsprogs
+image: $(VENV)/.image | known e2fsprogs
 	@$(flags); \
 	[ -z "$${SERIAL+x}" ] || set -- "$$@" --serial="$$SERIAL"; \
 	exec $(RUN)/azaion-imagebuild image "$$@"
 
-fleet: $(VENV)/.image | e2fsprogs
+fleet: $(VENV)/.image | known e2fsprogs
 	@$(flags); \
 	[ -z "$${OUT+x}" ] || set -- "$$@" --out="$$OUT"; \
 	[ -z "$${JOBS+x}" ] || set -- "$$@" --jobs="$$JOBS"; \
@@ -73,6 +78,12 @@ docs: $(VENV)/.docs
 
 clean:
 	@rm -rf $(VENV) .nox dist build site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.PHONY: known
+known:
+	@[ -z "$$UNKNOWN" ] || { \
+	    echo "error: unknown: $$UNKNOWN" >&2; \
+	    echo "hint: the variables of make are: $$IMAGE_VARIABLES" >&2; exit 2; }
 
 .PHONY: e2fsprogs
 e2fsprogs:

@@ -17,6 +17,7 @@ from .errors import UsageError
 from .hookspecs import REQUIRED, STAGING
 from .identity import email_for, parse_serial
 from .model import Build, BuildRecord, Finding
+from .observing import tracer_of
 from .plugins import load_plugins
 from .settings import Settings
 from .state import state_dir_of
@@ -85,7 +86,17 @@ def examine(settings: Settings, *, api: bool = False) -> list[Finding]:
     with parts(settings) as (used, sandbox):
         build = _image_build("DOCTOR-0", used, sandbox)
         findings = [finding for found in hook.preflight(build=build) for finding in found or ()]
+        traces = tracer_of(settings.log)
+        findings += [traces] if isinstance(traces, Finding) else []
         return _probed(used, findings) if api else findings
+
+
+def parts_in_words(settings: Settings) -> str:
+    """Return what a build with these settings, which :func:`examine` has taken, works with."""
+    bsp, url = settings.bsp.dir, settings.admin_api.url
+    if bsp is None and url is None:
+        return "the SANDBOX: neither a BSP nor an API is set by flags, variables or imagebuild.toml"
+    return ", ".join([*([f"the BSP {bsp}"] if bsp else []), f"the admin API {url}"])
 
 
 def _probed(settings: Settings, findings: list[Finding]) -> list[Finding]:

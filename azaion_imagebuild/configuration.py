@@ -166,8 +166,8 @@ def _convert(key: Key, value: Any, source: str, base: Path) -> Any:
     try:
         return _KINDS[key.kind](value, base)
     except (TypeError, ValueError) as error:
-        # What stands where a public key should may be the private one.
-        shown = "what stands there" if key.kind == "recipients" else repr(value)
+        # What stands where a public key should may be the private one; a URL may hold a password.
+        shown = "what stands there" if key.kind in ("recipients", "endpoint") else repr(value)
         raise UsageError(
             f"{source}: {shown} is not {_WORDS[key.kind]}" + (f" ({error})" if str(error) else ""),
             hint=f"{key}: {key.help}",
@@ -270,6 +270,17 @@ def _recipient(value: Any, base: Path) -> str:
     return value
 
 
+def _endpoint(value: Any, base: Path) -> str:
+    """Return the base URL; what collectors' manuals show has the path of traces, too."""
+    from .http_client import checked_url  # late: few have a collector
+
+    try:
+        url = checked_url(_text(value, base), "it")
+    except UsageError as error:
+        raise ValueError(error.message) from None
+    return url.removesuffix("/").removesuffix("/v1/traces")
+
+
 def _status(value: Any, base: Path) -> int:
     number = _whole(value, base)
     if not 200 <= number <= 599 or number // 100 == 3:  # a redirect is never followed
@@ -300,6 +311,7 @@ _KINDS: dict[str, Callable[[Any, Path], Any]] = {
     "paths": _list(_path),
     "statuses": _list(_status),
     "recipients": _list(_recipient),
+    "endpoint": _endpoint,
     "table": _table,
 }
 _WORDS = {
@@ -320,5 +332,6 @@ _WORDS = {
     "statuses": "a list of HTTP statuses (2xx, 4xx, 5xx)",
     "recipients": "a list of public keys, as age-keygen -y or an SSH .pub file shows them (no"
     " private key belongs on this host)",
+    "endpoint": "a URL like http://collector.internal.example.com:4318",
     "table": "a table of texts",
 }

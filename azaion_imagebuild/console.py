@@ -165,12 +165,12 @@ class Console:
         for line in (*lines, *report, last):
             self.say(line)
 
-    def examined(self, findings: list[Finding]) -> None:
-        """A host has been looked at."""
+    def examined(self, findings: list[Finding], parts: str) -> None:
+        """A host has been looked at; ``parts`` says what a build works with."""
         for each in findings:
             self._problem(events.problem(each.severity, each.message, each.hint))
         if not any(finding.severity == "error" for finding in findings):
-            self.say("OK: ready to build")
+            self.say(f"OK: ready to build with {parts}")
 
     def stamped(self, record: StampRecord) -> None:
         """An image has been stamped with given credentials, or cleared."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from . import attempt_log
 from .attempt import Watcher
 from .errors import StagingError
 from .model import Build, BuildRecord, Finding
 from .settings import LogSettings
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
 
 
 class Observer(Watcher, Protocol):
@@ -87,17 +90,27 @@ def _log(
 
 
 def _traces(settings: LogSettings, watcher: Watcher) -> Iterator[Observer]:
+    found = tracer_of(settings)
+    if isinstance(found, Finding):
+        watcher.warned(found)
+    elif found is not None:
+        from .tracing import Trace
+
+        yield Trace(found)
+
+
+def tracer_of(settings: LogSettings) -> Tracer | Finding | None:
+    """Return what makes spans, or why there is none; None: no trace is wanted."""
     if settings.otlp_endpoint is None:
-        return
-    from .tracing import Trace, tracer_to  # late: OpenTelemetry is heavy, and an extra
+        return None
+    from .tracing import tracer_to  # late: OpenTelemetry is heavy, and an extra
 
     try:
-        yield Trace(tracer_to(settings.otlp_endpoint))
-        return
+        return tracer_to(settings.otlp_endpoint)
     except ImportError:
         message = "no trace is made: [log] otlp_endpoint is set, OpenTelemetry is not installed"
         hint = "pip install 'azaion-imagebuild[otel]'"
     except ValueError as error:
         message = f"no trace is made: {error}"
         hint = "mend or unset OpenTelemetry's variables: env | grep OTEL_"
-    watcher.warned(Finding(message=message, hint=hint, severity="warning"))
+    return Finding(message=message, hint=hint, severity="warning")

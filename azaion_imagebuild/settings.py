@@ -348,7 +348,7 @@ class LogSettings:
     otlp_endpoint: str | None = option(
         None,
         "base URL of an OpenTelemetry collector (OTLP over HTTP) that gets a trace of each attempt",
-        kind="text",
+        kind="endpoint",
         env="OTLP_ENDPOINT",
     )
 

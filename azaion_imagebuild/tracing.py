@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from . import __version__
-from .http_client import checked_url
 from .model import Build, BuildRecord, Finding
 from .process import hide_variable
 from .secret import Secret, redact
@@ -91,11 +90,9 @@ def tracer_to(endpoint: str) -> Tracer:
     :func:`deliver` sends the last of them.
 
     Raises:
-        UsageError: it is no URL.
         ImportError: the extra ``otel`` is not installed.
         ValueError: an OTEL_ variable is wrong.
     """
-    url = checked_url(endpoint, "[log] otlp_endpoint").removesuffix("/")
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -107,7 +104,7 @@ def tracer_to(endpoint: str) -> Tracer:
     _quieten()
     ours = Resource.create({"service.name": "azaion-imagebuild", "service.version": __version__})
     provider = TracerProvider(resource=ours.merge(OTELResourceDetector().detect()))
-    exporter = OTLPSpanExporter(endpoint=f"{url}/v1/traces", timeout=_PATIENCE)
+    exporter = OTLPSpanExporter(endpoint=f"{endpoint}/v1/traces", timeout=_PATIENCE)
     provider.add_span_processor(BatchSpanProcessor(exporter))
     _providers.append(provider)
     return provider.get_tracer(__package__, __version__)

@@ -51,6 +51,22 @@ def test_a_fleet_from_make_takes_its_list_literally(tmp_path: Path) -> None:
     assert make("fleet").returncode == 2
 
 
+def test_a_misspelt_variable_builds_nothing(tmp_path: Path) -> None:
+    done = make("image", "SERIAL=AZJN-0042", "FLAHS=0", 'X";touch pwned;"=1', cwd=tmp_path)
+    assert done.returncode == 2
+    error, hint, *_ = done.stderr.splitlines()
+    assert error.startswith("error: unknown: ")
+    assert "FLAHS" in error
+    assert " FLASH " in hint
+    assert "attempt" not in done.stderr
+    assert not list(ROOT.glob("*pwned*"))
+
+
+def test_what_another_make_hands_on_is_its_own_affair() -> None:
+    done = make("image", "SERIAL=AZJN-0042", "KERNEL=of-the-bsp", MAKELEVEL="1")
+    assert done.returncode == 0, done.stderr
+
+
 def test_make_turns_every_failure_into_2_and_the_line_says_which() -> None:
     done = make("image", "SERIAL=AZJN-0042", "BSP=/nowhere", "API_URL=http://127.0.0.1:1", "JSON=1")
     assert done.returncode == 2

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 
 def doctor(args: argparse.Namespace, console: Console) -> int:
-    from ..builds import examine
+    from ..builds import examine, parts_in_words
 
+    settings = settings_of(args, console)
     with stdout.reserved():
-        findings = examine(settings_of(args, console), api=args.api)
+        findings = examine(settings, api=args.api)
     errors = [finding for finding in findings if finding.severity == "error"]
     if args.json:
         stdout.print_json(
@@ -30,7 +31,7 @@ def doctor(args: argparse.Namespace, console: Console) -> int:
             },
             console,
         )
-    console.examined(findings)
+    console.examined(findings, parts_in_words(settings))
     return int(ExitCode.PREFLIGHT if errors else ExitCode.DONE)
 
 
