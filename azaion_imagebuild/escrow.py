@@ -18,7 +18,7 @@ from . import device_conf, staging
 from .errors import OperatorError, PreflightError, ProvisioningError
 from .model import Build, DeviceIdentity, Finding
 from .state import state_dir_of
-from .trust import is_ours
+from .trust import is_ours, make_folder
 
 _ROOM = 1 << 20  # bytes that must be free: many times what one file takes
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -139,7 +139,7 @@ def _check_folder(build: Build) -> None:
 
 
 def _write(build: Build, name: str, data: bytes) -> None:
-    _top(build).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(_top(build).parent)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(_made(_top(build)))
         for each in _below(build):

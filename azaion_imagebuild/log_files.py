@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .errors import StagingError
 from .model import Build
-from .trust import is_own
+from .trust import is_own, make_folder
 
 
 def make_log_dir(build: Build) -> None:
@@ -20,7 +20,7 @@ def make_log_dir(build: Build) -> None:
         StagingError: it cannot be made.
     """
     try:
-        build.log_dir.mkdir(parents=True, mode=0o700, exist_ok=True)
+        make_folder(build.log_dir)
         if not is_own(build.log_dir.parent):
             raise PermissionError(errno.EPERM, "it belongs to another user")
     except OSError as error:

@@ -21,6 +21,23 @@ def is_ours(found: os.stat_result) -> bool:
     return found.st_uid in _owners() and not found.st_mode & stat.S_IWOTH
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing, for this user only, whatever the umask.
+
+    ``Path.mkdir`` makes the missing ones as the umask says: where it is 000, for everybody.
+
+    Raises:
+        OSError: it cannot be made, or is there and no folder.
+    """
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+    except FileNotFoundError:
+        if path.parent == path or path.is_symlink():
+            raise
+        make_folder(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+
+
 def _owners() -> set[int]:
     owners = {0, os.geteuid()}
     if os.geteuid() == 0 and os.environ.get("SUDO_UID", "").isdigit():

@@ -142,6 +142,18 @@ def test_a_log_that_cannot_be_opened_stops_no_build(
     assert "warning: this attempt has no log file: cannot make the log folder" in ran.err
 
 
+def test_no_umask_opens_the_state_folder(run: Run, tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        ran = run("image", "--serial", SERIAL, "--json")
+    finally:
+        os.umask(before)
+    assert (ran.code, ran.json["log"] is None) == (0, False), ran.err
+    log = Path(ran.json["log"])
+    for folder in log.parents[: len(log.relative_to(tmp_path).parts) - 1]:
+        assert folder.stat().st_mode & 0o777 == 0o700, folder
+
+
 def test_each_device_of_a_fleet_has_its_own_log(run: Run) -> None:
     plugin(WARNS)
     ran = run("fleet", "AZJN-0001..AZJN-0004", "--out", "out", "--jobs", "2", "--json")

@@ -18,6 +18,7 @@ from ..model import Receipt
 from ..secret import Secret
 from ..settings import LedgerSettings
 from ..signals import check_interrupt
+from ..trust import make_folder
 from .entry import FIELDS, Entry, now
 from .guards import FLASH, FUSE, ROTATE, Credential, Standing, died
 
@@ -417,7 +418,7 @@ def _sqlite(url: sql.URL) -> tuple[sql.Engine, contextlib.AbstractContextManager
 
     path = Path(url.database) if url.database else None  # None: in memory
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(path.parent)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
         _check_rights(path)
     engine = sql.create_engine(url, connect_args={"timeout": _LOCKED_FOR})

@@ -15,6 +15,7 @@ from ..contract import of_the_runbook
 from ..errors import UsageError
 from ..locks import locked
 from ..settings import Settings
+from ..trust import make_folder
 from ..usb import MOST_AT_ONCE
 from .admin_api import Accounts, admin_api
 from .bsp import create_bsp, is_reference_bsp
@@ -59,7 +60,7 @@ class Sandbox:
         instances = [f"0-{port}" for port in range(1, number + 1)]
         try:
             shutil.rmtree(self.sysfs, ignore_errors=True)
-            self.device_at("0-1").parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(self.device_at("0-1").parent)
             for instance in instances:
                 _make_device(self.device_at(instance))
                 _plug_in(self.sysfs / instance, instance)
@@ -79,7 +80,7 @@ class Sandbox:
             UsageError: the folder cannot be written.
         """
         try:
-            self.dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(self.dir)
             with locked([self.dir], lock_wait):
                 create_bsp(self.bsp)
                 _make_device(self.device)
