@@ -95,7 +95,9 @@ def _recipient(age: Any, text: str) -> Any:
     kind = age.ssh if text.startswith("ssh-") else age.x25519
     try:
         return kind.Recipient.from_str(text)
-    except age.RecipientError as error:
+    except BaseException as error:
+        if not isinstance(error, age.RecipientError) and type(error).__name__ != "PanicException":
+            raise
         # Anything else may be a private key.
         shown = ascii(text) if text.startswith(("ssh-", "age1")) else "(not shown)"
         raise PreflightError(

@@ -273,6 +273,7 @@ BROKEN = [
     "age1" + "q" * 58,
     "age1your0own0public0key",
     "ssh-ed25519 AAAAnothing somebody@example.com",
+    "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAAQA= panics@example.com",
 ]
 
 
