@@ -9,8 +9,9 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
+from .errors import UsageError
 from .secret import redacted
 from .visible import visible
 
@@ -65,6 +66,26 @@ def print_line(line: str, console: Console) -> None:
             encoding = sys.stdout.encoding or "utf-8"
             line = visible(line).encode(encoding, "backslashreplace").decode(encoding)
             print(line, flush=True)
+
+
+@contextlib.contextmanager
+def stream() -> Iterator[TextIO]:
+    """Yield stdout for what is worthless when it is cut; a reader that has gone away knows that.
+
+    Raises:
+        UsageError: it is closed, or not all of it can be written.
+    """
+    if sys.stdout is None:
+        raise UsageError("stdout is closed", hint="let it lead to a file or a program")
+    try:
+        yield sys.stdout
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the exit flushes again
+        if not isinstance(error, BrokenPipeError):
+            raise UsageError(
+                f"cannot write to stdout: {error.strerror}", hint="what is there is not whole"
+            ) from None
 
 
 @contextlib.contextmanager

@@ -559,6 +559,17 @@ def test_a_failed_build_is_in_the_ledger_with_its_error(
     assert attempt["flashed"] is False
 
 
+@pytest.mark.parametrize("end", ["> /dev/full", ">&-"])
+@pytest.mark.parametrize("form", ["", "--csv"])
+def test_an_export_that_is_cut_is_no_success(run: Run, file: Path, form: str, end: str) -> None:
+    assert run("image", "--serial", SERIAL, "--database", f"sqlite:///{file}").code == 0
+    tool = f"{sys.executable} -m azaion_imagebuild"
+    line = f"{tool} ledger export {form} --database sqlite:///{file} {end}"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)  # noqa: S602
+    assert (done.returncode, done.stderr.count("error: ")) == (2, 1)
+    assert "Traceback" not in done.stderr
+
+
 def test_the_ledger_is_exported_whole(run: Run, file: Path) -> None:
     url = f"sqlite:///{file}"
     with Ledger(url) as ledger:

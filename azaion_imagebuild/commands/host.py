@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from typing import TYPE_CHECKING
 
 from .. import grammar, stdout
@@ -95,6 +94,6 @@ def sandbox(args: argparse.Namespace, console: Console) -> int:
 def completion(args: argparse.Namespace, console: Console) -> int:
     from .. import completion
 
-    with stdout.quiet_pipe(console):
-        sys.stdout.write(f"{completion.script(grammar.parser(), args.shell)}\n")
+    with stdout.stream() as stream:
+        stream.write(f"{completion.script(grammar.parser(), args.shell)}\n")
     return 0

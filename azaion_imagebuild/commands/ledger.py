@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING, Literal
 
 from .. import stdout
@@ -73,8 +72,8 @@ def ledger_export(args: argparse.Namespace, console: Console) -> int:
     form: Literal["csv", "json"] = "csv" if args.csv else "json"
     with _ledger_to_read(settings_of(args, console)) as ledger:
         if args.out is None:
-            with stdout.quiet_pipe(console):
-                records.export(ledger, sys.stdout, form)
+            with stdout.stream() as stream:
+                records.export(ledger, stream, form)
             return 0
         try:
             with args.out.open("x", encoding="utf-8", newline="") as stream:
