@@ -9,9 +9,12 @@ import sys
 def main() -> None:
     """Run the command line and end the process with its exit code."""
     gc.set_threshold(100_000)  # imports make objects that stay: collecting them costs a tenth
-    from .cli import run
+    try:
+        from .cli import run
 
-    code = run(sys.argv[1:])
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # while that is imported, or once more at its end
+        code = 130
     gc.freeze()  # the end of the process gives everything back: looking for cycles is in vain
     sys.exit(code)
 

@@ -200,6 +200,23 @@ def test_a_failure_is_an_event_with_its_hint_and_the_exit_code(run: Run) -> None
     assert (end["event"], end["exit_code"], ran.code) == ("exit", 2, 2)
 
 
+def test_an_interrupt_before_anything_has_begun_shows_no_traceback() -> None:
+    """While modules are imported, which is most of the first tenth of a second."""
+    program = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, *more):\n"
+        "        if name == 'azaion_imagebuild.cli': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from azaion_imagebuild.__main__ import main\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_a_line_that_cannot_be_parsed_is_told_in_the_form_that_it_asks_for(run: Run) -> None:
     ran = run("image", "--log-format", "json", "--no-such-flag")
     assert [each["event"] for each in told(ran.err)] == ["error", "exit"]
