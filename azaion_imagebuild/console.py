@@ -183,7 +183,7 @@ class Console:
         end = f"→ {record.extra['written'][0]}" if record.error is None else "FAILED"
         self.say(f"  {number:>{len(str(total))}}/{total}  {record.build.serial}  {end}")
         if record.error is not None:
-            self.failed(record.error)
+            self.failed(record.error, events.whose(record.build))
 
     def rotation_planned(self, plan: Mapping[str, Any]) -> None:
         """It is known whose credentials are old."""

@@ -290,6 +290,15 @@ def test_what_a_plug_in_prints_or_warns_of_is_an_event_without_the_password(run:
         assert len(done.stdout.splitlines()) == 1
 
 
+def test_of_many_rotated_devices_an_error_names_its_own(run: Run) -> None:
+    assert run("image", "--serial", SERIAL).code == 0
+    plugin(FAILS.replace("pre_flash", "post_provision"))
+    done = call("rotate", "--all-older-than", "0d", "--out", "new", "--log-format", "json")
+    (error,) = [each for each in told(done.stderr) if each["event"] == "error"]
+    assert (done.returncode, error["serial"]) == (10, SERIAL), done.stderr
+    assert error["attempt"]
+
+
 def test_what_would_command_a_terminal_or_break_a_line_is_escaped() -> None:
     event = events.said("a\x1b[31m\nb\u202e", "warning", traceback="Trace\n  in\x07\n")
     text, line = event.as_text(0.0), event.as_json(0.0)
