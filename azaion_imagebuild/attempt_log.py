@@ -23,7 +23,7 @@ class AttemptLog:
 
     def __init__(self, path: Path, build: Build, note: Callable[[str], None]) -> None:
         self.path = path
-        self._whose = events.whose(build)
+        self.whose = events.whose(build)
         self._is_json = build.settings.log.format == "json"
         self._note = note
 
@@ -53,7 +53,7 @@ class AttemptLog:
         """Write one event down."""
         now = time.time()
         if self._is_json:
-            self._note(event.with_fields(self._whose).as_json(now))
+            self._note(event.with_fields(self.whose).as_json(now))
         else:
             self._note(event.as_text(now))
 
@@ -81,6 +81,12 @@ def opened(build: Build) -> Iterator[AttemptLog]:
 
 _current: ContextVar[AttemptLog | None] = ContextVar("attempt_log", default=None)
 """Of each thread its own: a fleet's devices are made side by side."""
+
+
+def whose() -> dict[str, str]:
+    """Return the fields of the attempt that this thread works for; none without a log of it."""
+    log = _current.get()
+    return log.whose if log is not None else {}
 
 
 class _Forward(logging.Handler):

@@ -7,7 +7,7 @@ import time
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO, TypeGuard, cast
 
-from . import events
+from . import attempt_log, events
 from .errors import OperatorError
 from .events import Event
 from .model import Build, BuildRecord, Finding
@@ -252,7 +252,7 @@ class _Handler(logging.Handler):
         if record.levelno == logging.DEBUG:
             self._console.printed(events.text_of(record))
             return
-        event = events.logged(record)
+        event = events.logged(record).with_fields(attempt_log.whose())
         prefix = "warning: " if event.level == "warning" else ""
         trace = [event.fields["traceback"].rstrip()] if "traceback" in event.fields else []
         self._console.tell(event, prefix + "\n".join([event.message, *trace]))

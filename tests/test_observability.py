@@ -299,6 +299,15 @@ def test_of_many_rotated_devices_an_error_names_its_own(run: Run) -> None:
     assert error["attempt"]
 
 
+def test_what_plug_ins_log_in_a_fleet_is_known_by_its_device(run: Run) -> None:
+    plugin(WARNS)
+    ran = run("fleet", "AZJN-0001..AZJN-0003", "--out", "out", "--log-format", "json")
+    logged = [each for each in told(ran.err) if each["message"].endswith(" has ***")]
+    assert len(logged) == 3
+    assert all(each["message"] == f"{each['serial']} has ***" for each in logged)
+    assert all(each["attempt"] for each in logged)
+
+
 def test_what_would_command_a_terminal_or_break_a_line_is_escaped() -> None:
     event = events.said("a\x1b[31m\nb\u202e", "warning", traceback="Trace\n  in\x07\n")
     text, line = event.as_text(0.0), event.as_json(0.0)
