@@ -58,7 +58,7 @@ class Trace:
 
     def warned(self, finding: Finding) -> None:
         """A check saw something that does not stop the build."""
-        self._spans[-1].add_event("warning", {"message": redact(finding.message)})
+        self._spans[-1].add_event("warning", {"message": _shown(finding.message)})
 
     def finished(self, record: BuildRecord) -> None:
         """The attempt has ended, well or not: a step that failed is still open then."""
@@ -66,7 +66,7 @@ class Trace:
 
         if record.error is not None:
             for span in self._spans:
-                span.set_status(StatusCode.ERROR, redact(record.error.message))
+                span.set_status(StatusCode.ERROR, _shown(record.error.message))
         told = ("outcome", "account", "image_sha256", "proof", "flashed", "step", "exit_code")
         facts = record.as_json()
         self._spans[0].set_attributes(_attributes({name: facts.get(name) for name in told}))
@@ -80,7 +80,19 @@ class Trace:
 
 
 def _attributes(facts: dict[str, Any]) -> dict[str, Any]:
-    return {f"{_PREFIX}{name}": value for name, value in facts.items() if value is not None}
+    return {
+        f"{_PREFIX}{name}": _shown(value) if isinstance(value, str) else value
+        for name, value in facts.items()
+        if value is not None
+    }
+
+
+def _shown(text: str) -> str:
+    """Return a text redacted, and in what UTF-8 can hold: one that it cannot loses the whole batch.
+
+    A path of the host may hold any byte, as a lone surrogate.
+    """
+    return redact(text).encode("utf-8", "backslashreplace").decode()
 
 
 @cache

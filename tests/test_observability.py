@@ -500,3 +500,22 @@ def test_the_path_that_a_collectors_manual_shows_may_stand_there() -> None:
     ):
         settings = load({("log", "otlp_endpoint"): url}, {}, None)
         assert settings.log.otlp_endpoint == "http://collector:4318"
+
+
+@pytest.mark.parametrize("name", ["OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "OTEL_BSP_SCHEDULE_DELAY"])
+def test_a_wrong_variable_of_opentelemetry_stops_nothing(collector: Collector, name: str) -> None:
+    environ = {name: "-1", "AZAION_IMAGEBUILD_OTLP_ENDPOINT": collector.url}
+    done = call("image", "--serial", SERIAL, **environ)
+    assert done.returncode == 0, done.stderr
+    assert "warning: no trace is made: " in done.stderr
+    assert "hint: mend or unset OpenTelemetry's variables" in done.stderr
+
+
+def test_a_text_that_utf8_cannot_hold_does_not_lose_the_trace(collector: Collector) -> None:
+    plugin(FAILS.replace("identity.password.reveal()", "'/srv/\\udcff'"))
+    done = call("image", "--serial", SERIAL, AZAION_IMAGEBUILD_OTLP_ENDPOINT=collector.url,
+                AZAION_IMAGEBUILD_STATION="S\udcfe")  # fmt: skip
+    assert done.returncode == 70, done.stderr
+    (root,) = [span for span in collector.spans if not span.parent_span_id]
+    assert "ValueError: /srv/\\udcff" in root.status.message
+    assert values(root.attributes)["azaion.station"] == "S\\udcfe"
