@@ -189,7 +189,8 @@ def checked_url(url: str, what: str) -> str:
     if parts.username is not None or parts.password is not None:
         raise UsageError(
             f"{what} holds a user name or password",
-            hint="put the token into a file and name it by [admin_api] token_file",
+            hint="put the token into a file and name it by [admin_api] token_file; a collector's"
+            " (of traces) belongs into OTEL_EXPORTER_OTLP_HEADERS",
         )
     return url
 

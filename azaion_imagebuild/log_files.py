@@ -34,14 +34,19 @@ def make_log_dir(build: Build) -> None:
 def appending(log: Path | None) -> Iterator[Callable[[str], None]]:
     """Open a log (0600; no link is followed); yield what adds a line to it, safe in threads.
 
-    A disk that fills up later does not stop a program: the line is then lost.
+    A disk that fills up later does not stop a program: the line is then lost, and what stands
+    half there stays on a line of its own.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor = os.open(log or os.devnull, flags, 0o600)
 
+    torn = b""
+
     def note(line: str) -> None:
+        nonlocal torn
+        data = torn + f"{line}\n".encode("utf-8", "backslashreplace")
         with contextlib.suppress(OSError):
-            os.write(descriptor, f"{line}\n".encode("utf-8", "backslashreplace"))
+            torn = b"\n" if os.write(descriptor, data) < len(data) else b""
 
     try:
         yield note

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -120,11 +121,18 @@ def run(
 
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:
-    own = {name: text for name, text in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    own = {
+        name: text
+        for name, text in os.environ.items()
+        if not name.startswith(ENV_PREFIX) and not _OTEL_HEADERS.fullmatch(name)
+    }
     for name in _PRIVATE_VARIABLES:
         own.pop(name, None)
     return {**own, **extra}
 
+
+_OTEL_HEADERS = re.compile(r"OTEL_EXPORTER_OTLP_(\w+_)?HEADERS")
+"""They hold a token, whether this tool makes traces or not."""
 
 _PRIVATE_VARIABLES: set[str] = set()
 

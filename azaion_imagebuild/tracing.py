@@ -18,7 +18,6 @@ from urllib.parse import unquote
 
 from . import __version__
 from .model import Build, BuildRecord, Finding
-from .process import hide_variable
 from .secret import Secret, redact
 
 if TYPE_CHECKING:
@@ -111,7 +110,6 @@ def tracer_to(endpoint: str) -> Tracer:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     for name in ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"):
-        hide_variable(name)  # they hold a token
         _tokens.extend(_values_in(os.environ.get(name, "")))
     _quieten()
     ours = Resource.create({"service.name": "azaion-imagebuild", "service.version": __version__})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from azaion_imagebuild.log_files import appending
 from azaion_imagebuild.process import TIMED_OUT, hide_variable, run
 from azaion_imagebuild.secret import Secret
 
@@ -121,3 +123,31 @@ def gone(pid: int) -> bool:
 def test_a_program_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no-such-program"):
         run(["no-such-program"], cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"]
+)
+def test_no_program_sees_the_token_of_a_collector(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Nor where this tool makes no trace: the variable may be another program's."""
+    monkeypatch.setenv(name, "authorization=a-token")
+    finished = run(["env"], cwd=tmp_path)
+    assert finished.tail
+    assert not any("a-token" in line for line in finished.tail)
+
+
+def test_a_log_line_that_did_not_fit_does_not_spoil_the_next_one(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with appending(tmp_path / "log") as note:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+        try:
+            note("first")
+            note("second")
+            note("third")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        note("fourth")
+        note("fifth")
+    assert (tmp_path / "log").read_text().splitlines() == ["first", "seco", "fourth", "fifth"]
