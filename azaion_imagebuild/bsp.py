@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import log_files
 from .errors import OperatorError
 from .model import RELEASE_FILE, Build, Finding
 from .rootfs import Rootfs
@@ -64,6 +65,7 @@ class LinuxForTegra:
             *self._firmware_findings(build),
             *self._rootfs_findings(build),
             *self._host_findings(build),
+            *log_files.findings(build),
             *self.device_findings(build),
         ]
 

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .errors import StagingError
-from .model import Build
+from .model import Build, Finding
 from .trust import is_own, make_folder
+
+_HINT = "set AZAION_IMAGEBUILD_STATE_DIR to a folder of your own"
 
 
 def make_log_dir(build: Build) -> None:
@@ -26,8 +28,22 @@ def make_log_dir(build: Build) -> None:
     except OSError as error:
         raise StagingError(
             f"cannot make the log folder {build.log_dir}: {error.strerror}",
-            hint="set AZAION_IMAGEBUILD_STATE_DIR to a folder of your own",
+            hint=_HINT,
         ) from None
+
+
+def findings(build: Build) -> list[Finding]:
+    """Look, without changing anything, for what would keep NVIDIA's scripts from having a log."""
+    there = next(each for each in (build.log_dir, *build.log_dir.parents) if os.path.lexists(each))
+    of_serial = build.log_dir.parent
+    if of_serial.exists() and not is_own(of_serial):
+        reason = "it belongs to another user, or everybody may write it"
+        message = f"logs cannot be written into {of_serial}: {reason}"
+    elif not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        message = f"logs cannot be written into {there}"
+    else:
+        return []
+    return [Finding(message=message, hint=_HINT)]
 
 
 @contextlib.contextmanager

@@ -240,22 +240,22 @@ def test_a_log_on_a_full_disk_loses_lines_but_not_the_program(tmp_path: Path) ->
     assert (tmp_path / "ended").exists()
 
 
-def test_a_log_folder_that_cannot_be_made_is_an_error_before_flash_sh(
+def test_a_log_folder_that_cannot_be_made_is_an_error_before_the_account(
     sandbox: Sandbox, run: Run
 ) -> None:
     replace_script(sandbox.bsp / "flash.sh", f"touch ../started; {REAL}\n")
     logs = sandbox.dir.parent / "logs"
     logs.write_text("no folder")
     ran = run("image", "--serial", SERIAL, "--json")
-    assert (ran.code, ran.json["step"]) == (5, "build_image")
-    assert f"cannot make the log folder {logs}" in ran.json["error"]
+    assert (ran.code, ran.json["step"]) == (3, "preflight")
+    assert f"logs cannot be written into {logs}" in ran.json["error"]
     assert "AZAION_IMAGEBUILD_STATE_DIR" in ran.json["hint"]
     assert not (sandbox.dir / "started").exists()
     assert not (sandbox.bsp / "rootfs" / DEVICE_CONF).exists()
 
 
 @needs_root
-def test_a_log_folder_of_another_user_is_an_error_before_flash_sh(
+def test_a_log_folder_of_another_user_is_an_error_before_the_account(
     sandbox: Sandbox, run: Run
 ) -> None:
     replace_script(sandbox.bsp / "flash.sh", f"touch ../started; {REAL}\n")
@@ -263,9 +263,10 @@ def test_a_log_folder_of_another_user_is_an_error_before_flash_sh(
     folder.mkdir(parents=True)
     os.chown(folder, 4242, 4242)
     ran = run("image", "--serial", SERIAL, "--json")
-    assert ran.code == 5
+    assert ran.code == 3
     assert "belongs to another user" in ran.json["error"]
     assert not (sandbox.dir / "started").exists()
+    assert sandbox.accounts.list() == []
 
 
 @needs_root
