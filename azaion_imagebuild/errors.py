@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from types import MappingProxyType
@@ -26,6 +28,14 @@ class ExitCode(IntEnum):
     FLEET_INCOMPLETE = 10
     BUG = 70
     INTERRUPTED = 130
+
+
+def install_hint(extra: str) -> str:
+    """Return the command that installs an extra where this tool runs.
+
+    Another environment's pip does not know the tool, and would look for its name elsewhere.
+    """
+    return shlex.join([sys.executable, "-m", "pip", "install", f"azaion-imagebuild[{extra}]"])
 
 
 class OperatorError(Exception):

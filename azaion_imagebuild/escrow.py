@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import device_conf, staging
-from .errors import OperatorError, PreflightError, ProvisioningError
+from .errors import OperatorError, PreflightError, ProvisioningError, install_hint
 from .model import Build, DeviceIdentity, Finding
 from .state import state_dir_of
 from .trust import is_ours, make_folder
@@ -76,7 +76,7 @@ def _age() -> Any:
     except ImportError:
         raise PreflightError(
             "[escrow] recipients are set, but pyrage is not installed",
-            hint="pip install 'azaion-imagebuild[escrow]'",
+            hint=install_hint("escrow"),
         ) from None
     return pyrage
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from . import attempt_log
 from .attempt import Watcher
-from .errors import StagingError
+from .errors import StagingError, install_hint
 from .model import Build, BuildRecord, Finding
 from .settings import LogSettings
 
@@ -109,7 +109,7 @@ def tracer_of(settings: LogSettings) -> Tracer | Finding | None:
         return tracer_to(settings.otlp_endpoint)
     except ImportError:
         message = "no trace is made: [log] otlp_endpoint is set, OpenTelemetry is not installed"
-        hint = "pip install 'azaion-imagebuild[otel]'"
+        hint = install_hint("otel")
     except ValueError as error:
         message = f"no trace is made: {error}"
         hint = "mend or unset OpenTelemetry's variables: env | grep OTEL_"

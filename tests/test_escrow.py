@@ -12,8 +12,10 @@ import errno
 import json
 import os
 import resource
+import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -378,7 +380,8 @@ def test_without_pyrage_nothing_is_begun_and_the_hint_installs_it(
         run("image", "--serial", SERIAL, "--json"),
         run("rotate", *one, "--device-conf", "new.conf"),
     ):
-        assert (ran.code, ran.json["hint"]) == (3, "pip install 'azaion-imagebuild[escrow]'")
+        pip = f"{shlex.quote(sys.executable)} -m pip"
+        assert (ran.code, ran.json["hint"]) == (3, f"{pip} install 'azaion-imagebuild[escrow]'")
     assert "pyrage is not installed" in run("doctor").err
     assert accounts.login(EMAIL, "old")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -468,7 +469,9 @@ def test_without_the_extra_there_is_a_warning_and_no_trace(
     monkeypatch.setenv("AZAION_IMAGEBUILD_OTLP_ENDPOINT", "http://127.0.0.1:9")
     ran = run("image", "--serial", SERIAL)
     assert ran.code == 0
-    assert "hint: pip install 'azaion-imagebuild[otel]'" in ran.err
+    assert (
+        f"hint: {shlex.quote(sys.executable)} -m pip install 'azaion-imagebuild[otel]'" in ran.err
+    )
 
 
 def test_doctor_tells_that_the_extra_is_missing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import LedgerError, OperatorError, PreflightError
+from ..errors import LedgerError, OperatorError, PreflightError, install_hint
 from ..locks import locked
 from ..model import Receipt
 from ..secret import Secret
@@ -345,7 +345,7 @@ class Ledger:
         except ImportError:
             raise LedgerError(
                 "PostgreSQL's driver is not installed",
-                hint="pip install 'azaion-imagebuild[station]'",
+                hint=install_hint("station"),
             ) from None
         except (sql.exc.SQLAlchemyError, OSError) as error:
             raise self._cannot("open", error) from None

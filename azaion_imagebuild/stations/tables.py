@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import LedgerError, UsageError
+from ..errors import LedgerError, UsageError, install_hint
 from ..ledger import Ledger
 from ..settings import Settings
 
@@ -56,7 +56,7 @@ def shared_ledger(settings: Settings, *, patience: float = 60.0) -> Ledger:
         what = "no database is set" if url is None else "the ledger is not in PostgreSQL"
         raise UsageError(
             f"{what}: stations share one PostgreSQL",
-            hint="set [ledger] database (--database) to postgresql://…; README says how to begin",
+            hint="set [ledger] database (--database) to postgresql://…; see docs/stations.md",
         )
     try:
         import procrastinate  # noqa: F401 - a look whether it is there
@@ -64,7 +64,7 @@ def shared_ledger(settings: Settings, *, patience: float = 60.0) -> Ledger:
     except ImportError:
         raise UsageError(
             "stations need procrastinate and psycopg, which are not installed",
-            hint="pip install 'azaion-imagebuild[station]'",
+            hint=install_hint("station"),
         ) from None
     return Ledger(url, patience=patience)
 
