@@ -43,16 +43,18 @@ def build_base(settings: Settings, watcher: Watcher, out: Path | None) -> BuildR
     """Build an image with a placeholder in place of an identity; copy it to ``out`` if given.
 
     Raises:
-        UsageError: the settings are wrong; nothing has been done.
+        UsageError: the settings are wrong, or ``out`` cannot be made; nothing has been done.
         ImageBuildError: the image was built, but cannot be copied.
     """
+    from .stamping import check_new_file, copy_image  # late, as all that `provision` needs not
+
+    if out is not None:
+        check_new_file(out)
     hook = load_plugins(settings.hooks, required=REQUIRED).hook
     with parts(settings) as (used, sandbox):
         record = pipeline.base(base_build(used, sandbox=sandbox), hook, watcher)
     if out is None or record.image is None or record.error is not None:
         return record
-    from .stamping import copy_image
-
     copy_image(record.image.path, out)
     return dataclasses.replace(record, image=dataclasses.replace(record.image, path=out, also=()))
 

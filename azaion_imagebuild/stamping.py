@@ -163,6 +163,23 @@ def blank(path: Path, wait: float) -> bool:
     return True
 
 
+def check_new_file(target: Path) -> None:
+    """Look, before the work that it takes, whether a new file can be made.
+
+    Raises:
+        UsageError: something is there already, or its folder takes no file of this user.
+    """
+    if os.path.lexists(target):
+        raise UsageError(f"{target} is there already", hint="name a file that is not there yet")
+    folder = target.parent
+    if not os.access(folder, os.F_OK) or not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}", hint="make it, or name another one")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"this user may not write into {folder}", hint="name a file in a folder of your own"
+        )
+
+
 def copy_image(source: Path, target: Path) -> None:
     """Copy an image to a new file (0600): shared blocks where the filesystem can, holes kept.
 

@@ -257,6 +257,25 @@ def base(run: Run, tmp_path: Path) -> Path:
     return out
 
 
+def test_a_base_that_cannot_be_copied_out_is_not_built(run: Run, tmp_path: Path) -> None:
+    there, shut = tmp_path / "there.img", tmp_path / "shut"
+    there.write_bytes(b"of somebody")
+    shut.mkdir()
+    shut.chmod(0o500)
+    wrong = {
+        there: "is there already",
+        tmp_path / "none/base.img": "there is no folder",
+        there / "base.img": "there is no folder",
+    }
+    if os.geteuid():
+        wrong[shut / "base.img"] = "this user may not write into"
+    for out, said in wrong.items():
+        ran = run("base", "--out", out)
+        assert (ran.code, said in ran.err) == (2, True), ran.err
+    assert there.read_bytes() == b"of somebody"
+    assert not (tmp_path / "state/azaion-imagebuild/sandbox").exists()
+
+
 def test_base_stamp_verify_clear(run: Run, base: Path, tmp_path: Path) -> None:
     clean = base.read_bytes()
     ran = run("stamp", base, "--serial", SERIAL, "--json")
