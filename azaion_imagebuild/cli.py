@@ -63,6 +63,7 @@ def _ended(argv: Sequence[str], console: Console) -> int:
     """Do the command; whatever happens is said, and ends in an exit code."""
     try:
         words = grammar.with_verb(argv)
+        grammar.check_first(words)
         args = grammar.parser(words).parse_args(words)
         console.debug = args.debug
         with _permitted():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +56,47 @@ def parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
         " 10 fleet incomplete, 70 a bug, 130 interrupted.",
         allow_abbrev=False,
     )
-    whole.called = next((word for word in argv if not word.startswith("-")), "")
+    table = _commands()
+    whole.called = " ".join(_called(argv, table))
     whole.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    _add(whole, _commands(), argv)
+    _add(whole, table, argv)
     manual.describe(whole)
     return whole
+
+
+def _called(argv: Sequence[str], table: _Commands) -> Iterator[str]:
+    """Yield the words that name the command: ``ledger``, ``show``."""
+    if argv and argv[0] in table:
+        yield argv[0]
+        takes = table[argv[0]][1]
+        if isinstance(takes, dict):
+            yield from _called(argv[1:], takes)
+
+
+def _no_command(word: str, table: _Commands) -> UsageError:
+    from difflib import get_close_matches  # late: no call that is right needs it
+
+    near = get_close_matches(word, table, n=1, cutoff=0.7)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return UsageError(
+        f"there is no command {word!a}", hint=f"{meant}azaion-imagebuild --help lists the commands"
+    )
+
+
+def check_first(argv: Sequence[str]) -> None:
+    """Look whether the line begins with a command.
+
+    Raises:
+        UsageError: it begins with an option of one, or with another word.
+    """
+    first = argv[0] if argv else "--help"
+    if first.startswith("-") and first not in ("-h", "--help", "--version", "--"):
+        raise UsageError(
+            f"{first.partition('=')[0]} stands before the command",
+            hint="options come after it: azaion-imagebuild COMMAND --option",
+        )
+    if not first.startswith("-") and first not in (table := _commands()):
+        raise _no_command(first, table)
 
 
 def with_verb(argv: Sequence[str]) -> Sequence[str]:
@@ -79,7 +115,7 @@ def _commands() -> _Commands:
         "fleet": ("make many devices: a list of serials, to its end", _fleet),
         "submit": ("queue many devices for the stations", _submit),
         "station": (
-            "make devices from the common queue: run (the default), status, resolve, reassign",
+            "make devices from the common queue: run, status, resolve, reassign",
             {
                 "run": ("make devices until Ctrl-C or SIGTERM", _station_run),
                 "status": ("stations, lanes, queues, orphans", _station_status),

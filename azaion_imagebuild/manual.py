@@ -124,7 +124,8 @@ ENTRIES: dict[str, Entry] = {
     ),
     "station": Entry(
         usage="[COMMAND] ...",
-        about="Makes devices from the common queue; without a COMMAND it is run.",
+        about="Makes devices from the common queue. An option in the place of COMMAND means run:"
+        " station --name S1 is station run --name S1.",
         examples=("station status",),
     ),
     "station run": Entry(
@@ -140,7 +141,7 @@ ENTRIES: dict[str, Entry] = {
         examples=("station status",),
     ),
     "station resolve": Entry(
-        usage="SERIAL {done,failed,retired} --reason REASON [options]",
+        usage="SERIAL {done,failed,retired,fused,unfused} --reason REASON [options]",
         about="Writes down what became of a device whose station died while flashing it; it is"
         " never repeated by itself.",
         examples=('station resolve AZJN-0042 failed --reason "looked at it: no image"',),

@@ -109,6 +109,25 @@ def test_a_word_that_is_no_command_is_shown_all_of_them() -> None:
     assert found == {"station", *(name for name in COMMANDS if name.startswith("station "))}
 
 
+def said(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """What a wrong command line is told, on one line."""
+    assert cli.run([*argv]) == 2
+    return " | ".join(capsys.readouterr().err.splitlines())
+
+
+def test_a_wrong_command_line_is_told_where_the_right_one_is_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    listed = "azaion-imagebuild --help lists the commands"
+    assert said(capsys, "imag").endswith(f"no command 'imag' | hint: did you mean image? {listed}")
+    assert said(capsys, "frobnicate").endswith(f"no command 'frobnicate' | hint: {listed}")
+    early = said(capsys, "--state-dir=x", "image")
+    assert early.startswith("error: --state-dir stands before the command | hint: options come")
+    for words in (("ledger", "show"), ("image",), ("station", "status")):
+        late = said(capsys, *words, "--bogus")
+        assert f"azaion-imagebuild {' '.join(words)} --help lists" in late
+
+
 def test_every_argument_has_a_help() -> None:
     for name, command in COMMANDS.items():
         for action in command._actions:
