@@ -159,6 +159,10 @@ def _unknown(what: str, name: str, names: set[str]) -> UsageError:
 
 def _convert(key: Key, value: Any, source: str, base: Path) -> Any:
     """Return ``value`` as the kind of ``key``; relative paths start at ``base``."""
+    if value == "" and key.kind in _NEVER_EMPTY:
+        raise UsageError(
+            f"{source} is set, but empty", hint=f"give one, or leave it out; {key}: {key.help}"
+        )
     if key.kind == "choice" and value not in key.choices:
         raise UsageError(
             f"{source}: {value!r} is not one of {', '.join(key.choices)}", hint=f"{key}: {key.help}"
@@ -314,6 +318,8 @@ _KINDS: dict[str, Callable[[Any, Path], Any]] = {
     "endpoint": _endpoint,
     "table": _table,
 }
+_NEVER_EMPTY = frozenset(_KINDS) - {"text or empty", "list", "paths", "statuses", "recipients"}
+"""Kinds that an empty text says nothing of; of a list it is an empty one."""
 _WORDS = {
     "text": "a text",
     "text or empty": "a text",
