@@ -108,6 +108,13 @@ def resolve(
     standing = ledger.standings(account, sandbox=sandbox)[serial]
     last = standing.last
     if last is None:
+        if ledger.standings(account, sandbox=not sandbox)[serial].last is not None:
+            raise UsageError(
+                f"{serial} is a device of the sandbox only"
+                if not sandbox
+                else f"{serial} is no device of the sandbox",
+                hint="leave --sandbox out" if sandbox else "add --sandbox",
+            )
         raise UsageError(
             f"the ledger knows no {serial}{' in the sandbox' if sandbox else ''}",
             hint="azaion-imagebuild ledger list shows what it knows",

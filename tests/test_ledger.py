@@ -584,6 +584,15 @@ def test_the_ledger_is_exported_whole(run: Run, file: Path) -> None:
     assert run("ledger", "export", "--out", "rows.csv", "--database", url).code == 2
 
 
+def test_a_device_of_the_sandbox_is_resolved_with_the_flag_that_says_so(run: Run) -> None:
+    said = ("resolve", SERIAL, "retired", "--reason", "x")
+    assert run("image", "--serial", SERIAL).code == 0
+    refused = run("ledger", *said)
+    assert refused.code == 2
+    assert f"error: {SERIAL} is a device of the sandbox only\nhint: add --sandbox" in refused.err
+    assert run("ledger", *said, "--sandbox").code == 0
+
+
 def test_an_unknown_serial_is_said_to_be_unknown(run: Run) -> None:
     assert run("ledger", "show", SERIAL).code == 2
     assert run("ledger", "resolve", SERIAL, "done", "--reason", "x").code == 2
