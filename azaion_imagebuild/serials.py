@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,7 @@ _MOST = 1_000_000  # a slip of the key in a range must not fill the memory
 _LONGEST_RANGE = 200  # characters: two serials and the dots between them
 _MOST_PROBLEMS = 100  # a picture that was given as a list has millions
 _LARGEST_FILE = 64 * 1024 * 1024
+_CSV = "a CSV needs commas, and a column named serial in its first line"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +61,9 @@ def read_list(source: str, pattern: str | None = None) -> list[Listed]:
                 )
                 found.setdefault(each.serial, each)
         except UsageError as error:
-            problems.append((f"{where}: {error.message}", error.hint))
+            is_first = where.endswith(", line 1")
+            hint = f"{error.hint}; {_CSV}" if is_first else error.hint
+            problems.append((f"{where}: {error.message}", hint))
         if len(problems) >= _MOST_PROBLEMS:
             problems.append((f"{source}: there may be more", "mend these first"))
             break
@@ -124,6 +128,11 @@ def _lines(source: str) -> Iterator[tuple[str, str, str | None]]:
         yield from _texts("stdin", _content("stdin", _stdin()))
     elif _is_there(source):
         yield from _texts(source, _content_of(Path(source)))
+    elif _is_shut(source):
+        raise UsageError(
+            f"cannot read {source}: permission denied",
+            hint="name a list of serials that this user may read",
+        )
     elif "/" in source or "." in source.replace("..", ""):
         raise UsageError(f"there is no file {source}", hint="name a list of serials, or -")
     else:
@@ -135,6 +144,17 @@ def _is_there(source: str) -> bool:
         return Path(source).exists()
     except OSError:  # a range may be longer than a file's name can be
         return False
+
+
+def _is_shut(source: str) -> bool:
+    """Tell whether this user may not look whether there is such a file."""
+    try:
+        os.stat(source)  # noqa: PTH116 - pathlib tells it apart in some Pythons only
+    except PermissionError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
 
 
 def _content_of(path: Path) -> str:
@@ -163,6 +183,8 @@ def _texts(source: str, content: str) -> Iterator[tuple[str, str, str | None]]:
     if "serial" in header:
         yield from _rows(source, header, io.StringIO(content, newline=""))
         return
+    if lines and re.search("[,;\t]", lines[0].partition("#")[0]):
+        raise UsageError(f"{source}, line 1: there is no column serial", hint=_CSV)
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0]
         if text.strip():

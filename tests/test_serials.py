@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,32 @@ def test_a_csv_has_a_column_serial_and_may_pin_a_device_to_a_port() -> None:
         ("AZJN-0002", None),
     ]
     assert found[1].where == "list.txt, line 4"
+
+
+@pytest.mark.parametrize("text", ["ser,note\nAZJN-0001,x\n", "serial;note\nAZJN-0001;x\n"])
+def test_a_table_without_a_column_serial_is_told_what_a_csv_needs(text: str) -> None:
+    with pytest.raises(UsageError, match=r"list.txt, line 1: there is no column serial") as refused:
+        read_list(listed(text))
+    assert refused.value.hint.startswith("a CSV needs commas, and a column named serial")
+
+
+def test_a_first_line_that_is_no_serial_may_be_a_column_of_another_name() -> None:
+    with pytest.raises(UsageError, match="'ser' is not a serial") as refused:
+        read_list(listed("ser\nAZJN-0001\nx y\n"))
+    first, second = (hint for _, hint in refused.value.problems)
+    assert first.endswith("; a CSV needs commas, and a column named serial in its first line")
+    assert "CSV" not in second
+
+
+def test_a_list_that_one_may_not_look_for_is_not_called_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object, **__: object) -> os.stat_result:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "stat", refuse)
+    with pytest.raises(UsageError, match="cannot read shut/list: permission denied"):
+        read_list("shut/list")
 
 
 def test_every_bad_line_is_named_at_once() -> None:
