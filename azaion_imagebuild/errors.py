@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
@@ -35,6 +34,8 @@ def install_hint(extra: str) -> str:
 
     Another environment's pip does not know the tool, and would look for its name elsewhere.
     """
+    import shlex  # late: few calls need it
+
     return shlex.join([sys.executable, "-m", "pip", "install", f"azaion-imagebuild[{extra}]"])
 
 
