@@ -29,7 +29,8 @@ class Plain:
     def planned(self, plan: Plan) -> None:
         """The plan is made."""
         self._total = len(plan.todo)
-        for line in lines_of(plan) if plan.total else ():
+        # Its errors end the run, and are told then.
+        for line in lines_of(plan, errors=False) if plan.total else ():
             self._say(line)
 
     def going(self, places: Sequence[str]) -> None:
@@ -174,8 +175,13 @@ def line_of(record: Mapping[str, Any]) -> str:
     return f"{record['serial']}  done  {record['seconds']:.2f} s  → {where}"
 
 
-def lines_of(plan: Plan) -> list[str]:
-    """Return a plan for a person."""
+def _rounded(seconds: float) -> str:
+    """Return an estimate without what nobody knows of it."""
+    return f"{seconds:.0f} s" if seconds < 59.5 else spoken(round(seconds))
+
+
+def lines_of(plan: Plan, *, errors: bool = True) -> list[str]:
+    """Return a plan for a person, with what stops the whole of it or without."""
     where = "SANDBOX  " if plan.sandbox else ""
     lines = [
         f"{where}{plan.total} devices: {len(plan.todo)} to do, {len(plan.done_before)} done before"
@@ -184,10 +190,12 @@ def lines_of(plan: Plan) -> list[str]:
         lines.append(f"  {len(plan.unknown)} unknown: they died while flashing, and are left alone")
     if plan.space_needed and plan.space_free is not None:
         needed, free = (f"{size / 1e6:,.0f} MB" for size in (plan.space_needed, plan.space_free))
-        lines.append(f"  the images take up to {needed}; {free} are free")
-    if plan.seconds is not None:
-        lines.append(f"  about {spoken(plan.seconds)}, by the ledger's recent attempts")
-    problems = [(each.message, each.hint) for each in plan.findings]
+        lines.append(
+            f"  the images take up to {needed} of disk (their holes take none); {free} are free"
+        )
+    if plan.seconds is not None and plan.seconds >= 1:
+        lines.append(f"  about {_rounded(plan.seconds)}, by the ledger's recent attempts")
+    problems = plan.errors() if errors else []
     problems += [(error.message, error.hint) for _, error in plan.refused]
     for message, hint in problems:
         lines += [f"error: {message}", f"hint: {hint}"]
