@@ -170,7 +170,13 @@ def _convert(key: Key, value: Any, source: str, base: Path) -> Any:
     try:
         return _KINDS[key.kind](value, base)
     except (TypeError, ValueError) as error:
-        # What stands where a public key should may be the private one; a URL may hold a password.
+        if key.kind == "recipients" and _is_private(value):
+            raise UsageError(
+                f"{source}: a private key stands there",
+                hint="remove it from this host, and treat it as seen: make another one elsewhere,"
+                " and give its public key here",
+            ) from None
+        # What is not known to be a private key may be one; a URL may hold a password.
         shown = "what stands there" if key.kind in ("recipients", "endpoint") else repr(value)
         raise UsageError(
             f"{source}: {shown} is not {_WORDS[key.kind]}" + (f" ({error})" if str(error) else ""),
@@ -272,6 +278,11 @@ def _recipient(value: Any, base: Path) -> str:
     if not isinstance(value, str) or not _RECIPIENT.fullmatch(value) or not value.isprintable():
         raise ValueError
     return value
+
+
+def _is_private(value: Any) -> bool:
+    text = repr(value).upper()
+    return "AGE-SECRET-KEY-" in text or "PRIVATE KEY" in text
 
 
 def _endpoint(value: Any, base: Path) -> str:

@@ -58,6 +58,4 @@ def _parsed(entry: FileEntry | None, where: Path) -> DeviceConf:
     try:
         return device_conf.parse(entry.data)
     except device_conf.MalformedDeviceConf as error:
-        raise VerificationError(
-            f"/{DEVICE_CONF} in {where} is malformed: {error}", hint=hint
-        ) from None
+        raise VerificationError(f"/{DEVICE_CONF} in {where} is {error.what}", hint=hint) from None

@@ -30,6 +30,25 @@ class DeviceConf:
 class MalformedDeviceConf(ValueError):
     """A device.conf that the Loader could not use; the message says why, without its values."""
 
+    @property
+    def what(self) -> str:
+        """What such a file is."""
+        return f"malformed: {self}"
+
+
+class UnstampedDeviceConf(MalformedDeviceConf):
+    """A placeholder, as a base has it."""
+
+    _WHAT = "an unstamped placeholder: no identity is in this image"
+
+    def __init__(self) -> None:
+        super().__init__(f"it is {self._WHAT}")
+
+    @property
+    def what(self) -> str:
+        """What such a file is."""
+        return self._WHAT
+
 
 def load_template(path: Path) -> str:
     """Return the text of a template.
@@ -104,10 +123,11 @@ def parse(data: bytes) -> DeviceConf:
     """Read a device.conf: lines KEY=VALUE, taken literally; empty lines and # are passed over.
 
     Raises:
+        UnstampedDeviceConf: a placeholder.
         MalformedDeviceConf: another form, a missing, empty or repeated credential.
     """
     if is_placeholder(data):
-        raise MalformedDeviceConf("it is an unstamped placeholder: no identity is in this image")
+        raise UnstampedDeviceConf
     try:
         lines = data.decode("utf-8").split("\n")
     except UnicodeDecodeError:

@@ -121,10 +121,12 @@ def _check_folder(build: Build) -> None:
         PreflightError: it cannot.
     """
     folder = folder_of(build)
-    ours = {folder, *folder.parents} - set(_top(build).parents)
+    ours = [_top(build).joinpath(*_below(build)[:depth]) for depth in range(len(_below(build)) + 1)]
+    at = _top(build)  # what is said to be wrong: not a folder that is to be made
     try:
         there = next(each for each in (folder, *folder.parents) if each.exists())
         for each in filter(os.path.lexists, ours):
+            at = each
             with _opened(each):
                 pass
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
@@ -136,7 +138,7 @@ def _check_folder(build: Build) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         raise PreflightError(
-            f"the escrow cannot be written into {folder}: {error.strerror}", hint=_HINT
+            f"the escrow cannot be written into {at}: {error.strerror}", hint=_HINT
         ) from None
 
 

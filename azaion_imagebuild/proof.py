@@ -63,7 +63,7 @@ def _prove_credentials(
     try:
         found = device_conf.parse(data)
     except device_conf.MalformedDeviceConf as error:
-        message = f"/{DEVICE_CONF} in {where} is malformed: {error}"
+        message = f"/{DEVICE_CONF} in {where} is {error.what}"
         yield Finding(message=message, hint=hint)
         return
     if found.email != email:

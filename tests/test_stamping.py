@@ -584,4 +584,5 @@ def test_an_unstamped_base_is_never_flashed(run: Run, tmp_path: Path) -> None:
     )
     ran = run("image", "--serial", SERIAL, "--json")
     assert (ran.code, ran.json["flashed"]) == (8, False)
-    assert "unstamped placeholder" in ran.json["error"]
+    assert "device.conf in" in ran.json["error"]
+    assert " is an unstamped placeholder: no identity" in ran.json["error"]
