@@ -16,7 +16,7 @@ from .attempt import Watcher
 from .errors import UsageError
 from .hookspecs import REQUIRED, STAGING
 from .identity import email_for, parse_serial
-from .model import Build, BuildRecord, Finding
+from .model import BASE, Build, BuildRecord, Finding
 from .observing import tracer_of
 from .plugins import load_plugins
 from .settings import Settings
@@ -168,7 +168,7 @@ def device_build(serial: str, settings: Settings, *, sandbox: bool) -> Build:
 def base_build(settings: Settings, *, sandbox: bool) -> Build:
     """Return the build of an image with a placeholder, which is never flashed."""
     quiet = dataclasses.replace(settings.build, flash=False)
-    return _image_build("BASE-0", dataclasses.replace(settings, build=quiet), sandbox)
+    return _image_build(BASE, dataclasses.replace(settings, build=quiet), sandbox)
 
 
 def the_ledger(settings: Settings) -> Ledger:

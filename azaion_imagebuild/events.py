@@ -12,7 +12,7 @@ from dataclasses import field
 from typing import Any, Literal
 
 from .errors import OperatorError
-from .model import Build, BuildRecord, Finding
+from .model import BASE, Build, BuildRecord, Finding
 from .secret import redact, redacted
 from .value import frozen
 from .visible import visible
@@ -66,9 +66,10 @@ def utc(when: float) -> str:
 def began(build: Build) -> Event:
     """Return: a build begins."""
     where = "SANDBOX  " if build.sandbox else ""
+    who = "base image" if build.serial == BASE else f"{build.serial}  {build.email}"
     return Event(
         name="began",
-        message=f"{where}{build.serial}  {build.email}  attempt {build.attempt}",
+        message=f"{where}{who}  attempt {build.attempt}",
         fields={**whose(build), "email": build.email, "sandbox": build.sandbox},
     )
 

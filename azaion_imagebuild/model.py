@@ -26,6 +26,9 @@ DEVICE_CONF_MODE = 0o600
 RELEASE_FILE = "etc/nv_tegra_release"
 """Which release of L4T a rootfs is of."""
 
+BASE = "BASE-0"
+"""What stands for a serial while the base is built, which is no device's."""
+
 LUKS = "luks"
 """The format of an encrypted image (ROOTFS_ENC=1): only what was staged can be proven."""
 

@@ -461,6 +461,9 @@ def test_a_build_is_in_the_ledger_from_before_the_account_to_its_end(run: Run) -
     assert last["release"] == "R35.3.1"
     assert last["sandbox"] is True
     assert last["extra"]["smoke"] == "logged in"
+    shown = run("ledger", "show", SERIAL).out
+    assert "\n  smoke          logged in\n" in shown
+    assert "extra" not in shown
     (attempt,) = records(run("ledger", "list", "--json"))
     assert attempt["attempt"] == record["attempt"]
     assert run("ledger", "verify").code == 0

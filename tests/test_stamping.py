@@ -253,6 +253,7 @@ def base(run: Run, tmp_path: Path) -> Path:
     ran = run("base", "--out", out, "--json")
     assert ran.code == 0, ran.err
     assert ran.json["image"] == str(out)
+    assert "SANDBOX  base image  attempt" in ran.err  # no serial, no account
     assert is_placeholder(data_of(out))
     return out
 

@@ -41,7 +41,8 @@ def ledger_show(args: argparse.Namespace, console: Console) -> int:
         return 0
     for row in rows:
         stdout.print_line(f"row {row['row']}  {records.line_of(row)}", console)
-    for name, value in rows[-1].items():
+    last = rows[-1]
+    for name, value in [*(last | {"extra": None}).items(), *last["extra"].items()]:
         if value not in (None, {}):
             stdout.print_line(f"  {name:14} {value}", console)
     return 0

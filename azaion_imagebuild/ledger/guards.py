@@ -166,7 +166,10 @@ class Standing:
             " device out"
         )
         if reprovision == "allow" or (reprovision == "confirm" and confirmed):
-            hint = "flash this same device; [ledger] reprovision can refuse a serial's second time"
+            hint = (
+                "give this build to the same device; [ledger] reprovision can refuse a serial's"
+                " second time"
+            )
             return Finding(message=message, hint=hint, severity="warning")
         if reprovision == "confirm":
             return Finding(message=message, hint="if that is meant, add --yes")
