@@ -235,7 +235,7 @@ def _facts(record: BuildRecord) -> list[tuple[str, str]]:
         if record.image_sha256 is not None:
             facts.append(("sha256", record.image_sha256))
         if record.enrolled is not None and record.build.bsp_dir is not None:  # a base never is
-            device = record.flashed.device if record.flashed else "no (FLASH=0)"
+            device = f"yes ({record.flashed.device})" if record.flashed else "no (FLASH=0)"
             facts.append(("flashed", device))
     facts += [
         (name, str(value)) for name, value in record.extra.items() if not isinstance(value, list)

@@ -8,6 +8,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -585,6 +586,13 @@ def test_the_ledger_is_exported_whole(run: Run, file: Path) -> None:
     assert [row["serial"] for row in table] == [row["serial"] for row in rows]
     assert table[-1]["error"].startswith("'=")
     assert run("ledger", "export", "--out", "rows.csv", "--database", url).code == 2
+
+
+def test_times_of_the_sandboxs_accounts_are_written_as_the_ledgers(run: Run) -> None:
+    assert "flashed   yes (jetson-orin-nano-devkit)" in run("image", "--serial", SERIAL).err
+    (account,) = records(run("sandbox", "accounts", "--json"))
+    for name in ("created", "updated"):
+        assert re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}Z", account[name])
 
 
 def test_a_device_of_the_sandbox_is_resolved_with_the_flag_that_says_so(run: Run) -> None:

@@ -74,7 +74,12 @@ def sandbox(args: argparse.Namespace, console: Console) -> int:
     sandbox.create(lock_wait=10.0)
     if args.action == "accounts":
         accounts = [
-            {"email": a.email, "role": a.role, "created": a.created, "updated": a.updated}
+            {
+                "email": a.email,
+                "role": a.role,
+                "created": _in_utc(a.created),
+                "updated": _in_utc(a.updated),
+            }
             for a in sandbox.accounts.list()
         ]
         if args.json:
@@ -89,6 +94,11 @@ def sandbox(args: argparse.Namespace, console: Console) -> int:
         for name, path in {} if args.json else parts.items():
             stdout.print_line(f"{name:8}{path}", console)
     return 0
+
+
+def _in_utc(time: str) -> str:
+    """Return SQLite's time as the ledger shows its own."""
+    return f"{time.replace(' ', 'T')}Z"
 
 
 def completion(args: argparse.Namespace, console: Console) -> int:
