@@ -493,7 +493,7 @@ def test_a_rootfs_without_credentials_is_no_smoke_test(
         (("--device-conf", "CONF", "--loader-url", "host:8080"), "not an http or https URL"),
         (("--device-conf", "CONF", "--loader-url", "http://h", "--wait", "nan"), "'nan'"),
         (("--device-conf", "CONF", "--image", "x"), "not allowed with"),
-        (("--rootfs-dir", "", "--loader-url", "http://h"), "is set, but empty"),
+        (("--rootfs-dir", "", "--loader-url", "http://h"), "rootfs_dir is set, but empty"),
         (("--loader-url", "http://h"), "is required"),
     ],
 )
