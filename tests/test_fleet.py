@@ -204,12 +204,14 @@ def test_without_flashing_images_go_to_the_state_folder(run: Run, state: Path) -
 
 
 SLOW = """
-import time
+import os, time
 from azaion_imagebuild import hookimpl
 
 @hookimpl(tryfirst=True)
 def provision_identity(build):
     time.sleep(0.3)
+    while os.path.exists("held"):
+        time.sleep(0.01)
 """
 
 
@@ -234,9 +236,11 @@ def test_an_interrupted_fleet_says_what_is_left_and_goes_on_later(
     with tool_started(*argv) as fleet:
         while len(list(Path("images").glob("*.img"))) < 2:
             time.sleep(0.01)
-        for each in signals:  # a second one that comes before the first was heeded is none
+        Path("held").touch()  # until every signal was heeded: two that come at once are one
+        for each in signals:
             fleet.send_signal(each)
             said_of_a_signal(fleet)
+        Path("held").unlink()
         out, err = fleet.communicate(timeout=60)
     found = json.loads(out)
     assert (fleet.returncode, found["outcome"]) == (130, "interrupted"), err
