@@ -211,6 +211,7 @@ from azaion_imagebuild import hookimpl
 def provision_identity(build):
     time.sleep(0.3)
     while os.path.exists("held"):
+        open("holding", "w").close()
         time.sleep(0.01)
 """
 
@@ -237,6 +238,8 @@ def test_an_interrupted_fleet_says_what_is_left_and_goes_on_later(
         while len(list(Path("images").glob("*.img"))) < 2:
             time.sleep(0.01)
         Path("held").touch()  # until every signal was heeded: two that come at once are one
+        while not Path("holding").exists():
+            time.sleep(0.01)
         for each in signals:
             fleet.send_signal(each)
             said_of_a_signal(fleet)
