@@ -16,7 +16,7 @@ from typing import Any
 
 from . import grammar, stdout
 from .console import Console
-from .errors import ExitCode, InterruptedBuild, OperatorError, UsageError, denied
+from .errors import ExitCode, InterruptedBuild, OperatorError, UsageError, denied, is_denied
 from .settings import ENV_PREFIX
 
 _SUBJECTS = {
@@ -96,7 +96,7 @@ def _permitted() -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
-        if error.filename is None:
+        if not is_denied(error):
             raise
         raise UsageError.of_problems([denied(error)]) from error
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeGuard
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -134,6 +134,11 @@ class InterruptedBuild(OperatorError):
     """The operator or the system asked the build to stop."""
 
     exit_code = ExitCode.INTERRUPTED
+
+
+def is_denied(error: BaseException) -> TypeGuard[PermissionError]:
+    """Tell whether this user may not look at some path: no bug, whoever looked."""
+    return isinstance(error, PermissionError) and error.filename is not None
 
 
 def denied(error: PermissionError) -> tuple[str, str]:

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pluggy
 
@@ -28,6 +28,7 @@ from .errors import (
     StagingError,
     VerificationError,
     denied,
+    is_denied,
 )
 from .locks import locked
 from .model import (
@@ -176,7 +177,7 @@ def _ended(done: Attempt, steps: _Steps) -> BuildRecord:
         interrupted.problems += tuple(done.left_behind)
         return done.recorded(interrupted)
     except BaseException as error:  # sys.exit(), a panic of a Rust extension
-        if _is_denied(error) and done.current in ("lock", "preflight"):
+        if is_denied(error) and done.current in ("lock", "preflight"):
             return done.recorded(PreflightError.of_problems([denied(error)]))
         _logger.exception("a bug in the step %s", done.current)
         bug = BugError(
@@ -517,11 +518,6 @@ def _mapping(step: str, answer: object) -> Mapping[str, Any]:
     return answer
 
 
-def _is_denied(error: BaseException) -> TypeGuard[PermissionError]:
-    """Tell whether this user may not look at some path: no bug, whoever looked."""
-    return isinstance(error, PermissionError) and error.filename is not None
-
-
 def _culprit(error: BaseException) -> str:
     """Return the file and line that raised: a plug-in's or ours."""
     frames = traceback.extract_tb(error.__traceback__)
@@ -607,7 +603,7 @@ def _try_all(caller: pluggy.HookCaller, **arguments: object) -> list[tuple[str, 
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            if _is_denied(error):
+            if is_denied(error):
                 problems.append(denied(error))
                 continue
             _logger.exception("%s of the plug-in %s", caller.name, impl.plugin_name)
