@@ -41,6 +41,12 @@ sys.dont_write_bytecode = False
 os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Two for each core: a test waits for the processes it starts a fifth of its time."""
+    return 2 * (os.cpu_count() or 1)
+
+
 LONG = (
     "test_plugins_page.py::test_the_pages_package_installs",
     "test_packaging.py",
@@ -58,7 +64,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def a_world_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No configuration, state or proxy of this machine reaches a test, and none of its NFS."""
+    """No configuration, state or proxy of this machine reaches a test, and none of its NFS.
+
+    Passwords cost little: nothing is guarded by those of a test.
+    """
+    monkeypatch.setattr(Accounts, "cost", 2)
     monkeypatch.setattr("azaion_imagebuild.host._has_a_host_of_its_own", lambda build: True)
     for name in list(os.environ):
         if name.startswith("AZAION_") or name.lower().endswith("_proxy"):

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import sqlalchemy  # noqa: F401 - what an inner run of pytester imports first, it takes away again
 import wrong_plugins
 from wrong_plugins import WrongFlash, WrongIdentity
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +87,26 @@ def test_the_same_command_again_leaves_one_account_with_the_newer_password(
     assert [account.email for account in sandbox.accounts.list()] == [EMAIL]
     assert sandbox.accounts.login(EMAIL, second.password.reveal())
     assert not sandbox.accounts.login(EMAIL, first.password.reveal())
+
+
+def test_a_sandbox_that_was_made_before_a_hash_had_its_cost_still_logs_in(tmp_path: Path) -> None:
+    database, salt = tmp_path / "accounts", b"0123456789abcdef"
+    with contextlib.closing(sqlite3.connect(database)) as old, old:
+        old.execute(
+            "CREATE TABLE users (email TEXT PRIMARY KEY, role TEXT NOT NULL, salt BLOB NOT NULL,"
+            " hash BLOB NOT NULL, created TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,"
+            " updated TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP)"
+        )
+        hashed = hashlib.scrypt(b"old", salt=salt, n=2**12, r=8, p=1)
+        old.execute(
+            "INSERT INTO users (email, role, salt, hash) VALUES (?, ?, ?, ?)",
+            (EMAIL, "CompanionPC", salt, hashed),
+        )
+    accounts = Accounts(database)
+    assert accounts.login(EMAIL, "old")
+    assert not accounts.login(EMAIL, "new")
+    accounts.set_password(EMAIL, "new")
+    assert Accounts(database).login(EMAIL, "new")
 
 
 def test_without_flash_the_image_is_the_product_and_no_device_is_written(

@@ -15,8 +15,11 @@ from .server import Action, Answer, Server
 
 _SCHEMA = """CREATE TABLE IF NOT EXISTS users (
     email TEXT PRIMARY KEY, role TEXT NOT NULL, salt BLOB NOT NULL, hash BLOB NOT NULL,
+    cost INTEGER NOT NULL,
     created TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
     updated TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP)"""
+# What was hashed before the cost was kept was hashed at this one.
+_COST = "ALTER TABLE users ADD COLUMN cost INTEGER NOT NULL DEFAULT 4096"
 _ROLES = ("CompanionPC",)
 
 
@@ -31,13 +34,23 @@ class Account:
 
 
 class Accounts:
-    """The accounts of the sandbox, in one SQLite file (0600)."""
+    """The accounts of the sandbox, in one SQLite file (0600).
+
+    Attributes:
+        cost: scrypt's N for a new password; it is kept beside the hash. 2**12: some 10 ms.
+    """
+
+    cost = 2**12
 
     def __init__(self, database: Path) -> None:
         self._database = database
         os.close(os.open(database, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         with self._connected() as connection:
             connection.execute(_SCHEMA)
+            columns = [row[1] for row in connection.execute("PRAGMA table_info(users)")]
+            if "cost" not in columns:
+                with contextlib.suppress(sqlite3.OperationalError):  # another has added it since
+                    connection.execute(_COST)
 
     def create(self, email: str, password: str, role: str) -> bool:
         """Create an account; False: the e-mail is taken."""
@@ -45,8 +58,8 @@ class Accounts:
         with self._connected() as connection:
             try:
                 connection.execute(
-                    "INSERT INTO users (email, role, salt, hash) VALUES (?, ?, ?, ?)",
-                    (email, role, salt, _hash(password, salt)),
+                    "INSERT INTO users (email, role, salt, hash, cost) VALUES (?, ?, ?, ?, ?)",
+                    (email, role, salt, _hash(password, salt, self.cost), self.cost),
                 )
             except sqlite3.IntegrityError:
                 return False
@@ -57,8 +70,9 @@ class Accounts:
         salt = os.urandom(16)
         with self._connected() as connection:
             changed = connection.execute(
-                "UPDATE users SET salt = ?, hash = ?, updated = CURRENT_TIMESTAMP WHERE email = ?",
-                (salt, _hash(password, salt), email),
+                "UPDATE users SET salt = ?, hash = ?, cost = ?, updated = CURRENT_TIMESTAMP"
+                " WHERE email = ?",
+                (salt, _hash(password, salt, self.cost), self.cost, email),
             )
             return changed.rowcount == 1
 
@@ -66,9 +80,9 @@ class Accounts:
         """Tell whether the password opens the account."""
         with self._connected() as connection:
             row = connection.execute(
-                "SELECT salt, hash FROM users WHERE email = ?", (email,)
+                "SELECT salt, cost, hash FROM users WHERE email = ?", (email,)
             ).fetchone()
-        return row is not None and hmac.compare_digest(row[1], _hash(password, row[0]))
+        return row is not None and hmac.compare_digest(row[2], _hash(password, *row[:2]))
 
     def list(self) -> list[Account]:
         """Return every account, by e-mail."""
@@ -87,8 +101,8 @@ class Accounts:
             yield connection
 
 
-def _hash(password: str, salt: bytes) -> bytes:
-    return hashlib.scrypt(password.encode(), salt=salt, n=2**12, r=8, p=1)
+def _hash(password: str, salt: bytes, cost: int) -> bytes:
+    return hashlib.scrypt(password.encode(), salt=salt, n=cost, r=8, p=1)
 
 
 def admin_api(accounts: Accounts, port: int = 0) -> Server:
