@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import shutil
 import signal
@@ -43,8 +44,9 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Two for each core: a test waits for the processes it starts a fifth of its time."""
-    return 2 * (os.cpu_count() or 1)
+    """Three for two cores: a test waits for the processes it starts a fifth of its time."""
+    cores = os.cpu_count() or 1
+    return cores + (cores + 1) // 2
 
 
 LONG = (
@@ -60,6 +62,12 @@ LONG = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the tests that take longest: at the end, one worker would wait for the other."""
     items.sort(key=lambda item: not any(each in item.nodeid for each in LONG))
+
+
+def pytest_collection_finish() -> None:
+    """No collection of garbage looks again at what stays to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -188,7 +188,7 @@ def until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> 
             said = f"{log}: {Path(log).read_text()[-2000:]}"
             assert process.poll() in (None, *_MEANT), f"ended with {process.returncode}: {said}"
         assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.05)
+        time.sleep(0.1)
 
 
 def serials(count: int) -> list[str]:

@@ -209,6 +209,7 @@ def test_three_stations_one_killed_the_database_restarted(
             working.enter_context(factory.station(name, "--debug")) for name in ("S1", "S2", "S3")
         )
         until(lambda: len(factory.flashed()) > 5, "the first devices")
+        until(lambda: len(factory.board()["stations"]) == 3, "all to have signed on")
         factory.hold("flash")
         until(lambda: is_flashing(factory, "S2"), "S2 to flash")
         factory.kill(two)

@@ -590,7 +590,7 @@ def any_members(draw: st.DrawFn) -> list[tuple[str, bytes, bytes | str]]:
 
 
 @given(members=any_members(), packing=PACKINGS, mode=MODES)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_whatever_gnu_tar_unpacks_is_what_is_read_if_it_is_not_refused(
     members: list[tuple[str, bytes, bytes | str]], packing: int, mode: int
 ) -> None:
@@ -731,10 +731,10 @@ def test_a_file_up_to_the_limit_is_read_and_no_longer_one() -> None:
         archive.read_file(DEVICE_CONF, len(CONF) - 1)
 
 
-def test_an_archive_of_20_000_members_is_read_in_little_memory(tmp_path: Path) -> None:
+def test_an_archive_of_many_members_is_read_in_little_memory(tmp_path: Path) -> None:
     image = tmp_path / "system.img"
     with image.open("wb") as stream:
-        for number in range(20_000):
+        for number in range(6_000):
             name = b"./usr/lib/%s/%d" % (b"n" * 150, number)
             kind = SYMLINK if number % 4 == 0 else REGULAR
             stream.write(pax(record(b"path", name), record(b"mtime", b"1700000000.5")))
@@ -748,8 +748,8 @@ def test_an_archive_of_20_000_members_is_read_in_little_memory(tmp_path: Path) -
         finally:
             tracemalloc.stop()
         assert found == entry(CONF)
-        assert sum(1 for _ in Tar(stream).paths()) == 20_001
-    assert peak < 2 * 2**20
+        assert sum(1 for _ in Tar(stream).paths()) == 6_001
+    assert peak < 2**20 // 2  # the names alone have a megabyte
 
 
 def test_links_without_number_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -925,7 +925,7 @@ def with_sums(data: bytearray, headers: Iterable[int]) -> bytes:
     ),
     valid=st.booleans(),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_no_flipped_bytes_mislead_the_reader(flips: list[tuple[int, int]], valid: bool) -> None:
     data = bytearray(BASE)
     for at, change in flips:
@@ -993,13 +993,13 @@ def hostile_blocks(draw: st.DrawFn) -> bytes:
 
 
 @given(blocks=st.lists(hostile_blocks() | st.just(NEW_MEMBER), max_size=8))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_no_hostile_headers_with_valid_checksums_mislead_the_reader(blocks: list[bytes]) -> None:
     never_misled(folder(b"./") + b"".join(blocks) + END)
 
 
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 9))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_no_noise_with_valid_checksums_misleads_the_reader(seed: int, count: int) -> None:
     data = bytearray(noise(seed, count * BLOCK))
     for at in range(0, len(data), BLOCK):
