@@ -17,11 +17,11 @@ from typing import Any
 from . import device_conf, staging
 from .errors import OperatorError, PreflightError, ProvisioningError, install_hint
 from .model import Build, DeviceIdentity, Finding
+from .new_file import NEW_SUFFIX, new_file
 from .state import state_dir_of
 from .trust import is_ours, make_folder
 
 _ROOM = 1 << 20  # bytes that must be free: many times what one file takes
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NOT_OURS = "it belongs to another user, or everybody may write it"
 _HINT = "make [escrow] dir a folder of your own, with room, and no link"
@@ -148,24 +148,8 @@ def _write(build: Build, name: str, data: bytes) -> None:
         folder = stack.enter_context(_made(_top(build)))
         for each in _below(build):
             folder = stack.enter_context(_made(each, folder))
-        _write_file(name, data, folder)
-
-
-def _write_file(name: str, data: bytes, folder: int) -> None:
-    new = f".{name}.azaion-new"
-    descriptor = os.open(new, _NEW_FILE, 0o600, dir_fd=folder)
-    try:
-        with open(descriptor, "wb") as stream:
-            os.fchmod(descriptor, 0o600)  # whatever the umask is
+        with new_file(folder, name, f".{name}{NEW_SUFFIX}") as stream:
             stream.write(data)
-            stream.flush()
-            os.fsync(descriptor)
-        os.rename(new, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(new, dir_fd=folder)
-        raise
-    os.fsync(folder)
 
 
 @contextlib.contextmanager

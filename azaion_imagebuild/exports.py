@@ -17,6 +17,7 @@ from pathlib import Path
 from .errors import PreflightError, StagingError
 from .host import Host
 from .leftovers import unescaped
+from .new_file import NEW_SUFFIX
 
 _FOLDERS = ("rootfs", "tools/kernel_flash")  # R35 exports these, newer releases a part of them
 _OPTIONS = "rw,nohide,insecure,no_subtree_check,async,no_root_squash"  # NVIDIA's
@@ -94,7 +95,7 @@ def _remove_nvidias_entry(exports: Path, folder: Path) -> None:
         else:
             kept.append(line)
     if kept != lines:
-        new = exports.with_name(f"{exports.name}.azaion-new")
+        new = exports.with_name(f"{exports.name}{NEW_SUFFIX}")
         new.write_text("".join(kept))
         shutil.copystat(exports, new)
         new.replace(exports)

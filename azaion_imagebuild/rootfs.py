@@ -18,11 +18,11 @@ from typing import TypeVar
 
 from .errors import StagingError
 from .model import FileEntry, Ownership, StagedFile
+from .new_file import NEW_SUFFIX, new_file
 from .value import frozen
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_LINKS = 40  # as the kernel's MAXSYMLINKS
-_NEW_SUFFIX = ".azaion-new"  # fixed, so that the next run finds what a kill left behind
 _ACL_PREFIX = "system.posix_acl_"
 T = TypeVar("T")
 
@@ -184,7 +184,7 @@ class Rootfs:
         removed = False
         with self._telling("remove", path), contextlib.suppress(FileNotFoundError):  # noqa: SIM117
             with self._parent(path) as (folder, name):
-                for each in (name, name + _NEW_SUFFIX):
+                for each in (name, name + NEW_SUFFIX):
                     with contextlib.suppress(FileNotFoundError):
                         with _times_kept(folder):
                             os.unlink(each, dir_fd=folder)
@@ -321,27 +321,15 @@ def _open_regular(folder: int, name: str) -> int:
 
 
 def _replace(folder: int, name: str, data: bytes, mode: int, ownership: Ownership) -> None:
-    new = name + _NEW_SUFFIX
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(new, dir_fd=folder)  # what a killed run left
-    try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(new, flags, 0o600, dir_fd=folder), "wb") as stream:
-            descriptor = stream.fileno()
-            stream.write(data)
-            stream.flush()
-            for key, value in ownership.xattrs.items():
-                os.setxattr(descriptor, key, value)
-            _give(descriptor, ownership)
-            os.chmod(descriptor, mode)  # after chown, which clears bits
-            _check(os.stat(descriptor), mode, ownership)
-            os.fsync(descriptor)
-        os.replace(new, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(new, dir_fd=folder)
-        raise
-    os.fsync(folder)
+    with new_file(folder, name, name + NEW_SUFFIX) as stream:
+        descriptor = stream.fileno()
+        stream.write(data)
+        stream.flush()
+        for key, value in ownership.xattrs.items():
+            os.setxattr(descriptor, key, value)
+        _give(descriptor, ownership)
+        os.chmod(descriptor, mode)  # after chown, which clears bits
+        _check(os.stat(descriptor), mode, ownership)
 
 
 def _give(descriptor: int, ownership: Ownership) -> None:

@@ -40,19 +40,19 @@ from .model import (
     Ownership,
     StagedFile,
 )
+from .new_file import NEW_SUFFIX
 from .placeholder import padded, placeholder
 from .placing import ensure_place
 from .proof import prove
 from .rootfs import Rootfs
 from .secret import Secret
 from .settings import DeviceConfSettings, Settings
-from .stamping import OpenImage, copy_image, opened_for_stamping, renew_sha1
+from .stamping import OpenImage, check_new_file, copy_image, opened_for_stamping, renew_sha1
 
 REFERENCE_BSP = b"reference BSP"
 """What etc/nv_tegra_release says in an image of the sandbox."""
 
 _TWINS = {"system.img.raw": "system.img", "system.img": "system.img.raw"}
-_NEW_SUFFIX = ".azaion-new"  # fixed, so that the next run finds what a kill left behind
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _logger = logging.getLogger(__name__)
 
@@ -213,7 +213,7 @@ class ConfFile:
         folders = [] if self.held else [self.path.parent]
         with locked(folders, build.settings.build.lock_wait):
             _look_at_file(self.path, build)
-            new = self.path.with_name(f".{self.path.name}{_NEW_SUFFIX}")
+            new = self.path.with_name(f".{self.path.name}{NEW_SUFFIX}")
             size = len(device_conf.render(template, _trial(build)))
             with ExitStack() as stack:
                 try:
@@ -340,9 +340,8 @@ def _to_be_written(image: Path, out: Path | None) -> Iterator[list[Path]]:
     if out is None:
         yield found
         return
-    if out.exists():
-        raise UsageError(f"{out} is there already", hint="name a file that is not there yet")
-    new = out.with_name(f".{out.name}{_NEW_SUFFIX}")
+    check_new_file(out)
+    new = out.with_name(f".{out.name}{NEW_SUFFIX}")
     new.unlink(missing_ok=True)  # what a killed run left
     with places.carried_over(image, new):
         copy_image(image, new)

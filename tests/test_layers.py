@@ -13,7 +13,18 @@ ROOT = PACKAGE.parent
 
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset(
-        {"", "errors", "secret", "resources", "trust", "signals", "manual", "visible", "value"}
+        {
+            "",
+            "errors",
+            "secret",
+            "resources",
+            "trust",
+            "signals",
+            "manual",
+            "visible",
+            "value",
+            "new_file",
+        }
     ),
     frozenset(
         {

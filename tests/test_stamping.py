@@ -258,23 +258,43 @@ def base(run: Run, tmp_path: Path) -> Path:
     return out
 
 
-def test_a_base_that_cannot_be_copied_out_is_not_built(run: Run, tmp_path: Path) -> None:
+@pytest.fixture
+def impossible(tmp_path: Path) -> dict[Path, str]:
+    """Places where no new file can be made, and what is said of each."""
     there, shut = tmp_path / "there.img", tmp_path / "shut"
     there.write_bytes(b"of somebody")
+    (tmp_path / "astray.img").symlink_to("nowhere")
     shut.mkdir()
     shut.chmod(0o500)
     wrong = {
         there: "is there already",
+        tmp_path / "astray.img": "is there already",
         tmp_path / "none/base.img": "there is no folder",
         there / "base.img": "there is no folder",
     }
     if os.geteuid():
         wrong[shut / "base.img"] = "this user may not write into"
-    for out, said in wrong.items():
+    return wrong
+
+
+def test_a_base_that_cannot_be_copied_out_is_not_built(
+    run: Run, impossible: dict[Path, str], tmp_path: Path
+) -> None:
+    for out, said in impossible.items():
         ran = run("base", "--out", out)
         assert (ran.code, said in ran.err) == (2, True), ran.err
-    assert there.read_bytes() == b"of somebody"
+    assert (tmp_path / "there.img").read_bytes() == b"of somebody"
     assert not (tmp_path / "state/azaion-imagebuild/sandbox").exists()
+
+
+def test_a_stamped_copy_that_cannot_be_made_touches_no_account(
+    run: Run, base: Path, impossible: dict[Path, str], tmp_path: Path
+) -> None:
+    for out, said in impossible.items():
+        ran = run("stamp", base, "--serial", SERIAL, "--out", out)
+        assert (ran.code, said in ran.err) == (2, True), ran.err
+    assert (tmp_path / "there.img").read_bytes() == b"of somebody"
+    assert Sandbox(tmp_path / "state/azaion-imagebuild/sandbox").accounts.list() == []
 
 
 def test_base_stamp_verify_clear(run: Run, base: Path, tmp_path: Path) -> None:

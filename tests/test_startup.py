@@ -49,6 +49,7 @@ NEEDED = {
     "log_files",
     "manual",
     "model",
+    "new_file",
     "observing",
     "options",
     "pipeline",

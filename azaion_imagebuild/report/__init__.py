@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..new_file import NEW_SUFFIX, new_file
 from ..secret import redacted
 from ..visible import visible
 from . import page, sheet
@@ -22,7 +23,6 @@ from .totals import Totals, percent
 _FEW = 10
 """Failed devices that are told one by one, causes that are told at all, serials of a cause."""
 
-_NEW_SUFFIX = ".azaion-new"
 _LONGEST = 500  # characters of an error on the terminal; report.json has all of it
 
 
@@ -136,28 +136,14 @@ def _opened(folder: Path) -> Iterator[int]:
     directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield directory
-        os.fsync(directory)
     finally:
         os.close(directory)
 
 
 def _write(directory: int, name: str, pieces: Iterable[str]) -> None:
-    new = f".{name}{_NEW_SUFFIX}"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(new, dir_fd=directory)  # what a killed run left
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(new, flags, 0o600, dir_fd=directory)
-    try:
+    with new_file(directory, name, f".{name}{NEW_SUFFIX}") as stream:
         # A lone surrogate (a file name that is no UTF-8) must not cost the report.
-        with os.fdopen(descriptor, "w", -1, "utf-8", "backslashreplace", newline="") as stream:
-            stream.writelines(pieces)
-            stream.flush()
-            os.fsync(descriptor)
-        os.replace(new, name, src_dir_fd=directory, dst_dir_fd=directory)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(new, dir_fd=directory)
-        raise
+        stream.writelines(each.encode("utf-8", "backslashreplace") for each in pieces)
 
 
 def _facts(totals: Totals) -> Iterator[str]:
