@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -144,9 +144,19 @@ def _from_environment(
         if not variable.startswith(ENV_PREFIX) or variable == ENV_PREFIX + "CONFIG":
             continue
         if variable not in places:
-            raise _unknown(f"variable {variable}", variable, {*places, ENV_PREFIX + "CONFIG"})
+            raise _unknown_variable(variable, known.values())
         chosen[places[variable]] = _convert(known[places[variable]], text, variable, Path())
     return chosen
+
+
+def _unknown_variable(variable: str, known: Iterable[Key]) -> UsageError:
+    meant = {f"{ENV_PREFIX}{key.section}_{key.name}".upper(): key for key in known}
+    key = meant.get(variable)
+    if key is None:
+        names = {each.env for each in meant.values() if each.kind != "table"}
+        return _unknown(f"variable {variable}", variable, {*names, ENV_PREFIX + "CONFIG"})
+    hint = f"did you mean {key.env}?" if key.kind != "table" else "a table can only be in the file"
+    return UsageError(f"unknown variable {variable}: {key}", hint=hint)
 
 
 def _unknown(what: str, name: str, names: set[str]) -> UsageError:

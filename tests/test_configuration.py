@@ -80,10 +80,20 @@ def test_a_file_that_is_not_there_is_an_error_only_when_it_was_named(tmp_path: P
         load({}, {}, tmp_path / "nothing.toml")
 
 
-def test_an_unknown_variable_names_the_nearest_known_one() -> None:
-    with pytest.raises(UsageError, match="AZAION_IMAGEBUILD_API_ULR") as caught:
-        load({}, {"AZAION_IMAGEBUILD_API_ULR": "x"}, None)
-    assert caught.value.hint == "did you mean AZAION_IMAGEBUILD_API_URL?"
+@pytest.mark.parametrize(
+    ("variable", "hint"),
+    [
+        ("API_ULR", "did you mean AZAION_IMAGEBUILD_API_URL?"),
+        ("ADMIN_API_URL", "did you mean AZAION_IMAGEBUILD_API_URL?"),
+        ("BSP_DIR", "did you mean AZAION_IMAGEBUILD_BSP?"),
+        ("ADMIN_API_HEADERS", "a table can only be in the file"),
+    ],
+)
+def test_an_unknown_variable_names_the_one_that_is_meant(variable: str, hint: str) -> None:
+    name = f"AZAION_IMAGEBUILD_{variable}"
+    with pytest.raises(UsageError, match=name) as caught:
+        load({}, {name: "x"}, None)
+    assert caught.value.hint == hint
 
 
 @pytest.mark.parametrize(
