@@ -101,7 +101,12 @@ def expanded(text: str) -> Iterator[str]:
 
 def scanned() -> Iterator[tuple[str, str]]:
     """Yield (where, line) from stdin as the lines come: a barcode scanner is a keyboard."""
-    for number, line in enumerate(_stdin(), 1):
+    lines = enumerate(_stdin(), 1)
+    while True:
+        try:
+            number, line = next(lines)
+        except (StopIteration, OSError):  # an OSError: the terminal is gone
+            return
         text = line.decode("utf-8", "replace")
         if text.strip():
             yield f"scan {number}", text

@@ -174,7 +174,7 @@ def fleet(url: str, devices: int, jobs: int) -> dict[str, float]:
             began = time.perf_counter()
             run.to_the_end(places)
             took = time.perf_counter() - began
-        assert [record["outcome"] for record in run.records] == ["done"] * devices
+        assert [record["outcome"] for record in run.records.values()] == ["done"] * devices
     used = resource.getrusage(resource.RUSAGE_SELF)
     cpu = (used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime) / devices
     return {"rate": devices / took, "memory": used.ru_maxrss / 1000, "cpu": cpu}

@@ -302,6 +302,40 @@ def test_two_fleets_do_not_write_into_one_folder(run: Run, slow: None) -> None:
         fleet.communicate()
 
 
+def test_the_label_of_a_device_that_failed_can_be_scanned_again(run: Run, tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "azaion_imagebuild", "fleet", "-", "--out", "images", "--json"]
+    in_the_way = Path("images/AZJN-0001.img/file")
+    in_the_way.parent.mkdir(parents=True, mode=0o700)
+    in_the_way.parent.parent.chmod(0o700)
+    in_the_way.touch()
+    ours, terminal = pty.openpty()
+    said = tmp_path / "said"
+    with said.open("w") as stderr:
+        fleet = subprocess.Popen(
+            argv, stdin=terminal, stdout=subprocess.PIPE, stderr=stderr, text=True
+        )
+
+    def scan(label: bytes, until: str) -> None:
+        os.write(ours, label)
+        deadline = time.monotonic() + 60
+        while until not in said.read_text():
+            assert fleet.poll() is None, said.read_text()
+            assert time.monotonic() < deadline, said.read_text()
+            time.sleep(0.01)
+
+    scan(b"AZJN-0001\n", "AZJN-0001  FAILED")
+    shutil.rmtree(in_the_way.parent)
+    scan(b"AZJN-0001\n", "AZJN-0001  done")
+    scan(b"AZJN-0001\n", "AZJN-0001 is done already")
+    os.close(ours)  # the terminal is gone
+    out, _ = fleet.communicate(timeout=60)
+    os.close(terminal)
+    assert "Traceback" not in said.read_text()
+    (record,) = json.loads(out)["records"]
+    assert (fleet.returncode, record["outcome"]) == (0, "done"), said.read_text()
+    assert [each["outcome"] for each in run("ledger", "list", "--json").json] == ["done"]
+
+
 def test_labels_are_scanned_one_by_one(run: Run, state: Path) -> None:
     argv = [sys.executable, "-m", "azaion_imagebuild", "fleet", "-", "--out", "images", "--json"]
     ours, terminal = pty.openpty()

@@ -399,13 +399,12 @@ def _size_of_one(order: Order, settings: Settings) -> int:
 
 def _told(plan: Plan, run: Run, began: float, settings: Settings) -> dict[str, Any]:
     """Return the fleet's JSON object: totals, and a record for each serial."""
-    seen = {record["serial"] for record in run.records}
     records = [
-        *run.records,
+        *run.records.values(),
         *(failed(each, error) for each, error in plan.refused),
         *(_known(each, row, "done before") for each, row in plan.done_before),
         *(_known(each, row, "unknown") for each, row in plan.unknown),
-        *(blank_record(each) for each in plan.todo if each.serial not in seen),
+        *(blank_record(each) for each in plan.todo if each.serial not in run.records),
     ]
     counts = _counted(record["outcome"] for record in records)
     whole = counts["done"] + counts["done before"] == len(records)

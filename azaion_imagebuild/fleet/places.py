@@ -72,8 +72,6 @@ class Folder:
         """
         new = self.dir / _WORK / f"{each.serial}.new"
         final = image_of(self.dir, each)
-        copy_image(self.blank.image.path, new)
-        _remove(final)
 
         def publish() -> Image:
             os.rename(new, final)  # noqa: PTH104 - both are ours
@@ -82,6 +80,8 @@ class Folder:
         image = dataclasses.replace(self.blank.image, path=new, also=())
         build = stamping_build(each.serial, _stamping(self.settings), sandbox=self.sandbox)
         try:
+            copy_image(self.blank.image.path, new)
+            _remove(final)
             yield build, dataclasses.replace(self.blank, image=image, publish=publish)
         finally:
             new.unlink(missing_ok=True)

@@ -62,6 +62,9 @@ class Source(Protocol):
         """Return the next device for a place; None: there is none, or no new one shall begin."""
         ...
 
+    def failed(self, serial: str) -> None:
+        """A device of it has failed."""
+
     def close(self) -> None:
         """Let nothing new begin."""
 
@@ -97,6 +100,9 @@ class Feed:
                 return own.pop(0)
             return next(self.todo, None)
 
+    def failed(self, serial: str) -> None:
+        """A device of it has failed: it is not done again in this run."""
+
     def close(self) -> None:
         """Let nothing new begin."""
         self.closed = True
@@ -111,7 +117,8 @@ class Run:
     ledger: Ledger
     display: Display
     max_failures: int | None = None
-    records: list[dict[str, Any]] = field(default_factory=list)
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Serial → the record of its last attempt in this run, in the order of their ends."""
     interrupted: bool = False
     _failures: int = 0
     _ended: queue.SimpleQueue[str | None] = field(default_factory=queue.SimpleQueue)
@@ -119,7 +126,7 @@ class Run:
     _unsaid: deque[str] = field(default_factory=deque)
 
     def to_the_end(self, places: Sequence[Place]) -> None:
-        """Do every device; ``records`` then has one for each that was begun, as they ended.
+        """Do every device; ``records`` then has one for each that was begun.
 
         SIGINT once: what is running is finished, nothing new begins. Twice, or SIGTERM: what is
         running is interrupted, as one build would be.
@@ -170,12 +177,15 @@ class Run:
                     record = made(place, each, kept, self.hook, self.ledger, self.display)
                     self._note(record)
                     self.display.ended(place.name, record)
+                    if record["outcome"] != "done":
+                        self.feed.failed(each.serial)
         finally:
             self._ended.put(place.name)
 
     def _note(self, record: dict[str, Any]) -> None:
         with self._counting:
-            self.records.append(record)
+            self.records.pop(record["serial"], None)  # an attempt before: the ledger has it
+            self.records[record["serial"]] = record
             self._failures += record["outcome"] != "done"
             if self.max_failures is not None and self._failures >= self.max_failures:
                 self.feed.close()

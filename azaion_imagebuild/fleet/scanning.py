@@ -24,6 +24,7 @@ class Scanner:
     plans: dict[str, Plan] = field(default_factory=dict)
     """Serial → its plan, in the order of the scans."""
     closed: bool = False
+    _taken: set[str] = field(default_factory=set)
     _accounts: dict[str, str] = field(default_factory=dict)
     _ready: queue.SimpleQueue[Listed | None] = field(default_factory=queue.SimpleQueue)
 
@@ -47,6 +48,10 @@ class Scanner:
         """Let nothing new begin."""
         self.closed = True
 
+    def failed(self, serial: str) -> None:
+        """A device has failed: its label may be scanned again."""
+        self._taken.discard(serial)
+
     def _read(self) -> None:
         try:
             self._read_all()
@@ -62,16 +67,14 @@ class Scanner:
                 continue
             for each in plan.todo:
                 holder = self._accounts.setdefault(each.email, each.serial)
-                if each.serial in self.plans:
-                    self.say(
-                        f"{each.serial} was scanned before; if it failed: end with Ctrl-D, and run"
-                        " the same command again"
-                    )
+                if each.serial in self._taken:
+                    self.say(f"{each.serial} was scanned before: it is being made, or done")
                 elif holder != each.serial:
                     self.say(f"error: {each.serial} shares the account {each.email} with {holder}")
                     self.say("hint: scan the label again")
                 else:
                     self.plans[each.serial] = plan
+                    self._taken.add(each.serial)
                     self._ready.put(each)
             self._tell_others(plan)
 
