@@ -8,6 +8,7 @@ import os
 import select
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -115,7 +116,9 @@ def browser(profile: Path) -> Iterator[Browser]:
         "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
         "--disable-background-networking", f"--user-data-dir={profile}", "--remote-debugging-pipe",
     ]  # fmt: skip
-    environ = os.environ | {"HOME": str(profile)}
+    # A path that is short: the name of a socket in it has 107 bytes at most.
+    scratch = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    environ = os.environ | {"HOME": str(profile), "TMPDIR": scratch.name}
     child = subprocess.Popen(command, pass_fds=(there[0], here[1]), env=environ,
                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     os.close(there[0])
@@ -132,3 +135,4 @@ def browser(profile: Path) -> Iterator[Browser]:
     finally:
         child.terminate()
         child.wait(_PATIENCE)
+        scratch.cleanup()
