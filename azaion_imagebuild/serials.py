@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -101,15 +102,11 @@ def expanded(text: str) -> Iterator[str]:
 
 def scanned() -> Iterator[tuple[str, str]]:
     """Yield (where, line) from stdin as the lines come: a barcode scanner is a keyboard."""
-    lines = enumerate(_stdin(), 1)
-    while True:
-        try:
-            number, line = next(lines)
-        except (StopIteration, OSError):  # an OSError: the terminal is gone
-            return
-        text = line.decode("utf-8", "replace")
-        if text.strip():
-            yield f"scan {number}", text
+    with contextlib.suppress(OSError):  # the terminal is gone
+        for number, line in enumerate(_stdin(), 1):
+            text = line.decode("utf-8", "replace")
+            if text.strip():
+                yield f"scan {number}", text
 
 
 def _stdin() -> BinaryIO:

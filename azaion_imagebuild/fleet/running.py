@@ -118,7 +118,7 @@ class Run:
     display: Display
     max_failures: int | None = None
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Serial → the record of its last attempt in this run, in the order of their ends."""
+    """Serial → the record of its last attempt in this run; the ledger has all of them."""
     interrupted: bool = False
     _failures: int = 0
     _ended: queue.SimpleQueue[str | None] = field(default_factory=queue.SimpleQueue)
@@ -184,7 +184,6 @@ class Run:
 
     def _note(self, record: dict[str, Any]) -> None:
         with self._counting:
-            self.records.pop(record["serial"], None)  # an attempt before: the ledger has it
             self.records[record["serial"]] = record
             self._failures += record["outcome"] != "done"
             if self.max_failures is not None and self._failures >= self.max_failures:

@@ -19,7 +19,7 @@ _SCHEMA = """CREATE TABLE IF NOT EXISTS users (
     created TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
     updated TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP)"""
 # What was hashed before the cost was kept was hashed at this one.
-_COST = "ALTER TABLE users ADD COLUMN cost INTEGER NOT NULL DEFAULT 4096"
+_ADD_COST = "ALTER TABLE users ADD COLUMN cost INTEGER NOT NULL DEFAULT 4096"
 _ROLES = ("CompanionPC",)
 
 
@@ -50,7 +50,7 @@ class Accounts:
             columns = [row[1] for row in connection.execute("PRAGMA table_info(users)")]
             if "cost" not in columns:
                 with contextlib.suppress(sqlite3.OperationalError):  # another has added it since
-                    connection.execute(_COST)
+                    connection.execute(_ADD_COST)
 
     def create(self, email: str, password: str, role: str) -> bool:
         """Create an account; False: the e-mail is taken."""
