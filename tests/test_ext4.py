@@ -190,24 +190,34 @@ def test_every_path_that_went_in_is_listed(image: Path, files: Path) -> None:
         assert sorted(Ext4(stream).paths()) == sorted({*paths, "lost+found"})
 
 
-@pytest.mark.parametrize("indexed", [False, True], ids=["linear", "hashed"])
-@pytest.mark.parametrize("size", [1024, 2048, 4096])
-def test_every_name_of_a_big_directory_is_found(tmp_path: Path, size: int, indexed: bool) -> None:
-    folder = tmp_path / "files"
+MANY = [f"{number:05}-{'n' * (number % 40)}" for number in range(3000)]
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with four files, and one with 3,000 names for them."""
+    folder = tmp_path_factory.mktemp("many")
     for number in range(4):
         put(folder / f"file-{number}", b"%d" % number)
     (folder / "big").mkdir()
-    names = [f"{number:05}-{'n' * (number % 40)}" for number in range(3000)]
-    for number, name in enumerate(names):
+    for number, name in enumerate(MANY):
         os.link(folder / f"file-{number % 4}", folder / "big" / name)
-    image = mke2fs(tmp_path / "image", f"-t ext4 -b {size}", "8M", folder)
+    return folder
+
+
+@pytest.mark.parametrize("indexed", [False, True], ids=["linear", "hashed"])
+@pytest.mark.parametrize("size", [1024, 2048, 4096])
+def test_every_name_of_a_big_directory_is_found(
+    tmp_path: Path, many: Path, size: int, indexed: bool
+) -> None:
+    image = mke2fs(tmp_path / "image", f"-t ext4 -b {size}", "8M", many)
     if indexed:
         call("e2fsck", "-fyD", image, fine=(0, 1))
     with image.open("rb") as stream:
         filesystem = Ext4(stream)
         assert bool(found(filesystem, "big").flags & 0x1000) == indexed
         for number in range(0, 3000, 101):
-            entry = filesystem.read_file(f"big/{names[number]}", 1)
+            entry = filesystem.read_file(f"big/{MANY[number]}", 1)
             assert entry is not None
             assert entry.data == b"%d" % (number % 4)
         assert filesystem.read_file("big/03000-", 1) is None

@@ -202,7 +202,7 @@ def test_three_stations_one_killed_the_database_restarted(
     run: Run, factory: Factory, postgres: Postgres, accounts: Accounts
 ) -> None:
     factory.build(dead_after=2.0)
-    count = 40
+    count = 30
     run("submit", f"AZJN-0001..AZJN-{count:04}")
     with contextlib.ExitStack() as working:
         one, two, three = (
