@@ -754,7 +754,7 @@ CHANGES = st.lists(
 
 
 @given(changes=CHANGES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_no_damage_misleads_the_reader(
     target: Small, ranges: list[tuple[int, int]], changes: list[tuple[int, int, str, int]]
 ) -> None:

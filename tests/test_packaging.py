@@ -145,24 +145,20 @@ def test_the_sdist_builds_the_same_wheel(unpacked: Path, wheel: Path, tmp_path: 
 
 
 OF_ITS_FILES = (
-    "lists_the_targets", "the_workflow", "man_page", "every_example", "the_reference_is",
-    "hooks_guide", "every_file_that", "tab_completes", "imports", "prints_or_exits", "shipped",
+    "test_layers.py", "test_plugins.py", "lists_the_targets", "the_workflow", "man_page",
+    "every_example", "the_reference_is", "hooks_guide", "every_file_that", "tab_completes",
 )  # fmt: skip
 """Tests that read what an sdist might lack: Makefile, tools, templates, docs, hooks, CI."""
 
 
 def test_the_sdists_own_tests_run(unpacked: Path) -> None:
-    """None of the tests is missing, and those that look at the sdist's files pass."""
-    every = [{path.name for path in (at / "tests").rglob("*.py")} for at in (ROOT, unpacked)]
-    assert every[0] == every[1]
+    """All can be collected, and those that look at the sdist's files pass."""
     path = {"PYTHONPATH": str(unpacked)}
     here = f"import azaion_imagebuild as it; assert it.__file__.startswith({str(unpacked)!r})"
     run(sys.executable, "-c", here, cwd=unpacked, **path)
     tests = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist")
-    files = [
-        f"tests/test_{name}.py" for name in ("layers", "plugins", "command_line", "docs", "make")
-    ]
-    done = run(*tests, *files, "-k", " or ".join(OF_ITS_FILES), cwd=unpacked, **path)
-    passed = re.search(r"(\d+) passed", done.stdout)
+    done = run(*tests, "-k", " or ".join(OF_ITS_FILES), cwd=unpacked, **path)
+    passed = re.search(r"(\d+) passed.* (\d+) deselected", done.stdout)
     assert passed, done.stdout
-    assert int(passed[1]) > 30
+    assert int(passed[1]) > 40
+    assert int(passed[2]) > 1000

@@ -68,7 +68,7 @@ STEPS = st.lists(
 
 
 @given(layout=layouts(), steps=STEPS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_every_layout_reads_as_the_image_it_stands_for(
     layout: SparseLayout, steps: list[tuple[int, int, int]]
 ) -> None:
@@ -190,7 +190,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused() -> None:
         max_size=4,
     )
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_no_damage_misleads_the_reader(changes: list[tuple[int, int, str, int]]) -> None:
     data = SPARSE
     for start, step, kind, number in changes:

@@ -96,7 +96,7 @@ def packed(raw: bytes, block: int, cuts: list[int]) -> bytes:
     unit=st.sampled_from([256, 512, 1024]),
     cuts=st.lists(st.integers(0, 10**6), max_size=40),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_raw_and_sparse_images_of_every_layout_are_stamped_alike(
     block: int, features: str, before: int, after: int, number: int, unit: int, cuts: list[int]
 ) -> None:
@@ -127,7 +127,7 @@ def test_raw_and_sparse_images_of_every_layout_are_stamped_alike(
     xattrs=st.booleans(),
     twice=st.booleans(),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_archives_of_every_format_are_stamped(
     form: int, before: int, after: int, number: int, xattrs: bool, twice: bool
 ) -> None:

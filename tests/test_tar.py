@@ -590,7 +590,7 @@ def any_members(draw: st.DrawFn) -> list[tuple[str, bytes, bytes | str]]:
 
 
 @given(members=any_members(), packing=PACKINGS, mode=MODES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_whatever_gnu_tar_unpacks_is_what_is_read_if_it_is_not_refused(
     members: list[tuple[str, bytes, bytes | str]], packing: int, mode: int
 ) -> None:
@@ -925,7 +925,7 @@ def with_sums(data: bytearray, headers: Iterable[int]) -> bytes:
     ),
     valid=st.booleans(),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=400, deadline=None)
 def test_no_flipped_bytes_mislead_the_reader(flips: list[tuple[int, int]], valid: bool) -> None:
     data = bytearray(BASE)
     for at, change in flips:
@@ -993,13 +993,13 @@ def hostile_blocks(draw: st.DrawFn) -> bytes:
 
 
 @given(blocks=st.lists(hostile_blocks() | st.just(NEW_MEMBER), max_size=8))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=400, deadline=None)
 def test_no_hostile_headers_with_valid_checksums_mislead_the_reader(blocks: list[bytes]) -> None:
     never_misled(folder(b"./") + b"".join(blocks) + END)
 
 
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_no_noise_with_valid_checksums_misleads_the_reader(seed: int, count: int) -> None:
     data = bytearray(noise(seed, count * BLOCK))
     for at in range(0, len(data), BLOCK):
