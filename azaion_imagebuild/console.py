@@ -13,7 +13,7 @@ from .events import Event
 from .model import Build, BuildRecord, Finding
 from .progress import Lasting, Live, Quiet
 from .secret import redact
-from .visible import visible
+from .text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

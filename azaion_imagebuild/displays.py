@@ -10,7 +10,7 @@ from . import events
 from .events import Event, Level
 from .fleet.plan import Plan
 from .report.durations import spoken
-from .visible import visible
+from .text import visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -14,8 +14,8 @@ from typing import Any, Literal
 from .errors import OperatorError
 from .model import BASE, Build, BuildRecord, Finding
 from .secret import redact, redacted
+from .text import visible
 from .value import frozen
-from .visible import visible
 
 Level = Literal["debug", "info", "warning", "error"]
 LOGGERS = ("azaion_imagebuild", "azaion_imagebuild_hooks")

@@ -12,8 +12,8 @@ import pluggy
 
 from . import hookspecs
 from .errors import UsageError
-from .resources import shipped
 from .settings import HooksSettings
+from .shipped import shipped
 
 GROUP = "azaion_imagebuild"
 _PACKAGE = "azaion_imagebuild_hooks"

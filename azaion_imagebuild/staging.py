@@ -19,9 +19,9 @@ from .model import (
     StagedFile,
 )
 from .placeholder import padded, placeholder
-from .resources import shipped
 from .rootfs import Node, Rootfs
 from .settings import DeviceConfSettings
+from .shipped import shipped
 
 _MOST_NAMES = 40
 

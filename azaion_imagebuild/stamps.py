@@ -20,15 +20,7 @@ from .placeholder import is_placeholder, placeholder
 from .plugins import load_plugins
 from .settings import Settings
 from .stamping import renew_sha1
-from .targets import (
-    ImageFile,
-    check_owner,
-    of_sandbox,
-    opened_images,
-    owner_in,
-    twins,
-    write_into,
-)
+from .targets import ImageFile, check_owner, of_sandbox, opened_images, owner_in, twins, write_into
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from .errors import UsageError
 from .secret import redacted
-from .visible import visible
+from .text import visible
 
 if TYPE_CHECKING:
     from .console import Console

@@ -6,14 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from azaion_imagebuild import hookimpl
-from azaion_imagebuild.model import (
-    DEVICE_CONF,
-    Build,
-    DeviceIdentity,
-    Image,
-    Ownership,
-    StagedFile,
-)
+from azaion_imagebuild.model import DEVICE_CONF, Build, DeviceIdentity, Image, Ownership, StagedFile
 
 
 @hookimpl

@@ -15,9 +15,9 @@ from world import EMAIL, Run, Script
 from azaion_imagebuild.api_probe import probe
 from azaion_imagebuild.identity import parse_serial
 from azaion_imagebuild.model import Finding
-from azaion_imagebuild.resources import shipped
 from azaion_imagebuild.sandbox import Accounts, Sandbox
 from azaion_imagebuild.settings import AdminApiSettings
+from azaion_imagebuild.shipped import shipped
 
 
 def found(url: str, **settings: Any) -> list[Finding]:

@@ -9,7 +9,7 @@ import tomli
 
 from azaion_imagebuild.configuration import keys, load
 from azaion_imagebuild.errors import UsageError
-from azaion_imagebuild.resources import shipped
+from azaion_imagebuild.shipped import shipped
 
 PLACE = ("bsp", "board")
 

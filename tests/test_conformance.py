@@ -18,9 +18,9 @@ import azaion_imagebuild
 from azaion_imagebuild import hookimpl
 from azaion_imagebuild.identity import new_password
 from azaion_imagebuild.model import Build, DeviceIdentity
-from azaion_imagebuild.resources import shipped
 from azaion_imagebuild.sandbox import Accounts
 from azaion_imagebuild.settings import Settings
+from azaion_imagebuild.shipped import shipped
 from azaion_imagebuild.testing import (
     AdminApiConformance,
     FlashConformance,

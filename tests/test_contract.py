@@ -20,9 +20,9 @@ from azaion_imagebuild.configuration import keys, load
 from azaion_imagebuild.contract import Contract, of_the_runbook
 from azaion_imagebuild.errors import ProvisioningError, UsageError
 from azaion_imagebuild.model import DEVICE_CONF
-from azaion_imagebuild.resources import shipped
 from azaion_imagebuild.secret import Secret
 from azaion_imagebuild.settings import AdminApiSettings
+from azaion_imagebuild.shipped import shipped
 
 PASSWORD = "00112233445566778899aabbccddeeff"
 OTHER = "azaion-jetson-00420@azaion.com"

@@ -6,8 +6,8 @@ from azaion_imagebuild import device_conf
 from azaion_imagebuild.device_conf import MalformedDeviceConf
 from azaion_imagebuild.errors import UsageError
 from azaion_imagebuild.model import DeviceIdentity
-from azaion_imagebuild.resources import shipped
 from azaion_imagebuild.secret import Secret
+from azaion_imagebuild.shipped import shipped
 
 IDENTITY = DeviceIdentity(
     serial="AZJN-0042",

@@ -21,8 +21,8 @@ import azaion_imagebuild
 from azaion_imagebuild import cli, grammar, hookspecs
 from azaion_imagebuild.configuration import load
 from azaion_imagebuild.errors import ExitCode, UsageError
-from azaion_imagebuild.resources import shipped
 from azaion_imagebuild.sandbox.loader import loader
+from azaion_imagebuild.shipped import shipped
 
 README = ROOT / "README.md"
 TEXT = README.read_text()

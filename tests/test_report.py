@@ -21,7 +21,7 @@ from azaion_imagebuild.report.causes import find_causes
 from azaion_imagebuild.report.durations import Axis, spoken, step_times
 from azaion_imagebuild.report.totals import Totals, percent
 from azaion_imagebuild.secret import Secret
-from azaion_imagebuild.visible import visible
+from azaion_imagebuild.text import visible
 
 HOSTILE = (
     '<script>alert(1)</script>"><img src=http://evil.example/x onerror=alert(2)>'

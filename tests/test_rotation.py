@@ -24,11 +24,11 @@ from azaion_imagebuild.ledger import Entry, Ledger, this_process
 from azaion_imagebuild.ledger.entry import this_host
 from azaion_imagebuild.ledger.store import FILE
 from azaion_imagebuild.model import DEVICE_CONF, Receipt
-from azaion_imagebuild.resources import shipped
 from azaion_imagebuild.rotation import parse_age
 from azaion_imagebuild.sandbox import Accounts
 from azaion_imagebuild.secret import Secret
 from azaion_imagebuild.settings import AdminApiSettings
+from azaion_imagebuild.shipped import shipped
 
 OLD = "0123456789abcdef0123456789abcdef"
 CONF = f"AZAION_DEVICE_EMAIL={EMAIL}\nAZAION_DEVICE_PASSWORD={OLD}\n"

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import UsageError
 from ..new_file import NEW_SUFFIX, new_file
 from ..secret import redacted
-from ..visible import visible
+from ..text import visible
 from . import page, sheet
 from .causes import Cause, find_causes
 from .durations import device_median, spoken, step_times

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from ..resources import shipped
-from ..visible import visible, word
+from ..shipped import shipped
+from ..text import visible, word
 from .causes import NOT_DONE, find_causes, said
 from .durations import Axis, device_median, spoken, step_times
 from .totals import Totals, percent

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..hookspecs import EVERY_STEP
-from ..visible import visible, word
+from ..text import visible, word
 
 FIELDS = (
     "serial", "email", "outcome", "sandbox", "attempt", "account", "image", "image_format",
