@@ -9,10 +9,10 @@ from .account_id import NoId
 from .api_transport import transport
 from .contract import Call, Contract
 from .errors import ProvisioningError, UsageError
-from .http_client import JsonClient, Reply, Unreachable, checked_url, where
 from .model import DeviceIdentity
 from .secret import Secret
 from .settings import AdminApiSettings
+from .system.http import JsonClient, Reply, Unreachable, checked_url, where
 
 if TYPE_CHECKING:
     from typing_extensions import Self

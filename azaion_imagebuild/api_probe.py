@@ -17,10 +17,10 @@ from .admin_api import ID_HINT, REACH_HINT, TLS_HINT, UPDATE_HINT, refuse
 from .api_transport import transport
 from .contract import Call, Contract
 from .errors import ProvisioningError, UsageError
-from .http_client import JsonClient, Reply, Unreachable, checked_url
 from .identity import EMAIL_DOMAIN, EMAIL_PREFIX, new_password
 from .model import Finding
 from .settings import AdminApiSettings
+from .system.http import JsonClient, Reply, Unreachable, checked_url
 
 CREATE_HINT = "set [admin_api] create_method and create_path to what the API at {url} has"
 LOG_HINT = "see the admin API's logs"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from . import events
 from .events import Event
-from .log_files import appending, make_log_dir
 from .model import Build, BuildRecord, Finding
+from .system.log_files import appending, make_log_dir
 
 FILE = "attempt.log"
 """Its name, in :attr:`.Build.log_dir`."""

@@ -11,8 +11,8 @@ from pathlib import Path
 from . import images
 from .accounts import GROUP, LARGEST_PASSWD, PASSWD
 from .model import LUKS, Build, Finding, Image
-from .process import run
 from .rootfs import Rootfs
+from .system.process import run
 
 _SYSTEM_PATH = "/usr/sbin:/sbin"
 _LOOK = "look at flash.sh's log, then run the same command again; do not flash this image"

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Literal
 
 from .errors import VerificationError
-from .http_client import Reply, Unreachable, uses_proxy, where
+from .system.http import Reply, Unreachable, uses_proxy, where
 
 Cause = Literal[
     "no route",

@@ -17,9 +17,9 @@ from typing import Any
 from . import device_conf, staging
 from .errors import OperatorError, PreflightError, ProvisioningError, install_hint
 from .model import Build, DeviceIdentity, Finding
-from .new_file import NEW_SUFFIX, new_file
 from .state import state_dir_of
-from .trust import is_ours, make_folder
+from .system.files import NEW_SUFFIX, new_file
+from .system.trust import is_ours, make_folder
 
 _ROOM = 1 << 20  # bytes that must be free: many times what one file takes
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from .errors import PreflightError, StagingError
 from .host import Host
-from .leftovers import unescaped
-from .new_file import NEW_SUFFIX
+from .system.files import NEW_SUFFIX
+from .system.mounts import unescaped
 
 _FOLDERS = ("rootfs", "tools/kernel_flash")  # R35 exports these, newer releases a part of them
 _OPTIONS = "rw,nohide,insecure,no_subtree_check,async,no_root_squash"  # NVIDIA's

@@ -12,9 +12,9 @@ from .bsp import FLASH_SH, INITRD_FLASH_SH, INITRD_INTERNAL_SH
 from .errors import FlashError, ImageBuildError
 from .host import alone
 from .images import format_of
-from .leftovers import give_back
 from .model import LUKS, Build, FlashResult, Image
 from .scripts import judge, run_script, see
+from .system.mounts import give_back
 from .usb import RecoveryDevice, device_at, recovery_devices
 
 # What the scripts print (l4t-facts: ran and seen on R35.3.1, or read there).

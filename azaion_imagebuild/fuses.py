@@ -15,10 +15,10 @@ from pathlib import Path
 
 from .bsp import LinuxForTegra
 from .errors import FuseError, PreflightError, UsageError
-from .log_files import make_log_dir
 from .model import Build, Finding, FuseResult
-from .process import Finished, run
 from .scripts import complaint, environment
+from .system.log_files import make_log_dir
+from .system.process import Finished, run
 from .usb import recovery_devices
 
 _SERIAL, _USB_INSTANCE = "{serial}", "{usb_instance}"

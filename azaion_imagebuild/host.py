@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import PreflightError
-from .locks import host_lock, locked_on_host
 from .model import Build
-from .process import Finished, run
+from .system.locks import host_lock, locked_on_host
+from .system.process import Finished, run
 
 _SCRIPT = re.compile(r"l4t_initrd_flash(_internal)?\.sh")
 _SHELLS = ("sh", "bash", "dash")

@@ -20,11 +20,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import device_conf, images, leftovers, residue
+from . import device_conf, images, residue
 from .errors import OperatorError
 from .model import DEVICE_CONF, Finding, Image
 from .placeholder import is_placeholder
 from .stamping import shares_blocks
+from .system import mounts as leftovers
 from .trees import Share, twin
 
 _OWN = ("bootloader/", "tools/kernel_flash/images/", "rootfs/boot/", "rootfs/etc/")

@@ -20,13 +20,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import bases, lane_trees, leftovers, residue, wrapper
+from . import bases, lane_trees, residue, wrapper
 from .errors import OperatorError, PreflightError, StagingError
 from .host import alone
-from .locks import locked
 from .model import Build, Image
-from .signals import held_back
 from .stamping import blank
+from .system import mounts as leftovers
+from .system.locks import locked
+from .system.signals import held_back
 from .usb import checked_instances, is_instance
 
 _MOST_NAMES = 8

@@ -10,8 +10,8 @@ from . import diagnosis
 from .device_conf import DeviceConf
 from .diagnosis import HEALTH, LOGIN, SmokeFailed
 from .errors import UsageError
-from .http_client import JsonClient, Transport, Unreachable, checked_certificates, checked_url
 from .settings import SmokeSettings
+from .system.http import JsonClient, Transport, Unreachable, checked_certificates, checked_url
 
 LOGGED_IN = "logged in"
 """What the record's field ``smoke`` says when all is well."""

@@ -8,9 +8,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import leftovers
 from .errors import PreflightError, StagingError
-from .process import run
+from .system import mounts as leftovers
+from .system.process import run
 
 _RUN = Path("/run/azaion-imagebuild")
 

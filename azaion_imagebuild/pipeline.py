@@ -30,7 +30,6 @@ from .errors import (
     denied,
     is_denied,
 )
-from .locks import locked
 from .model import (
     DEVICE_CONF,
     LUKS,
@@ -45,7 +44,8 @@ from .model import (
     StagedFile,
 )
 from .observing import observed
-from .signals import held_back
+from .system.locks import locked
+from .system.signals import held_back
 from .value import frozen
 
 if TYPE_CHECKING:

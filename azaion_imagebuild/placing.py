@@ -24,7 +24,7 @@ from .images.tar import BLOCK, Tar
 from .model import DEVICE_CONF, DEVICE_CONF_MODE, FileEntry
 from .placeholder import SIZE, placeholder
 from .places import locate_conf
-from .process import run
+from .system.process import run
 
 _BASE = "build one with a placeholder: azaion-imagebuild base"
 

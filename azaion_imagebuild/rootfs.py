@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from .errors import StagingError
 from .model import FileEntry, Ownership, StagedFile
-from .new_file import NEW_SUFFIX, new_file
+from .system.files import NEW_SUFFIX, new_file
 from .value import frozen
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -20,13 +20,13 @@ from .errors import ExitCode, UsageError
 from .identity import email_for, parse_serial
 from .ledger import Credential, Ledger
 from .ledger.entry import moment
-from .locks import locked
 from .model import Build, BuildRecord, Finding, Kept
 from .plugins import load_plugins
 from .settings import Settings
 from .stamps import wants_sandbox
+from .system.locks import locked
+from .system.trust import is_own
 from .targets import ConfFile, ImageFile, RootfsFolder, Target
-from .trust import is_own
 
 _AGE = re.compile(r"(?P<number>[0-9]{1,6})(?P<unit>[hdw])", re.ASCII)
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from . import residue
 from .errors import OperatorError
-from .log_files import make_log_dir
 from .model import Build
-from .process import TIMED_OUT, Finished, run
+from .system.log_files import make_log_dir
+from .system.process import TIMED_OUT, Finished, run
 from .usb import RECOVERY_HINT
 
 # What the scripts print (l4t-facts: ran and seen on R35.3.1, or read there).

@@ -26,10 +26,10 @@ from . import places
 from .errors import ImageBuildError, UsageError, VerificationError
 from .images import CorruptImage
 from .images.locate import Location, Range
-from .locks import locked_file
 from .model import DEVICE_CONF
 from .placeholder import INVALID, placeholder
 from .places import Version
+from .system.locks import locked_file
 
 _FICLONE = 0x40049409  # ioctl_ficlone(2): share the blocks of another file
 _NOT_SHARED = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL)

@@ -28,7 +28,6 @@ from .errors import (
     VerificationError,
 )
 from .images import Filesystem
-from .locks import locked
 from .model import (
     DEVICE_CONF,
     DEVICE_CONF_MODE,
@@ -40,7 +39,6 @@ from .model import (
     Ownership,
     StagedFile,
 )
-from .new_file import NEW_SUFFIX
 from .placeholder import padded, placeholder
 from .placing import ensure_place
 from .proof import prove
@@ -48,6 +46,8 @@ from .rootfs import Rootfs
 from .secret import Secret
 from .settings import DeviceConfSettings, Settings
 from .stamping import OpenImage, check_new_file, copy_image, opened_for_stamping, renew_sha1
+from .system.files import NEW_SUFFIX
+from .system.locks import locked
 
 REFERENCE_BSP = b"reference BSP"
 """What etc/nv_tegra_release says in an image of the sandbox."""

@@ -26,9 +26,10 @@ import pytest
 from test_make import make
 from world import SERIAL, TOOL, Run, Script, replace_script
 
-from azaion_imagebuild import process, residue
+from azaion_imagebuild import residue
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox import Accounts, Sandbox
+from azaion_imagebuild.system import process
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can set this up")
 

@@ -11,7 +11,7 @@ from azaion_imagebuild.console import Console
 from azaion_imagebuild.errors import PreflightError
 from azaion_imagebuild.secret import Secret
 
-_script = logging.getLogger("azaion_imagebuild.process")
+_script = logging.getLogger("azaion_imagebuild.system.process")
 
 
 class Terminal(io.StringIO):

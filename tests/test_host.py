@@ -17,13 +17,14 @@ import pytest
 from bench import Bench, a_bench
 from world import replace_script
 
-from azaion_imagebuild import exports, host, lane_trees, locks, wrapper
+from azaion_imagebuild import exports, host, lane_trees, wrapper
 from azaion_imagebuild.errors import FlashError, OperatorError, PreflightError, StagingError
 from azaion_imagebuild.flashing import InitrdFlash
 from azaion_imagebuild.host import Host, alone
 from azaion_imagebuild.lanes import opened_lanes
 from azaion_imagebuild.model import Build
 from azaion_imagebuild.sandbox.bsp import create_bsp
+from azaion_imagebuild.system import locks
 
 WAIT_AFTER_BOOT = """
 after_boot() {

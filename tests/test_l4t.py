@@ -13,10 +13,10 @@ import pytest
 from world import EMAIL, SERIAL, Ran, Run, Tree, add_usb_device, mounts_of, replace_script
 
 from azaion_imagebuild import device_conf, images, residue
-from azaion_imagebuild.leftovers import give_back, loops_of, mounts_below
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox import Accounts
 from azaion_imagebuild.secret import Secret
+from azaion_imagebuild.system.mounts import give_back, loops_of, mounts_below
 from azaion_imagebuild.usb import recovery_devices
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="NVIDIA's scripts need root")

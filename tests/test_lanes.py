@@ -25,7 +25,6 @@ from azaion_imagebuild import (
     device_conf,
     lane_trees,
     lanes,
-    locks,
     pipeline,
     residue,
     stamping,
@@ -46,6 +45,7 @@ from azaion_imagebuild.model import Build, BuildRecord, Image
 from azaion_imagebuild.placeholder import SIZE, is_placeholder, padded
 from azaion_imagebuild.plugins import load_plugins
 from azaion_imagebuild.sandbox import Sandbox
+from azaion_imagebuild.system import locks
 
 CONF = padded(b"AZAION_DEVICE_EMAIL=x@azaion.com\nAZAION_DEVICE_PASSWORD=" + b"a" * 32, SIZE)
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from azaion_imagebuild.log_files import appending
-from azaion_imagebuild.process import TIMED_OUT, hide_variable, run
 from azaion_imagebuild.secret import Secret
+from azaion_imagebuild.system.log_files import appending
+from azaion_imagebuild.system.process import TIMED_OUT, hide_variable, run
 
 
 def test_output_is_kept_in_the_log_and_its_tail(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_an_interrupt_while_a_program_starts_leaves_no_child(
         signal.raise_signal(signal.SIGINT)  # before the caller has its hands on the child
         return started[0]
 
-    monkeypatch.setattr("azaion_imagebuild.process.subprocess.Popen", interrupted)
+    monkeypatch.setattr("azaion_imagebuild.system.process.subprocess.Popen", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(["sleep", "60"], cwd=tmp_path)
     assert gone(started[0].pid)

@@ -13,9 +13,9 @@ import pytest
 from world import EMAIL, SERIAL, Run, mounts_of, replace_script
 
 from azaion_imagebuild import device_conf, images, residue
-from azaion_imagebuild.leftovers import loops_of
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox import Sandbox
+from azaion_imagebuild.system.mounts import loops_of
 
 HOLD = """
 [ -e ../hold ] && [[ " $* " = *" {when} "* ]] && {{

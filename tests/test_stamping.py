@@ -530,8 +530,8 @@ def test_a_real_image_is_never_stamped_with_an_account_of_the_sandbox(
 def test_an_unstamped_image_is_never_flashed_and_its_loader_says_why(
     run: Run, base: Path, tmp_path: Path
 ) -> None:
-    from azaion_imagebuild.http_client import JsonClient, Transport
     from azaion_imagebuild.sandbox.loader import loader
+    from azaion_imagebuild.system.http import JsonClient, Transport
 
     with (
         loader(base, "http://127.0.0.1:1") as server,

@@ -19,14 +19,14 @@ from ..builds import device_build, stamping_build
 from ..errors import ImageBuildError, OperatorError, UsageError
 from ..lanes import Lane
 from ..ledger import Entry, Standing
-from ..locks import locked
 from ..model import DEVICE_CONF, Build, Image
 from ..pipeline import Blank
 from ..placeholder import placeholder
 from ..serials import Listed
 from ..settings import Settings
 from ..stamping import copy_image
-from ..trust import is_own
+from ..system.locks import locked
+from ..system.trust import is_own
 from .devices import DeviceWatch
 
 _WORK = ".azaion-fleet"

@@ -24,7 +24,7 @@ from ..ledger import Ledger
 from ..model import Build, Finding, Kept
 from ..secret import redacted
 from ..serials import Listed
-from ..signals import check_interrupt, let_threads_go_on, stop_threads
+from ..system.signals import check_interrupt, let_threads_go_on, stop_threads
 from .places import Place
 
 _logger = logging.getLogger(__name__)

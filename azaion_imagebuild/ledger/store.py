@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LedgerError, OperatorError, PreflightError, install_hint
-from ..locks import locked
 from ..model import Receipt
 from ..secret import Secret
 from ..settings import LedgerSettings
-from ..signals import check_interrupt
-from ..trust import make_folder
+from ..system.locks import locked
+from ..system.signals import check_interrupt
+from ..system.trust import make_folder
 from .entry import FIELDS, Entry, now
 from .guards import FLASH, FUSE, ROTATE, Credential, Standing, died
 

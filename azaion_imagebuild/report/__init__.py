@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..new_file import NEW_SUFFIX, new_file
 from ..secret import redacted
+from ..system.files import NEW_SUFFIX, new_file
 from ..text import visible
 from . import page, sheet
 from .causes import Cause, find_causes

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from ..contract import of_the_runbook
 from ..errors import UsageError
-from ..locks import locked
 from ..settings import Settings
-from ..trust import make_folder
+from ..system.locks import locked
+from ..system.trust import make_folder
 from ..usb import MOST_AT_ONCE
 from .admin_api import Accounts, admin_api
 from .bsp import create_bsp, is_reference_bsp

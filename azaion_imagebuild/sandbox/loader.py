@@ -7,8 +7,8 @@ from pathlib import Path
 
 from .. import device_conf, images
 from ..errors import VerificationError
-from ..http_client import JsonClient, Transport, Unreachable
 from ..model import DEVICE_CONF
+from ..system.http import JsonClient, Transport, Unreachable
 from .server import Action, Answer, Server
 
 

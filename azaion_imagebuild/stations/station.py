@@ -31,8 +31,8 @@ from ..model import Kept
 from ..plugins import load_plugins
 from ..serials import Listed
 from ..settings import Settings, StationSettings
-from ..signals import let_threads_go_on, stop_threads
 from ..state import state_dir_of
+from ..system.signals import let_threads_go_on, stop_threads
 from .claim import Claim
 from .jobs import TASK, Job, checked_name, queue_of
 from .lanes import Lane, Lanes

@@ -17,7 +17,7 @@ from ..images import CorruptImage, Filesystem, opened, read_file
 from ..images.sparse import SparseReader
 from ..images.stream import Readable
 from ..model import DEVICE_CONF, Build, DeviceIdentity, FileEntry, Image
-from ..process import run
+from ..system.process import run
 
 _BLOCK = 4096
 _WINDOW = 256 * _BLOCK

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from azaion_imagebuild.errors import PreflightError
-from azaion_imagebuild.locks import locked
+from azaion_imagebuild.system.locks import locked
 
 HOLD = """
 import sys, time

@@ -8,8 +8,8 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .errors import StagingError
-from .model import Build, Finding
+from ..errors import StagingError
+from ..model import Build, Finding
 from .trust import is_own, make_folder
 
 _HINT = "set AZAION_IMAGEBUILD_STATE_DIR to a folder of your own"

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from .errors import UsageError
-from .secret import Secret, redact
+from ..errors import UsageError
+from ..secret import Secret, redact
+from ..value import frozen
 from .signals import check_interrupt
-from .value import frozen
 
 if TYPE_CHECKING:
     import requests

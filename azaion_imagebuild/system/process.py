@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 
+from ..secret import redact
+from ..settings import ENV_PREFIX
+from ..value import frozen
 from .log_files import appending
-from .secret import redact
-from .settings import ENV_PREFIX
 from .signals import check_interrupt, held_back
-from .value import frozen
 
 _TAIL_LINES = 200
 _LONGEST_LINE = 8192

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .errors import PreflightError
+from ..errors import PreflightError
 
 _logger = logging.getLogger(__name__)
 _PAUSE = 0.2
