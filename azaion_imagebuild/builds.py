@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from . import pipeline
 from .attempt import Watcher
+from .config.state_dir import state_dir_of
 from .errors import UsageError
 from .hookspecs import REQUIRED, STAGING
 from .identity import email_for, parse_serial
@@ -20,7 +21,6 @@ from .model import BASE, Build, BuildRecord, Finding
 from .observing import tracer_of
 from .plugins import load_plugins
 from .settings import Settings
-from .state import state_dir_of
 
 if TYPE_CHECKING:
     from .ledger import Ledger

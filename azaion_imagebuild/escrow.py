@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from . import device_conf, staging
+from .config.state_dir import state_dir_of
 from .errors import OperatorError, PreflightError, ProvisioningError, install_hint
 from .model import Build, DeviceIdentity, Finding
-from .state import state_dir_of
 from .system.files import NEW_SUFFIX, new_file
 from .system.trust import is_ours, make_folder
 

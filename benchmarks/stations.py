@@ -28,7 +28,7 @@ import postgres  # noqa: E402 - after the path
 from stations import Factory, serials, until  # noqa: E402
 
 from azaion_imagebuild.builds import build_base  # noqa: E402
-from azaion_imagebuild.configuration import load  # noqa: E402
+from azaion_imagebuild.config.loading import load  # noqa: E402
 from azaion_imagebuild.console import Console  # noqa: E402
 from azaion_imagebuild.ledger import Ledger  # noqa: E402
 from azaion_imagebuild.sandbox import Accounts  # noqa: E402

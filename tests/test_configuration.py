@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import tomli
 
-from azaion_imagebuild.configuration import keys, load
+from azaion_imagebuild.config.loading import keys, load
 from azaion_imagebuild.errors import UsageError
 from azaion_imagebuild.shipped import shipped
 

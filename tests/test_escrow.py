@@ -28,7 +28,7 @@ from pages import ROOT, blocks
 from world import EMAIL, SERIAL, TOOL, Run
 
 from azaion_imagebuild import device_conf, escrow, images
-from azaion_imagebuild.configuration import load
+from azaion_imagebuild.config.loading import load
 from azaion_imagebuild.errors import ProvisioningError, UsageError
 from azaion_imagebuild.ledger import Ledger
 from azaion_imagebuild.ledger.store import FILE

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from world import SERIAL, Ran, Run, add_usb_device, replace_script
 
-from azaion_imagebuild.configuration import load
+from azaion_imagebuild.config.loading import load
 from azaion_imagebuild.errors import LedgerError, UsageError
 from azaion_imagebuild.ledger import Entry, Ledger
 from azaion_imagebuild.model import Receipt

@@ -21,7 +21,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from world import SERIAL, TOOL, Run, outcomes, replace_script
 
 from azaion_imagebuild import events
-from azaion_imagebuild.configuration import load
+from azaion_imagebuild.config.loading import load
 from azaion_imagebuild.sandbox import Sandbox
 
 STEPS = ["preflight", "prepare", "provision_identity", "pre_flash", "build_image", "verify_image",

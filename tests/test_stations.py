@@ -20,7 +20,7 @@ from stations import Factory, serials, until
 from world import Run
 
 from azaion_imagebuild.builds import build_base
-from azaion_imagebuild.configuration import load
+from azaion_imagebuild.config.loading import load
 from azaion_imagebuild.console import Console
 from azaion_imagebuild.errors import LedgerError, PreflightError
 from azaion_imagebuild.ledger import Entry, Ledger, this_process

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import stdout
-from ..configuration import load
+from ..config.loading import load
 from ..errors import UsageError
 from ..grammar import FLAGS
 from ..settings import ENV_PREFIX

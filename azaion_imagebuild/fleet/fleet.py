@@ -25,6 +25,7 @@ from ..builds import (
     the_sandbox,
     unique_name,
 )
+from ..config.state_dir import state_dir_of
 from ..errors import PreflightError, UsageError
 from ..hookspecs import REQUIRED
 from ..identity import parse_serial
@@ -37,7 +38,6 @@ from ..plugins import load_plugins
 from ..report import check_folder, write_report
 from ..serials import Listed, read_list, scanned
 from ..settings import Settings
-from ..state import state_dir_of
 from ..usb import checked_instances, devices_to_flash
 from .devices import DeviceWatch
 from .places import (

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pluggy
 
 from ..attempt import Watcher
+from ..config.state_dir import state_dir_of
 from ..errors import BugError, ExitCode, LedgerError, PreflightError
 from ..fleet.fleet import Order, parts_for, places_for
 from ..fleet.places import Place
@@ -31,7 +32,6 @@ from ..model import Kept
 from ..plugins import load_plugins
 from ..serials import Listed
 from ..settings import Settings, StationSettings
-from ..state import state_dir_of
 from ..system.signals import let_threads_go_on, stop_threads
 from .claim import Claim
 from .jobs import TASK, Job, checked_name, queue_of

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .errors import UsageError
-from .settings import ENV_PREFIX, Settings
+from ..errors import UsageError
+from ..settings import ENV_PREFIX, Settings
 
 
 def state_dir_of(settings: Settings) -> Path:

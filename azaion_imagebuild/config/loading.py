@@ -9,10 +9,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from .errors import UsageError
-from .placeholder import LARGEST, SIZE
-from .settings import ENV_PREFIX, Settings
-from .system.trust import is_own
+from ..errors import UsageError
+from ..placeholder import LARGEST, SIZE
+from ..settings import ENV_PREFIX, Settings
+from ..system.trust import is_own
 
 CONFIG_FILE = "imagebuild.toml"
 _RECIPIENT = re.compile(r"age1[0-9a-z]+|ssh-(?:ed25519|rsa) [A-Za-z0-9+/]+={0,2}(?: .*)?")
@@ -297,7 +297,7 @@ def _is_private(value: Any) -> bool:
 
 def _endpoint(value: Any, base: Path) -> str:
     """Return the base URL; what collectors' manuals show has the path of traces, too."""
-    from .system.http import checked_url  # late: few have a collector
+    from ..system.http import checked_url  # late: few have a collector
 
     try:
         url = checked_url(_text(value, base), "it")
