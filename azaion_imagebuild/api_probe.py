@@ -17,7 +17,7 @@ from .admin_api import ID_HINT, REACH_HINT, TLS_HINT, UPDATE_HINT, refuse
 from .api_transport import transport
 from .contract import Call, Contract
 from .errors import ProvisioningError, UsageError
-from .identity import EMAIL_DOMAIN, EMAIL_PREFIX, new_password
+from .identity.serial import EMAIL_DOMAIN, EMAIL_PREFIX, new_password
 from .model import Finding
 from .settings import AdminApiSettings
 from .system.http import JsonClient, Reply, Unreachable, checked_url

@@ -17,9 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import completeness, device_conf, images, places, residue
+from . import completeness, images, places, residue
 from .errors import ImageBuildError, OperatorError, VerificationError
 from .flashing import FlashSh, InitrdFlash
+from .identity import device_conf
 from .model import DEVICE_CONF, Build, Finding, Image, Ownership, StagedFile
 from .residue import BASE_NOTE
 from .staging import stage_placeholder, unstage

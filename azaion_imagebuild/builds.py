@@ -16,7 +16,7 @@ from .attempt import Watcher
 from .config.state_dir import state_dir_of
 from .errors import UsageError
 from .hookspecs import REQUIRED, STAGING
-from .identity import email_for, parse_serial
+from .identity.serial import email_for, parse_serial
 from .model import BASE, Build, BuildRecord, Finding
 from .observing import tracer_of
 from .plugins import load_plugins

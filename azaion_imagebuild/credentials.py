@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import device_conf, images
-from .device_conf import DeviceConf
+from . import images
 from .errors import StagingError, UsageError, VerificationError
+from .identity import device_conf
+from .identity.device_conf import DeviceConf
 from .model import DEVICE_CONF, FileEntry
 from .rootfs import Rootfs
 

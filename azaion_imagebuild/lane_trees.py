@@ -20,10 +20,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import device_conf, images, residue
+from . import images, residue
 from .errors import OperatorError
+from .identity import device_conf
+from .identity.placeholder import is_placeholder
 from .model import DEVICE_CONF, Finding, Image
-from .placeholder import is_placeholder
 from .stamping import shares_blocks
 from .system import mounts as leftovers
 from .trees import Share, twin

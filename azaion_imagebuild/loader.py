@@ -7,9 +7,9 @@ import time
 from collections.abc import Collection
 
 from . import diagnosis
-from .device_conf import DeviceConf
 from .diagnosis import HEALTH, LOGIN, SmokeFailed
 from .errors import UsageError
+from .identity.device_conf import DeviceConf
 from .settings import SmokeSettings
 from .system.http import JsonClient, Transport, Unreachable, checked_certificates, checked_url
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pluggy
 
-from . import device_conf
 from .attempt import Attempt, Book, Watcher
 from .errors import (
     BugError,
@@ -30,6 +29,7 @@ from .errors import (
     denied,
     is_denied,
 )
+from .identity import device_conf
 from .model import (
     DEVICE_CONF,
     LUKS,
@@ -245,7 +245,7 @@ def _steps_to_base(done: Attempt) -> None:
 
 def _steps_to_blank(done: Attempt) -> Blank:
     from .bases import current_base, stamp_base
-    from .placeholder import placeholder
+    from .identity.placeholder import placeholder
 
     ownership = _steps_to_prepared(done)
     with done.step("build_image") as notes:

@@ -18,11 +18,11 @@ from pathlib import Path
 
 from .completeness import damaged
 from .errors import VerificationError
+from .identity.placeholder import SIZE, placeholder
 from .images import CorruptImage, image_format, open_filesystem
 from .images.locate import Location, Range
 from .images.tar import BLOCK, Tar
 from .model import DEVICE_CONF, DEVICE_CONF_MODE, FileEntry
-from .placeholder import SIZE, placeholder
 from .places import locate_conf
 from .system.process import run
 

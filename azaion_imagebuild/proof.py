@@ -6,8 +6,8 @@ import hashlib
 import re
 from collections.abc import Iterator
 
-from . import device_conf
-from .identity import PASSWORD_FORMAT
+from .identity import device_conf
+from .identity.serial import PASSWORD_FORMAT
 from .model import DEVICE_CONF, DEVICE_CONF_MODE, FileEntry, Finding
 from .secret import Secret
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, TextIO
 
 from .errors import UsageError
-from .identity import email_for
+from .identity.serial import email_for
 from .ledger import Entry, Ledger, this_process
 from .ledger.entry import FIELDS, Outcome, is_running, now, text_of, this_host, user
 from .ledger.guards import FUSE, RESOLVE, died

@@ -17,7 +17,7 @@ from . import pipeline
 from .attempt import Watcher
 from .builds import ledger_to_read, parts_of_api, stamping_build, the_ledger
 from .errors import ExitCode, UsageError
-from .identity import email_for, parse_serial
+from .identity.serial import email_for, parse_serial
 from .ledger import Credential, Ledger
 from .ledger.entry import moment
 from .model import Build, BuildRecord, Finding, Kept

@@ -7,8 +7,8 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from .identity import PASSWORD_FORMAT
-from .placeholder import SIZE
+from .identity.placeholder import SIZE
+from .identity.serial import PASSWORD_FORMAT
 from .value import frozen
 
 ENV_PREFIX = "AZAION_IMAGEBUILD_"

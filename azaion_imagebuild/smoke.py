@@ -6,10 +6,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from .device_conf import DeviceConf
 from .diagnosis import SmokeFailed
 from .errors import VerificationError
-from .identity import email_for, parse_serial
+from .identity.device_conf import DeviceConf
+from .identity.serial import email_for, parse_serial
 from .loader import LOGGED_IN, loader_url, smoke_test
 from .settings import Settings
 

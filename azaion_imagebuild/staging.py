@@ -6,9 +6,10 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import device_conf
 from .accounts import Accounts, UnknownAccount
 from .errors import OperatorError, StagingError
+from .identity import device_conf
+from .identity.placeholder import padded, placeholder
 from .model import (
     DEVICE_CONF,
     DEVICE_CONF_MODE,
@@ -18,7 +19,6 @@ from .model import (
     Ownership,
     StagedFile,
 )
-from .placeholder import padded, placeholder
 from .rootfs import Node, Rootfs
 from .settings import DeviceConfSettings
 from .shipped import shipped

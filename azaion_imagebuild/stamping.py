@@ -24,10 +24,10 @@ from pathlib import Path
 
 from . import places
 from .errors import ImageBuildError, UsageError, VerificationError
+from .identity.placeholder import INVALID, placeholder
 from .images import CorruptImage
 from .images.locate import Location, Range
 from .model import DEVICE_CONF
-from .placeholder import INVALID, placeholder
 from .places import Version
 from .system.locks import locked_file
 

@@ -13,10 +13,10 @@ from .attempt import Watcher
 from .builds import parts_of_api, stamping_build, the_ledger
 from .credentials import of_device_conf
 from .errors import UsageError, VerificationError
-from .identity import email_for, parse_serial
+from .identity.placeholder import is_placeholder, placeholder
+from .identity.serial import email_for, parse_serial
 from .model import Build, BuildRecord, DeviceIdentity, Image, Ownership
 from .pipeline import Blank, sha256_of
-from .placeholder import is_placeholder, placeholder
 from .plugins import load_plugins
 from .settings import Settings
 from .stamping import renew_sha1

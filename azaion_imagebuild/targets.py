@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from . import device_conf, places, staging
+from . import places, staging
 from .accounts import Accounts, UnknownAccount
 from .errors import (
     ImageBuildError,
@@ -27,6 +27,8 @@ from .errors import (
     UsageError,
     VerificationError,
 )
+from .identity import device_conf
+from .identity.placeholder import padded, placeholder
 from .images import Filesystem
 from .model import (
     DEVICE_CONF,
@@ -39,7 +41,6 @@ from .model import (
     Ownership,
     StagedFile,
 )
-from .placeholder import padded, placeholder
 from .placing import ensure_place
 from .proof import prove
 from .rootfs import Rootfs

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import device_conf, images
+from . import images
 from .accounts import Accounts, UnknownAccount
 from .completeness import damaged
 from .errors import StagingError, UsageError, VerificationError
-from .identity import email_for
+from .identity import device_conf
+from .identity.serial import email_for
 from .model import DEVICE_CONF, FileEntry, Finding
 from .proof import prove
 from .rootfs import Rootfs

@@ -138,12 +138,12 @@ def fleet(url: str, devices: int, jobs: int) -> dict[str, float]:
     from azaion_imagebuild.fleet.places import InPlace
     from azaion_imagebuild.fleet.running import Feed, Run
     from azaion_imagebuild.hookspecs import REQUIRED
+    from azaion_imagebuild.identity.placeholder import SIZE
+    from azaion_imagebuild.identity.serial_list import read_list
     from azaion_imagebuild.ledger import Ledger
     from azaion_imagebuild.model import Image, Ownership
     from azaion_imagebuild.pipeline import Blank
-    from azaion_imagebuild.placeholder import SIZE
     from azaion_imagebuild.plugins import load_plugins
-    from azaion_imagebuild.serials import read_list
     from azaion_imagebuild.settings import Settings
     from azaion_imagebuild.stamping import copy_image
 
@@ -182,7 +182,7 @@ def fleet(url: str, devices: int, jobs: int) -> dict[str, float]:
 
 def make_base(folder: Path, base: Path) -> None:
     """Build an ext4 image that holds a placeholder, for an owner 1000:1000."""
-    from azaion_imagebuild.placeholder import placeholder
+    from azaion_imagebuild.identity.placeholder import placeholder
     from azaion_imagebuild.sandbox.bsp import create_rootfs
 
     rootfs = folder / "rootfs"

@@ -18,7 +18,8 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
-from azaion_imagebuild import device_conf, images
+from azaion_imagebuild import images
+from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox.bsp import TREE
 

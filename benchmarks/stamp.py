@@ -25,10 +25,11 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from azaion_imagebuild import device_conf, images, places, stamps
-from azaion_imagebuild.identity import email_for
+from azaion_imagebuild import images, places, stamps
+from azaion_imagebuild.identity import device_conf
+from azaion_imagebuild.identity.placeholder import SIZE, padded, placeholder
+from azaion_imagebuild.identity.serial import email_for
 from azaion_imagebuild.model import DEVICE_CONF, DEVICE_CONF_MODE, FileEntry
-from azaion_imagebuild.placeholder import SIZE, padded, placeholder
 from azaion_imagebuild.proof import prove
 from azaion_imagebuild.sandbox.bsp import TREE
 from azaion_imagebuild.secret import Secret

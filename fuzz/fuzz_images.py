@@ -17,8 +17,8 @@ with atheris.instrument_imports(include=["azaion_imagebuild"]):
     from azaion_imagebuild.images import CorruptImage, open_filesystem
     from azaion_imagebuild.images.locate import locate
 
+from azaion_imagebuild.identity.placeholder import placeholder
 from azaion_imagebuild.model import DEVICE_CONF
-from azaion_imagebuild.placeholder import placeholder
 
 
 def one_input(data: bytes) -> None:

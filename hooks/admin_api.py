@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from azaion_imagebuild import hookimpl
 from azaion_imagebuild.admin_api import REACH_HINT, AdminApi
 from azaion_imagebuild.errors import UsageError
-from azaion_imagebuild.identity import new_password
+from azaion_imagebuild.identity.serial import new_password
 from azaion_imagebuild.model import Build, DeviceIdentity, Finding, Kept
 from azaion_imagebuild.settings import AdminApiSettings
 from azaion_imagebuild.system.http import address, is_loopback, uses_proxy

@@ -15,7 +15,7 @@ def preflight(build: Build) -> list[Finding]:
 def pre_provision(build: Build) -> list[Finding]:
     if not build.settings.escrow.recipients:
         return []
-    from azaion_imagebuild import escrow  # late: most sites need none
+    from azaion_imagebuild.identity import escrow  # late: most sites need none
 
     return escrow.findings(build)
 
@@ -24,6 +24,6 @@ def pre_provision(build: Build) -> list[Finding]:
 def post_provision(build: Build, identity: DeviceIdentity) -> dict[str, str] | None:
     if not build.settings.escrow.recipients:
         return None
-    from azaion_imagebuild import escrow
+    from azaion_imagebuild.identity import escrow
 
     return {"escrow": str(escrow.keep(build, identity))}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from azaion_imagebuild import hookimpl
-from azaion_imagebuild.device_conf import DeviceConf
 from azaion_imagebuild.errors import UsageError
+from azaion_imagebuild.identity.device_conf import DeviceConf
 from azaion_imagebuild.model import Build, DeviceIdentity, Finding, FlashResult
 
 

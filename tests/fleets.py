@@ -6,7 +6,7 @@ import hashlib
 import random
 from typing import Any
 
-from azaion_imagebuild.identity import email_for
+from azaion_imagebuild.identity.serial import email_for
 
 API_DOWN = {
     "step": "provision_identity",

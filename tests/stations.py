@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import azaion_imagebuild
-from azaion_imagebuild import device_conf
-from azaion_imagebuild.identity import email_for
+from azaion_imagebuild.identity import device_conf
+from azaion_imagebuild.identity.serial import email_for
 from azaion_imagebuild.ledger import Entry, Ledger
 from azaion_imagebuild.ledger.checking import check
 from azaion_imagebuild.sandbox import Accounts

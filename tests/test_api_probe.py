@@ -13,7 +13,7 @@ from admin_apis import Answer, Api
 from world import EMAIL, Run, Script
 
 from azaion_imagebuild.api_probe import probe
-from azaion_imagebuild.identity import parse_serial
+from azaion_imagebuild.identity.serial import parse_serial
 from azaion_imagebuild.model import Finding
 from azaion_imagebuild.sandbox import Accounts, Sandbox
 from azaion_imagebuild.settings import AdminApiSettings

@@ -468,6 +468,6 @@ def test_an_interrupt_at_any_other_moment_is_one_line_of_json(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("azaion_imagebuild.serials._lines", interrupted)
+    monkeypatch.setattr("azaion_imagebuild.identity.serial_list._lines", interrupted)
     ran = run("fleet", "AZJN-0001", "--out", "images", "--json")
     assert (ran.code, ran.json["outcome"], ran.json["exit_code"]) == (130, "interrupted", 130)

@@ -16,7 +16,7 @@ from wrong_plugins import WrongFlash, WrongIdentity
 
 import azaion_imagebuild
 from azaion_imagebuild import hookimpl
-from azaion_imagebuild.identity import new_password
+from azaion_imagebuild.identity.serial import new_password
 from azaion_imagebuild.model import Build, DeviceIdentity
 from azaion_imagebuild.sandbox import Accounts
 from azaion_imagebuild.settings import Settings

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from azaion_imagebuild import device_conf
-from azaion_imagebuild.device_conf import MalformedDeviceConf
 from azaion_imagebuild.errors import UsageError
+from azaion_imagebuild.identity import device_conf
+from azaion_imagebuild.identity.device_conf import MalformedDeviceConf
 from azaion_imagebuild.model import DeviceIdentity
 from azaion_imagebuild.secret import Secret
 from azaion_imagebuild.shipped import shipped

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from world import EMAIL, SERIAL, Ran, Run, Script, Tree, replace_script
 
-from azaion_imagebuild import device_conf, images
+from azaion_imagebuild import images
+from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox import Accounts, Sandbox
 from azaion_imagebuild.sandbox.bsp import service_user

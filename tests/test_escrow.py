@@ -27,9 +27,10 @@ from admin_apis import issuing, serving, token
 from pages import ROOT, blocks
 from world import EMAIL, SERIAL, TOOL, Run
 
-from azaion_imagebuild import device_conf, escrow, images
+from azaion_imagebuild import images
 from azaion_imagebuild.config.loading import load
 from azaion_imagebuild.errors import ProvisioningError, UsageError
+from azaion_imagebuild.identity import device_conf, escrow
 from azaion_imagebuild.ledger import Ledger
 from azaion_imagebuild.ledger.store import FILE
 from azaion_imagebuild.model import DEVICE_CONF, Build, DeviceIdentity

@@ -17,19 +17,20 @@ from typing import Any
 import pytest
 from world import Ran, Run, add_usb_device, outcomes, replace_script, tool_started
 
-from azaion_imagebuild import device_conf, images, stamps
+from azaion_imagebuild import images, stamps
 from azaion_imagebuild.bases import stamp_base
 from azaion_imagebuild.errors import InterruptedBuild, PreflightError
 from azaion_imagebuild.fleet.devices import DeviceWatch
 from azaion_imagebuild.fleet.places import InPlace
+from azaion_imagebuild.identity import device_conf
+from azaion_imagebuild.identity.placeholder import placeholder
+from azaion_imagebuild.identity.serial_list import Listed
 from azaion_imagebuild.ledger import Ledger
 from azaion_imagebuild.ledger.checking import check
 from azaion_imagebuild.ledger.store import FILE
 from azaion_imagebuild.model import DEVICE_CONF
-from azaion_imagebuild.placeholder import placeholder
 from azaion_imagebuild.sandbox import Accounts, Sandbox
 from azaion_imagebuild.secret import Secret
-from azaion_imagebuild.serials import Listed
 from azaion_imagebuild.settings import AdminApiSettings, Settings
 
 TEN = "AZJN-0001..AZJN-0010"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from azaion_imagebuild.errors import UsageError
-from azaion_imagebuild.identity import PASSWORD_FORMAT, email_for, new_password, parse_serial
+from azaion_imagebuild.identity.serial import PASSWORD_FORMAT, email_for, new_password, parse_serial
 
 
 @pytest.mark.parametrize("text", ["AZJN-0042", " AZJN-0042\r\n", "a-b-c9", "X-" + "9" * 46])

@@ -12,7 +12,8 @@ from admin_apis import Api, issuing, serving, token
 from pages import ROOT, blocks
 from world import EMAIL, SERIAL, Run
 
-from azaion_imagebuild import device_conf, images
+from azaion_imagebuild import images
+from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox.loader import loader
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from world import EMAIL, SERIAL, Ran, Run, Tree, add_usb_device, mounts_of, replace_script
 
-from azaion_imagebuild import device_conf, images, residue
+from azaion_imagebuild import images, residue
+from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox import Accounts
 from azaion_imagebuild.secret import Secret

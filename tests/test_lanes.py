@@ -19,17 +19,7 @@ import pytest
 from bench import METHODS, Bench, a_bench, data_of
 from world import Run, Tree
 
-from azaion_imagebuild import (
-    bases,
-    builds,
-    device_conf,
-    lane_trees,
-    lanes,
-    pipeline,
-    residue,
-    stamping,
-    usb,
-)
+from azaion_imagebuild import bases, builds, lane_trees, lanes, pipeline, residue, stamping, usb
 from azaion_imagebuild.console import Console
 from azaion_imagebuild.errors import (
     FlashError,
@@ -39,10 +29,11 @@ from azaion_imagebuild.errors import (
     StagingError,
 )
 from azaion_imagebuild.hookspecs import REQUIRED
+from azaion_imagebuild.identity import device_conf
+from azaion_imagebuild.identity.placeholder import SIZE, is_placeholder, padded
 from azaion_imagebuild.lanes import Lane, opened_lanes
 from azaion_imagebuild.ledger import Ledger
 from azaion_imagebuild.model import Build, BuildRecord, Image
-from azaion_imagebuild.placeholder import SIZE, is_placeholder, padded
 from azaion_imagebuild.plugins import load_plugins
 from azaion_imagebuild.sandbox import Sandbox
 from azaion_imagebuild.system import locks

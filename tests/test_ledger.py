@@ -471,7 +471,8 @@ def test_a_build_is_in_the_ledger_from_before_the_account_to_its_end(run: Run) -
 
 
 def test_a_credential_is_known_by_its_fingerprint_only(run: Run, tmp_path: Path) -> None:
-    from azaion_imagebuild import device_conf, images
+    from azaion_imagebuild import images
+    from azaion_imagebuild.identity import device_conf
     from azaion_imagebuild.model import DEVICE_CONF
 
     run("image", "--serial", SERIAL)

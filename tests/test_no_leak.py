@@ -11,7 +11,8 @@ import pyrage
 import pytest
 from world import EMAIL, SERIAL, replace_script
 
-from azaion_imagebuild import device_conf, images
+from azaion_imagebuild import images
+from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox import Accounts, Sandbox
 

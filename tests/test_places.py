@@ -19,13 +19,14 @@ from hypothesis import strategies as st
 from test_tar import any_members, packed
 from world import EMAIL, SERIAL, Run
 
-from azaion_imagebuild import device_conf, images, places, residue, stamping
+from azaion_imagebuild import images, places, residue, stamping
 from azaion_imagebuild.errors import VerificationError
+from azaion_imagebuild.identity import device_conf
+from azaion_imagebuild.identity.placeholder import SIZE, is_placeholder, padded, placeholder
 from azaion_imagebuild.images import tar
 from azaion_imagebuild.images.stream import read_exactly
 from azaion_imagebuild.images.tar import BLOCK, Tar
 from azaion_imagebuild.model import DEVICE_CONF, RELEASE_FILE, FileEntry
-from azaion_imagebuild.placeholder import SIZE, is_placeholder, padded, placeholder
 from azaion_imagebuild.sandbox import Sandbox
 
 CONF = b"AZAION_DEVICE_EMAIL=%s\nAZAION_DEVICE_PASSWORD=%032x\n"

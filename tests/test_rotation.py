@@ -16,10 +16,11 @@ import pytest
 from admin_apis import by_id, serving, upsert
 from world import EMAIL, SERIAL, Run, Script
 
-from azaion_imagebuild import device_conf, images
+from azaion_imagebuild import images
 from azaion_imagebuild.admin_api import AdminApi
 from azaion_imagebuild.config.loading import load
 from azaion_imagebuild.errors import LedgerError, ProvisioningError, UsageError
+from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.ledger import Entry, Ledger, this_process
 from azaion_imagebuild.ledger.entry import this_host
 from azaion_imagebuild.ledger.store import FILE

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from azaion_imagebuild.errors import UsageError
-from azaion_imagebuild.serials import read_list
+from azaion_imagebuild.identity.serial_list import read_list
 
 
 def serials(source: str, pattern: str | None = None) -> list[str]:

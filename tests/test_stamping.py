@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 from world import EMAIL, SERIAL, Run, Script, replace_script
 
-from azaion_imagebuild import device_conf, images, placing, stamping
+from azaion_imagebuild import images, placing, stamping
 from azaion_imagebuild.errors import UsageError, VerificationError
+from azaion_imagebuild.identity import device_conf
+from azaion_imagebuild.identity.placeholder import SIZE, is_placeholder, padded, placeholder
 from azaion_imagebuild.images.locate import locate
 from azaion_imagebuild.model import DEVICE_CONF
-from azaion_imagebuild.placeholder import SIZE, is_placeholder, padded, placeholder
 from azaion_imagebuild.sandbox import Sandbox
 from azaion_imagebuild.sandbox.bsp import TREE, create_rootfs, service_user
 

@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from azaion_imagebuild import images, stamping
+from azaion_imagebuild.identity.placeholder import SIZE, padded, placeholder
 from azaion_imagebuild.images.locate import locate
 from azaion_imagebuild.images.sparse import SparseReader
 from azaion_imagebuild.model import DEVICE_CONF
-from azaion_imagebuild.placeholder import SIZE, padded, placeholder
 
 CONF = b"AZAION_DEVICE_EMAIL=azaion-jetson-7@azaion.com\nAZAION_DEVICE_PASSWORD=%032x\n"
 FEATURES = [

@@ -21,7 +21,7 @@ from azaion_imagebuild import hookimpl
 from azaion_imagebuild.admin_api import AdminApi
 from azaion_imagebuild.bases import flash_method
 from azaion_imagebuild.errors import FlashError, ProvisioningError
-from azaion_imagebuild.identity import new_password
+from azaion_imagebuild.identity.serial import new_password
 from azaion_imagebuild.model import Build, DeviceIdentity, FlashResult, Image
 from azaion_imagebuild.secret import Secret
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from .. import stdout
 from ..errors import ExitCode, UsageError
-from ..identity import parse_serial
+from ..identity.serial import parse_serial
 from .common import finish, settings_of
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from .. import stdout
 from ..errors import ExitCode, LedgerError, UsageError
-from ..identity import parse_serial
+from ..identity.serial import parse_serial
 from .common import resolved, settings_of
 
 if TYPE_CHECKING:

@@ -82,7 +82,7 @@ def fleet(args: argparse.Namespace, console: Console) -> int:
 
 def _order(args: argparse.Namespace, settings: Settings) -> Order:
     from ..fleet.fleet import Order
-    from ..serials import STDIN
+    from ..identity.serial_list import STDIN
 
     if args.jobs < 1:
         raise UsageError("--jobs is less than 1", hint="leave it out for 8")

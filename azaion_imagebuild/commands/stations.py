@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .. import stdout
 from ..errors import UsageError
-from ..identity import parse_serial
+from ..identity.serial import parse_serial
 from .common import folder_of_images, resolved, settings_of
 
 if TYPE_CHECKING:

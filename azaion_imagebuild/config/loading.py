@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from ..errors import UsageError
-from ..placeholder import LARGEST, SIZE
+from ..identity.placeholder import LARGEST, SIZE
 from ..settings import ENV_PREFIX, Settings
 from ..system.trust import is_own
 

@@ -28,7 +28,8 @@ from ..builds import (
 from ..config.state_dir import state_dir_of
 from ..errors import PreflightError, UsageError
 from ..hookspecs import REQUIRED
-from ..identity import parse_serial
+from ..identity.serial import parse_serial
+from ..identity.serial_list import Listed, read_list, scanned
 from ..lanes import opened_lanes
 from ..ledger import Entry, Ledger, Standing
 from ..ledger.entry import user
@@ -36,7 +37,6 @@ from ..model import Build
 from ..pipeline import Blank, fingerprints, sha256_of, with_base
 from ..plugins import load_plugins
 from ..report import check_folder, write_report
-from ..serials import Listed, read_list, scanned
 from ..settings import Settings
 from ..usb import checked_instances, devices_to_flash
 from .devices import DeviceWatch

@@ -13,16 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from .. import device_conf, images
+from .. import images
 from ..bases import stamp_base
 from ..builds import device_build, stamping_build
 from ..errors import ImageBuildError, OperatorError, UsageError
+from ..identity import device_conf
+from ..identity.placeholder import placeholder
+from ..identity.serial_list import Listed
 from ..lanes import Lane
 from ..ledger import Entry, Standing
 from ..model import DEVICE_CONF, Build, Image
 from ..pipeline import Blank
-from ..placeholder import placeholder
-from ..serials import Listed
 from ..settings import Settings
 from ..stamping import copy_image
 from ..system.locks import locked

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ExitCode, PreflightError
+from ..identity.serial_list import Listed
 from ..ledger import Entry, Ledger, Standing
 from ..model import Finding
-from ..serials import Listed
 from ..settings import LedgerSettings
 
 _RECENT = 200  # attempts that tell how long one takes

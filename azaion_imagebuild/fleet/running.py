@@ -20,10 +20,10 @@ import pluggy
 from .. import pipeline
 from ..attempt import Book
 from ..errors import BugError, ExitCode, InterruptedBuild, OperatorError
+from ..identity.serial_list import Listed
 from ..ledger import Ledger
 from ..model import Build, Finding, Kept
 from ..secret import redacted
-from ..serials import Listed
 from ..system.signals import check_interrupt, let_threads_go_on, stop_threads
 from .places import Place
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ..errors import OperatorError
-from ..serials import Listed
+from ..identity.serial_list import Listed
 from .plan import Plan
 
 

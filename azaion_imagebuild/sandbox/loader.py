@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from .. import device_conf, images
+from .. import images
 from ..errors import VerificationError
+from ..identity import device_conf
 from ..model import DEVICE_CONF
 from ..system.http import JsonClient, Transport, Unreachable
 from .server import Action, Answer, Server

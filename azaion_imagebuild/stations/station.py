@@ -25,12 +25,12 @@ from ..fleet.places import Place
 from ..fleet.plan import Plan
 from ..fleet.running import Display, failed, made
 from ..hookspecs import REQUIRED
+from ..identity.serial_list import Listed
 from ..ledger import Ledger
 from ..ledger.entry import this_host, this_process, user
 from ..ledger.store import PATIENCE
 from ..model import Kept
 from ..plugins import load_plugins
-from ..serials import Listed
 from ..settings import Settings, StationSettings
 from ..system.signals import let_threads_go_on, stop_threads
 from .claim import Claim

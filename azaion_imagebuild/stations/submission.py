@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ExitCode, PreflightError, UsageError
 from ..fleet.plan import Plan, collisions, make_plan
+from ..identity.serial_list import Listed, read_list
 from ..ledger import Entry, Ledger, Standing
-from ..serials import Listed, read_list
 from ..settings import Settings
 from .jobs import Job, checked_name, lock_of, put, station_of
 from .tables import prepare, shared_ledger

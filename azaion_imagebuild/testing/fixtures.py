@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ..identity import email_for
+from ..identity.serial import email_for
 from ..model import Build
 from ..sandbox import Accounts
 from ..sandbox.bsp import create_bsp, create_rootfs, service_user

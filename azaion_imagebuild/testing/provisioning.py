@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 import pluggy
 import pytest
 
-from .. import device_conf, pipeline
+from .. import pipeline
 from ..errors import ExitCode
-from ..identity import PASSWORD_FORMAT, email_for
+from ..identity import device_conf
+from ..identity.serial import PASSWORD_FORMAT, email_for
 from ..model import DEVICE_CONF, DeviceIdentity, Kept
 from ..sandbox import Accounts
 from ..secret import Secret

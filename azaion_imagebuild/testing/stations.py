@@ -10,9 +10,9 @@ from pathlib import Path
 
 from .. import staging
 from ..bases import flash_method
-from ..device_conf import LONGEST, DeviceConf, MalformedDeviceConf, parse
 from ..errors import VerificationError
-from ..identity import new_password
+from ..identity.device_conf import LONGEST, DeviceConf, MalformedDeviceConf, parse
+from ..identity.serial import new_password
 from ..images import CorruptImage, Filesystem, opened, read_file
 from ..images.sparse import SparseReader
 from ..images.stream import Readable

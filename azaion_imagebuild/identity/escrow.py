@@ -14,12 +14,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import device_conf, staging
-from .config.state_dir import state_dir_of
-from .errors import OperatorError, PreflightError, ProvisioningError, install_hint
-from .model import Build, DeviceIdentity, Finding
-from .system.files import NEW_SUFFIX, new_file
-from .system.trust import is_ours, make_folder
+from .. import staging
+from ..config.state_dir import state_dir_of
+from ..errors import OperatorError, PreflightError, ProvisioningError, install_hint
+from ..model import Build, DeviceIdentity, Finding
+from ..system.files import NEW_SUFFIX, new_file
+from ..system.trust import is_ours, make_folder
+from . import device_conf
 
 _ROOM = 1 << 20  # bytes that must be free: many times what one file takes
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

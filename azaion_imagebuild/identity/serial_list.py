@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import UsageError
-from .identity import email_for, parse_serial
+from ..errors import UsageError
+from .serial import email_for, parse_serial
 
 STDIN = "-"
 _RANGE = re.compile(r"(?P<first>[A-Za-z0-9-]*?(?P<start>[0-9]+))\s*\.\.\s*(?P<last>[A-Za-z0-9-]+)")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import secrets
 
-from .errors import UsageError
-from .secret import Secret
+from ..errors import UsageError
+from ..secret import Secret
 
 EMAIL_PREFIX = "azaion-jetson-"
 EMAIL_DOMAIN = "azaion.com"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from .errors import UsageError
-from .model import DeviceIdentity
+from ..errors import UsageError
+from ..model import DeviceIdentity
+from ..secret import Secret
+from ..value import frozen
 from .placeholder import LARGEST, is_placeholder
-from .secret import Secret
-from .value import frozen
 
 EMAIL_KEY = "AZAION_DEVICE_EMAIL"
 PASSWORD_KEY = "AZAION_DEVICE_PASSWORD"  # noqa: S105 - a key's name

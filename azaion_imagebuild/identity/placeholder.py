@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .errors import UsageError
+from ..errors import UsageError
 
 SIZE = 512
 """Bytes of a placeholder, and so of every stamped device.conf: one sector, or more as a site sets.
