@@ -23,7 +23,7 @@ from .flashing import FlashSh, InitrdFlash
 from .identity import device_conf
 from .model import DEVICE_CONF, Build, Finding, Image, Ownership, StagedFile
 from .residue import BASE_NOTE
-from .staging import stage_placeholder, unstage
+from .rootfs.staging import stage_placeholder, unstage
 from .stamping import blank, opened_for_stamping, renew_sha1
 
 _CHANGED_BY_EVERY_RUN = ("etc/user_release_version",)

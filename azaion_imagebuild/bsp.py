@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .errors import OperatorError
 from .model import RELEASE_FILE, Build, Finding
-from .rootfs import Rootfs
+from .rootfs.tree import Rootfs
 from .system import log_files
 from .usb import MOST_AT_ONCE, RECOVERY_HINT, listed, recovery_devices
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from . import images
-from .accounts import GROUP, LARGEST_PASSWD, PASSWD
 from .model import LUKS, Build, Finding, Image
-from .rootfs import Rootfs
+from .rootfs.accounts import GROUP, LARGEST_PASSWD, PASSWD
+from .rootfs.tree import Rootfs
 from .system.process import run
 
 _SYSTEM_PATH = "/usr/sbin:/sbin"

@@ -9,7 +9,7 @@ from .errors import StagingError, UsageError, VerificationError
 from .identity import device_conf
 from .identity.device_conf import DeviceConf
 from .model import DEVICE_CONF, FileEntry
-from .rootfs import Rootfs
+from .rootfs.tree import Rootfs
 
 
 def of_device_conf(path: Path) -> DeviceConf:

@@ -264,7 +264,8 @@ def _steps_to_blank(done: Attempt) -> Blank:
 
 
 def _steps_to_stamped(done: Attempt, blank: Blank) -> None:
-    from . import bases, staging
+    from . import bases
+    from .rootfs import staging
 
     done.release = blank.release
     identity = _provision(done)
@@ -564,7 +565,7 @@ def _locked(build: Build) -> Iterator[Build]:
             build, lock_fds=(*build.lock_fds, *descriptors), began=time.time()
         )
         if build.settings.image.staging == "overlay" and build.rootfs_dir.is_dir():
-            from .overlay import staged_over  # late: it is rarely wanted
+            from .rootfs.overlay import staged_over  # late: it is rarely wanted
 
             with staged_over(build.rootfs_dir) as staging_dir:
                 yield dataclasses.replace(held, rootfs_dir=staging_dir)

@@ -28,12 +28,12 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .accounts import GROUP, PASSWD
 from .images import CorruptImage, Filesystem, image_format, open_filesystem, opened_file
 from .images.locate import Location, in_tar, locate
 from .images.stream import read_exactly
 from .images.tar import BLOCK, Member, Tar, Walk
 from .model import DEVICE_CONF, RELEASE_FILE, FileEntry
+from .rootfs.accounts import GROUP, PASSWD
 
 NOTES = ".*.azaion-place.json*"
 """The pattern of their names."""

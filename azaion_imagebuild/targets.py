@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from . import places, staging
-from .accounts import Accounts, UnknownAccount
+from . import places
 from .errors import (
     ImageBuildError,
     OperatorError,
@@ -43,7 +42,9 @@ from .model import (
 )
 from .placing import ensure_place
 from .proof import prove
-from .rootfs import Rootfs
+from .rootfs import staging
+from .rootfs.accounts import Accounts, UnknownAccount
+from .rootfs.tree import Rootfs
 from .secret import Secret
 from .settings import DeviceConfSettings, Settings
 from .stamping import OpenImage, check_new_file, copy_image, opened_for_stamping, renew_sha1

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from . import images
-from .accounts import Accounts, UnknownAccount
 from .completeness import damaged
 from .errors import StagingError, UsageError, VerificationError
 from .identity import device_conf
 from .identity.serial import email_for
 from .model import DEVICE_CONF, FileEntry, Finding
 from .proof import prove
-from .rootfs import Rootfs
+from .rootfs.accounts import Accounts, UnknownAccount
+from .rootfs.staging import unknown_account
+from .rootfs.tree import Rootfs
 from .settings import DeviceConfSettings
-from .staging import unknown_account
 
 _WRONG = "do not ship it; build the device's image again, or give the serial that it was built for"
 

@@ -15,7 +15,7 @@ def pre_flash(
 ) -> list[StagedFile] | None:
     if not _stamps(build):
         return None
-    from azaion_imagebuild import staging  # late: only a build that stamps needs it
+    from azaion_imagebuild.rootfs import staging  # late: only a build that stamps needs it
 
     return [staging.to_be_stamped(staging.stamped_content(build, identity), ownership)]
 
@@ -26,7 +26,8 @@ def build_image(
 ) -> Image | None:
     if not _stamps(build):
         return None
-    from azaion_imagebuild import bases, staging
+    from azaion_imagebuild import bases
+    from azaion_imagebuild.rootfs import staging
 
     (conf,) = (each for each in staged if each.path == DEVICE_CONF)
     image = bases.current_base(build, conf.ownership)

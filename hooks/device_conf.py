@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from azaion_imagebuild import hookimpl, staging
+from azaion_imagebuild import hookimpl
 from azaion_imagebuild.model import Build, DeviceIdentity, Finding, Ownership, StagedFile
+from azaion_imagebuild.rootfs import staging
 
 
 @hookimpl

@@ -48,7 +48,7 @@ def _device_confs(build: Build, image: Image) -> Iterator[tuple[Path, FileEntry 
     from azaion_imagebuild import images
     from azaion_imagebuild.identity import device_conf
     from azaion_imagebuild.identity.placeholder import is_placeholder
-    from azaion_imagebuild.rootfs import Rootfs
+    from azaion_imagebuild.rootfs.tree import Rootfs
 
     if image.format == LUKS:
         with Rootfs(build.rootfs_dir) as rootfs:

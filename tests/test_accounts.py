@@ -1,6 +1,6 @@
 import pytest
 
-from azaion_imagebuild.accounts import Accounts, UnknownAccount
+from azaion_imagebuild.rootfs.accounts import Accounts, UnknownAccount
 
 PASSWD = b"root:x:0:0:root:/root:/bin/sh\nazaion:x:1001:1002::/:/bin/false\n"
 GROUP = b"root:x:0:\nloader:x:1003:azaion\n"

@@ -9,7 +9,7 @@ from world import Tree
 
 from azaion_imagebuild.errors import StagingError
 from azaion_imagebuild.model import DEVICE_CONF, Ownership
-from azaion_imagebuild.rootfs import Rootfs
+from azaion_imagebuild.rootfs.tree import Rootfs
 
 ME = Ownership(uid=os.geteuid(), gid=os.getegid())
 
@@ -173,7 +173,7 @@ def test_a_failed_write_takes_back_the_directories_it_made(
         raise OSError(28, "No space left on device")
 
     before = tree.snapshot()
-    monkeypatch.setattr("azaion_imagebuild.rootfs.os.fsync", full)
+    monkeypatch.setattr("azaion_imagebuild.rootfs.tree.os.fsync", full)
     with pytest.raises(StagingError, match="No space left") as caught:
         write(tree)
     assert "make room" in caught.value.hint

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import staging
 from ..config.state_dir import state_dir_of
 from ..errors import OperatorError, PreflightError, ProvisioningError, install_hint
 from ..model import Build, DeviceIdentity, Finding
+from ..rootfs import staging
 from ..system.files import NEW_SUFFIX, new_file
 from ..system.trust import is_ours, make_folder
 from . import device_conf

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from .. import staging
 from ..bases import flash_method
 from ..errors import VerificationError
 from ..identity.device_conf import LONGEST, DeviceConf, MalformedDeviceConf, parse
@@ -17,6 +16,7 @@ from ..images import CorruptImage, Filesystem, opened, read_file
 from ..images.sparse import SparseReader
 from ..images.stream import Readable
 from ..model import DEVICE_CONF, Build, DeviceIdentity, FileEntry, Image
+from ..rootfs import staging
 from ..system.process import run
 
 _BLOCK = 4096

@@ -11,7 +11,7 @@ import pytest
 
 from azaion_imagebuild.errors import StagingError
 from azaion_imagebuild.model import DEVICE_CONF, Ownership
-from azaion_imagebuild.rootfs import Rootfs
+from azaion_imagebuild.rootfs.tree import Rootfs
 
 ME = Ownership(uid=os.geteuid(), gid=os.getegid())
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from .model import FileEntry
-from .value import frozen
+from ..model import FileEntry
+from ..value import frozen
 
 PASSWD = "etc/passwd"  # noqa: S105 - a path
 GROUP = "etc/group"

@@ -16,10 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from .errors import StagingError
-from .model import FileEntry, Ownership, StagedFile
-from .system.files import NEW_SUFFIX, new_file
-from .value import frozen
+from ..errors import StagingError
+from ..model import FileEntry, Ownership, StagedFile
+from ..system.files import NEW_SUFFIX, new_file
+from ..value import frozen
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_LINKS = 40  # as the kernel's MAXSYMLINKS

@@ -8,9 +8,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import PreflightError, StagingError
-from .system import mounts as leftovers
-from .system.process import run
+from ..errors import PreflightError, StagingError
+from ..system import mounts as leftovers
+from ..system.process import run
 
 _RUN = Path("/run/azaion-imagebuild")
 

@@ -6,11 +6,10 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from .accounts import Accounts, UnknownAccount
-from .errors import OperatorError, StagingError
-from .identity import device_conf
-from .identity.placeholder import padded, placeholder
-from .model import (
+from ..errors import OperatorError, StagingError
+from ..identity import device_conf
+from ..identity.placeholder import padded, placeholder
+from ..model import (
     DEVICE_CONF,
     DEVICE_CONF_MODE,
     Build,
@@ -19,9 +18,10 @@ from .model import (
     Ownership,
     StagedFile,
 )
-from .rootfs import Node, Rootfs
-from .settings import DeviceConfSettings
-from .shipped import shipped
+from ..settings import DeviceConfSettings
+from ..shipped import shipped
+from .accounts import Accounts, UnknownAccount
+from .tree import Node, Rootfs
 
 _MOST_NAMES = 40
 
