@@ -46,7 +46,7 @@ def build_base(settings: Settings, watcher: Watcher, out: Path | None) -> BuildR
         UsageError: the settings are wrong, or ``out`` cannot be made; nothing has been done.
         ImageBuildError: the image was built, but cannot be copied.
     """
-    from .stamping import check_new_file, copy_image  # late, as all that `provision` needs not
+    from .images.stamp import check_new_file, copy_image  # late, as all that `provision` needs not
 
     if out is not None:
         check_new_file(out)

@@ -24,8 +24,8 @@ from . import images, residue
 from .errors import OperatorError
 from .identity import device_conf
 from .identity.placeholder import is_placeholder
+from .images.stamp import shares_blocks
 from .model import DEVICE_CONF, Finding, Image
-from .stamping import shares_blocks
 from .system import mounts as leftovers
 from .trees import Share, twin
 

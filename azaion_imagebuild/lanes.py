@@ -23,8 +23,8 @@ from pathlib import Path
 from . import bases, lane_trees, residue, wrapper
 from .errors import OperatorError, PreflightError, StagingError
 from .host import alone
+from .images.stamp import blank
 from .model import Build, Image
-from .stamping import blank
 from .system import mounts as leftovers
 from .system.locks import locked
 from .system.signals import held_back

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .places import NOTES
+from .images.tar_index import NOTES
 from .secret import Secret
 
 IMAGES = (

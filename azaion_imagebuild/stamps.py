@@ -8,18 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import pipeline, places
+from . import pipeline
 from .attempt import Watcher
 from .builds import parts_of_api, stamping_build, the_ledger
 from .credentials import of_device_conf
 from .errors import UsageError, VerificationError
 from .identity.placeholder import is_placeholder, placeholder
 from .identity.serial import email_for, parse_serial
+from .images import tar_index as places
+from .images.stamp import renew_sha1
 from .model import Build, BuildRecord, DeviceIdentity, Image, Ownership
 from .pipeline import Blank, sha256_of
 from .plugins import load_plugins
 from .settings import Settings
-from .stamping import renew_sha1
 from .targets import ImageFile, check_owner, of_sandbox, opened_images, owner_in, twins, write_into
 
 

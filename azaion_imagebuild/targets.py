@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from . import places
 from .errors import (
     ImageBuildError,
     OperatorError,
@@ -29,6 +28,9 @@ from .errors import (
 from .identity import device_conf
 from .identity.placeholder import padded, placeholder
 from .images import Filesystem
+from .images import tar_index as places
+from .images.slot import ensure_place
+from .images.stamp import OpenImage, check_new_file, copy_image, opened_for_stamping, renew_sha1
 from .model import (
     DEVICE_CONF,
     DEVICE_CONF_MODE,
@@ -40,14 +42,12 @@ from .model import (
     Ownership,
     StagedFile,
 )
-from .placing import ensure_place
 from .proof import prove
 from .rootfs import staging
 from .rootfs.accounts import Accounts, UnknownAccount
 from .rootfs.tree import Rootfs
 from .secret import Secret
 from .settings import DeviceConfSettings, Settings
-from .stamping import OpenImage, check_new_file, copy_image, opened_for_stamping, renew_sha1
 from .system.files import NEW_SUFFIX
 from .system.locks import locked
 

@@ -25,16 +25,17 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from azaion_imagebuild import images, places, stamps
+from azaion_imagebuild import images, stamps
 from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.identity.placeholder import SIZE, padded, placeholder
 from azaion_imagebuild.identity.serial import email_for
+from azaion_imagebuild.images import tar_index as places
+from azaion_imagebuild.images.stamp import opened_for_stamping, renew_sha1
 from azaion_imagebuild.model import DEVICE_CONF, DEVICE_CONF_MODE, FileEntry
 from azaion_imagebuild.proof import prove
 from azaion_imagebuild.sandbox.bsp import TREE
 from azaion_imagebuild.secret import Secret
 from azaion_imagebuild.settings import Settings
-from azaion_imagebuild.stamping import opened_for_stamping, renew_sha1
 
 os.environ["PATH"] += ":/usr/sbin:/sbin"
 os.environ["LIBGUESTFS_BACKEND"] = "direct"

@@ -26,10 +26,10 @@ from world import TOOL, Run, outcomes, tool_started
 from azaion_imagebuild import cli
 from azaion_imagebuild.console import Console
 from azaion_imagebuild.displays import Bars
+from azaion_imagebuild.images.stamp import copy_image
 from azaion_imagebuild.ledger import this_process
 from azaion_imagebuild.ledger.entry import is_alive, this_host
 from azaion_imagebuild.sandbox import Sandbox
-from azaion_imagebuild.stamping import copy_image
 
 A_SERIAL = "AZJN-" + "9" * 300
 SHM = Path("/dev/shm")

@@ -19,11 +19,13 @@ from hypothesis import strategies as st
 from test_tar import any_members, packed
 from world import EMAIL, SERIAL, Run
 
-from azaion_imagebuild import images, places, residue, stamping
+from azaion_imagebuild import images, residue
 from azaion_imagebuild.errors import VerificationError
 from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.identity.placeholder import SIZE, is_placeholder, padded, placeholder
+from azaion_imagebuild.images import stamp as stamping
 from azaion_imagebuild.images import tar
+from azaion_imagebuild.images import tar_index as places
 from azaion_imagebuild.images.stream import read_exactly
 from azaion_imagebuild.images.tar import BLOCK, Tar
 from azaion_imagebuild.model import DEVICE_CONF, RELEASE_FILE, FileEntry
@@ -94,7 +96,7 @@ def walks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture(autouse=True)
 def _unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many stamps, and no power to lose."""
-    monkeypatch.setattr("azaion_imagebuild.stamping.os.fdatasync", lambda _: None)
+    monkeypatch.setattr("azaion_imagebuild.images.stamp.os.fdatasync", lambda _: None)
 
 
 def note_of(path: Path) -> Path:
@@ -478,7 +480,7 @@ def test_a_note_that_somebody_else_may_have_written_is_not_believed(
     match how:
         case "owner":
             if os.geteuid():
-                monkeypatch.setattr("azaion_imagebuild.places.os.geteuid", lambda: 4711)
+                monkeypatch.setattr("azaion_imagebuild.images.tar_index.os.geteuid", lambda: 4711)
             else:
                 os.chown(note, 4711, 0)
         case "group":
@@ -607,7 +609,7 @@ def test_a_change_in_the_middle_of_a_stamp_is_not_remembered_as_ours(
             change(image, start, named)
 
     with monkeypatch.context() as patched:
-        patched.setattr("azaion_imagebuild.stamping.os.fdatasync", meanwhile)
+        patched.setattr("azaion_imagebuild.images.stamp.os.fdatasync", meanwhile)
         write(image, conf(2))
     walks.clear()
     entry = read(image)

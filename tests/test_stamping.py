@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 from world import EMAIL, SERIAL, Run, Script, replace_script
 
-from azaion_imagebuild import images, placing, stamping
+from azaion_imagebuild import images
 from azaion_imagebuild.errors import UsageError, VerificationError
 from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.identity.placeholder import SIZE, is_placeholder, padded, placeholder
+from azaion_imagebuild.images import slot as placing
+from azaion_imagebuild.images import stamp as stamping
 from azaion_imagebuild.images.locate import locate
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox import Sandbox
@@ -73,7 +75,7 @@ def make(tmp_path: Path) -> Make:
 @pytest.fixture
 def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many stamps, and no power to lose: what fdatasync is for is not what is tested."""
-    monkeypatch.setattr("azaion_imagebuild.stamping.os.fdatasync", lambda _: None)
+    monkeypatch.setattr("azaion_imagebuild.images.stamp.os.fdatasync", lambda _: None)
 
 
 def data_of(path: Path) -> bytes:
@@ -185,9 +187,9 @@ def test_a_write_that_is_cut_at_any_byte_leaves_the_old_identity_none_or_the_new
     with stamping.opened_for_stamping(path, 0) as opened:
         seen = set()
         for size in range(SIZE + 3):
-            monkeypatch.setattr("azaion_imagebuild.stamping.os.pwrite", real)
+            monkeypatch.setattr("azaion_imagebuild.images.stamp.os.pwrite", real)
             opened.write(old)
-            monkeypatch.setattr("azaion_imagebuild.stamping.os.pwrite", cut)
+            monkeypatch.setattr("azaion_imagebuild.images.stamp.os.pwrite", cut)
             left = size
             with contextlib.suppress(Cut):
                 opened.write(new)

@@ -17,8 +17,9 @@ from unittest.mock import patch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from azaion_imagebuild import images, stamping
+from azaion_imagebuild import images
 from azaion_imagebuild.identity.placeholder import SIZE, padded, placeholder
+from azaion_imagebuild.images import stamp as stamping
 from azaion_imagebuild.images.locate import locate
 from azaion_imagebuild.images.sparse import SparseReader
 from azaion_imagebuild.model import DEVICE_CONF
@@ -54,7 +55,7 @@ def stamped(path: Path, data: bytes) -> None:
     """Stamp and look at what changed: the file's data, and nothing else."""
     before = path.read_bytes()
     with (
-        patch("azaion_imagebuild.stamping.os.fdatasync"),
+        patch("azaion_imagebuild.images.stamp.os.fdatasync"),
         stamping.opened_for_stamping(path, 0) as opened,
     ):
         opened.write(data)

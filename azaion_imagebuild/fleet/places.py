@@ -20,12 +20,12 @@ from ..errors import ImageBuildError, OperatorError, UsageError
 from ..identity import device_conf
 from ..identity.placeholder import placeholder
 from ..identity.serial_list import Listed
+from ..images.stamp import copy_image
 from ..lanes import Lane
 from ..ledger import Entry, Standing
 from ..model import DEVICE_CONF, Build, Image
 from ..pipeline import Blank
 from ..settings import Settings
-from ..stamping import copy_image
 from ..system.locks import locked
 from ..system.trust import is_own
 from .devices import DeviceWatch

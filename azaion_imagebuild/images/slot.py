@@ -16,15 +16,15 @@ import stat
 import tempfile
 from pathlib import Path
 
-from .completeness import damaged
-from .errors import VerificationError
-from .identity.placeholder import SIZE, placeholder
-from .images import CorruptImage, image_format, open_filesystem
-from .images.locate import Location, Range
-from .images.tar import BLOCK, Tar
-from .model import DEVICE_CONF, DEVICE_CONF_MODE, FileEntry
-from .places import locate_conf
-from .system.process import run
+from ..completeness import damaged
+from ..errors import VerificationError
+from ..identity.placeholder import SIZE, placeholder
+from ..model import DEVICE_CONF, DEVICE_CONF_MODE, FileEntry
+from ..system.process import run
+from . import CorruptImage, image_format, open_filesystem
+from .locate import Location, Range
+from .tar import BLOCK, Tar
+from .tar_index import locate_conf
 
 _BASE = "build one with a placeholder: azaion-imagebuild base"
 

@@ -22,14 +22,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from . import places
-from .errors import ImageBuildError, UsageError, VerificationError
-from .identity.placeholder import INVALID, placeholder
-from .images import CorruptImage
-from .images.locate import Location, Range
-from .model import DEVICE_CONF
-from .places import Version
-from .system.locks import locked_file
+from ..errors import ImageBuildError, UsageError, VerificationError
+from ..identity.placeholder import INVALID, placeholder
+from ..model import DEVICE_CONF
+from ..system.locks import locked_file
+from . import CorruptImage
+from . import tar_index as places
+from .locate import Location, Range
+from .tar_index import Version
 
 _FICLONE = 0x40049409  # ioctl_ficlone(2): share the blocks of another file
 _NOT_SHARED = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL)

@@ -27,13 +27,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import __version__
-from .images import CorruptImage, Filesystem, image_format, open_filesystem, opened_file
-from .images.locate import Location, in_tar, locate
-from .images.stream import read_exactly
-from .images.tar import BLOCK, Member, Tar, Walk
-from .model import DEVICE_CONF, RELEASE_FILE, FileEntry
-from .rootfs.accounts import GROUP, PASSWD
+from .. import __version__
+from ..model import DEVICE_CONF, RELEASE_FILE, FileEntry
+from ..rootfs.accounts import GROUP, PASSWD
+from . import CorruptImage, Filesystem, image_format, open_filesystem, opened_file
+from .locate import Location, in_tar, locate
+from .stream import read_exactly
+from .tar import BLOCK, Member, Tar, Walk
 
 NOTES = ".*.azaion-place.json*"
 """The pattern of their names."""
