@@ -17,13 +17,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import completeness, images, residue
+from . import images, residue
 from .errors import ImageBuildError, OperatorError, VerificationError
 from .flashing import FlashSh, InitrdFlash
 from .identity import device_conf
 from .images import tar_index as places
 from .images.stamp import blank, opened_for_stamping, renew_sha1
 from .model import DEVICE_CONF, Build, Finding, Image, Ownership, StagedFile
+from .proof import completeness
 from .residue import BASE_NOTE
 from .rootfs.staging import stage_placeholder, unstage
 

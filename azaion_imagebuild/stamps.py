@@ -11,7 +11,6 @@ from typing import Any
 from . import pipeline
 from .attempt import Watcher
 from .builds import parts_of_api, stamping_build, the_ledger
-from .credentials import of_device_conf
 from .errors import UsageError, VerificationError
 from .identity.placeholder import is_placeholder, placeholder
 from .identity.serial import email_for, parse_serial
@@ -20,6 +19,7 @@ from .images.stamp import renew_sha1
 from .model import Build, BuildRecord, DeviceIdentity, Image, Ownership
 from .pipeline import Blank, sha256_of
 from .plugins import load_plugins
+from .proof.readback import of_device_conf
 from .settings import Settings
 from .targets import ImageFile, check_owner, of_sandbox, opened_images, owner_in, twins, write_into
 

@@ -42,7 +42,7 @@ from .model import (
     Ownership,
     StagedFile,
 )
-from .proof import prove
+from .proof.identity import prove
 from .rootfs import staging
 from .rootfs.accounts import Accounts, UnknownAccount
 from .rootfs.tree import Rootfs

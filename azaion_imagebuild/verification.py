@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from . import images
-from .completeness import damaged
 from .errors import StagingError, UsageError, VerificationError
 from .identity import device_conf
 from .identity.serial import email_for
 from .model import DEVICE_CONF, FileEntry, Finding
-from .proof import prove
+from .proof.completeness import damaged
+from .proof.identity import prove
 from .rootfs.accounts import Accounts, UnknownAccount
 from .rootfs.staging import unknown_account
 from .rootfs.tree import Rootfs

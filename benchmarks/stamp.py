@@ -32,7 +32,7 @@ from azaion_imagebuild.identity.serial import email_for
 from azaion_imagebuild.images import tar_index as places
 from azaion_imagebuild.images.stamp import opened_for_stamping, renew_sha1
 from azaion_imagebuild.model import DEVICE_CONF, DEVICE_CONF_MODE, FileEntry
-from azaion_imagebuild.proof import prove
+from azaion_imagebuild.proof.identity import prove
 from azaion_imagebuild.sandbox.bsp import TREE
 from azaion_imagebuild.secret import Secret
 from azaion_imagebuild.settings import Settings

@@ -22,8 +22,8 @@ from azaion_imagebuild.model import (
 def verify_image(
     build: Build, identity: DeviceIdentity, staged: Sequence[StagedFile], image: Image
 ) -> list[Finding]:
-    from azaion_imagebuild import completeness  # late: `provision` needs none
-    from azaion_imagebuild.proof import prove
+    from azaion_imagebuild.proof import completeness  # late: `provision` needs none
+    from azaion_imagebuild.proof.identity import prove
 
     (conf,) = (each for each in staged if each.path == DEVICE_CONF)
     differences = [

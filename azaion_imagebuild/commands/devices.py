@@ -31,7 +31,7 @@ def verify(args: argparse.Namespace, console: Console) -> int:
 
 
 def smoke(args: argparse.Namespace, console: Console) -> int:
-    from .. import credentials
+    from ..proof import readback as credentials
     from ..smoke import smoke
 
     settings = settings_of(args, console)

@@ -16,10 +16,10 @@ import stat
 import tempfile
 from pathlib import Path
 
-from ..completeness import damaged
 from ..errors import VerificationError
 from ..identity.placeholder import SIZE, placeholder
 from ..model import DEVICE_CONF, DEVICE_CONF_MODE, FileEntry
+from ..proof.completeness import damaged
 from ..system.process import run
 from . import CorruptImage, image_format, open_filesystem
 from .locate import Location, Range

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import images
-from .errors import StagingError, UsageError, VerificationError
-from .identity import device_conf
-from .identity.device_conf import DeviceConf
-from .model import DEVICE_CONF, FileEntry
-from .rootfs.tree import Rootfs
+from .. import images
+from ..errors import StagingError, UsageError, VerificationError
+from ..identity import device_conf
+from ..identity.device_conf import DeviceConf
+from ..model import DEVICE_CONF, FileEntry
+from ..rootfs.tree import Rootfs
 
 
 def of_device_conf(path: Path) -> DeviceConf:

@@ -8,11 +8,11 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import images
-from .model import LUKS, Build, Finding, Image
-from .rootfs.accounts import GROUP, LARGEST_PASSWD, PASSWD
-from .rootfs.tree import Rootfs
-from .system.process import run
+from .. import images
+from ..model import LUKS, Build, Finding, Image
+from ..rootfs.accounts import GROUP, LARGEST_PASSWD, PASSWD
+from ..rootfs.tree import Rootfs
+from ..system.process import run
 
 _SYSTEM_PATH = "/usr/sbin:/sbin"
 _LOOK = "look at flash.sh's log, then run the same command again; do not flash this image"

@@ -6,10 +6,10 @@ import hashlib
 import re
 from collections.abc import Iterator
 
-from .identity import device_conf
-from .identity.serial import PASSWORD_FORMAT
-from .model import DEVICE_CONF, DEVICE_CONF_MODE, FileEntry, Finding
-from .secret import Secret
+from ..identity import device_conf
+from ..identity.serial import PASSWORD_FORMAT
+from ..model import DEVICE_CONF, DEVICE_CONF_MODE, FileEntry, Finding
+from ..secret import Secret
 
 _REBUILD = "do not flash this image; run the same command again"
 
