@@ -103,8 +103,8 @@ def parts_in_words(settings: Settings) -> str:
 
 def _probed(settings: Settings, findings: list[Finding]) -> list[Finding]:
     """Add what a probe of the admin API finds, unless a plug-in has knocked in vain already."""
-    from .admin_api import REACH_HINT
-    from .api_probe import probe  # late: asked for by name only
+    from .admin_api.client import REACH_HINT
+    from .admin_api.probe import probe  # late: asked for by name only
 
     if any(finding.hint == REACH_HINT for finding in findings):
         return findings

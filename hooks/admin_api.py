@@ -7,7 +7,7 @@ import stat
 from contextlib import nullcontext
 
 from azaion_imagebuild import hookimpl
-from azaion_imagebuild.admin_api import REACH_HINT, AdminApi
+from azaion_imagebuild.admin_api.client import REACH_HINT, AdminApi
 from azaion_imagebuild.errors import UsageError
 from azaion_imagebuild.identity.serial import new_password
 from azaion_imagebuild.model import Build, DeviceIdentity, Finding, Kept

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from world import EMAIL, SERIAL, Script
 
-from azaion_imagebuild.admin_api import AdminApi
+from azaion_imagebuild.admin_api.client import AdminApi
 from azaion_imagebuild.errors import ProvisioningError, UsageError
 from azaion_imagebuild.model import DeviceIdentity
 from azaion_imagebuild.sandbox import Accounts

@@ -12,7 +12,7 @@ import pytest
 from admin_apis import Answer, Api
 from world import EMAIL, Run, Script
 
-from azaion_imagebuild.api_probe import probe
+from azaion_imagebuild.admin_api.probe import probe
 from azaion_imagebuild.identity.serial import parse_serial
 from azaion_imagebuild.model import Finding
 from azaion_imagebuild.sandbox import Accounts, Sandbox

@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from world import EMAIL, SERIAL, Run, Script
 
-from azaion_imagebuild import contract, images
-from azaion_imagebuild.account_id import NoId, find_id
-from azaion_imagebuild.admin_api import AdminApi
+from azaion_imagebuild import images
+from azaion_imagebuild.admin_api import contract
+from azaion_imagebuild.admin_api.account_id import NoId, find_id
+from azaion_imagebuild.admin_api.client import AdminApi
+from azaion_imagebuild.admin_api.contract import Contract, of_the_runbook
 from azaion_imagebuild.config.loading import keys, load
-from azaion_imagebuild.contract import Contract, of_the_runbook
 from azaion_imagebuild.errors import ProvisioningError, UsageError
 from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.model import DEVICE_CONF

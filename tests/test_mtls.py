@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from world import EMAIL, SERIAL
 
-from azaion_imagebuild.admin_api import AdminApi
+from azaion_imagebuild.admin_api.client import AdminApi
 from azaion_imagebuild.errors import ProvisioningError
 from azaion_imagebuild.secret import Secret
 from azaion_imagebuild.settings import AdminApiSettings

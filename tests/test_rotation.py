@@ -17,7 +17,7 @@ from admin_apis import by_id, serving, upsert
 from world import EMAIL, SERIAL, Run, Script
 
 from azaion_imagebuild import images
-from azaion_imagebuild.admin_api import AdminApi
+from azaion_imagebuild.admin_api.client import AdminApi
 from azaion_imagebuild.config.loading import load
 from azaion_imagebuild.errors import LedgerError, ProvisioningError, UsageError
 from azaion_imagebuild.identity import device_conf

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import requests
 
 from azaion_imagebuild import hookimpl
-from azaion_imagebuild.admin_api import AdminApi
+from azaion_imagebuild.admin_api.client import AdminApi
 from azaion_imagebuild.bases import flash_method
 from azaion_imagebuild.errors import FlashError, ProvisioningError
 from azaion_imagebuild.identity.serial import new_password

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from ..contract import of_the_runbook
+from ..admin_api.contract import of_the_runbook
 from ..errors import UsageError
 from ..settings import Settings
 from ..system.locks import locked

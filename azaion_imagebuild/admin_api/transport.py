@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-from .errors import UsageError
-from .secret import Secret
-from .settings import AdminApiSettings
-from .system.http import Transport
+from ..errors import UsageError
+from ..secret import Secret
+from ..settings import AdminApiSettings
+from ..system.http import Transport
 
 _LONGEST_TOKEN = 16 * 1024
 
@@ -51,7 +51,7 @@ def transport(settings: AdminApiSettings) -> Transport:
 
 def _token(settings: AdminApiSettings) -> Secret | None:
     if settings.token_env is not None:
-        from .system.process import hide_variable  # late: few have a token there
+        from ..system.process import hide_variable  # late: few have a token there
 
         hide_variable(settings.token_env)
     if settings.token_file is not None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Literal
 
+from ..errors import ProvisioningError, UsageError
+from ..model import DeviceIdentity
+from ..secret import Secret
+from ..settings import AdminApiSettings
+from ..system.http import JsonClient, Reply, Unreachable, checked_url, where
 from .account_id import NoId
-from .api_transport import transport
 from .contract import Call, Contract
-from .errors import ProvisioningError, UsageError
-from .model import DeviceIdentity
-from .secret import Secret
-from .settings import AdminApiSettings
-from .system.http import JsonClient, Reply, Unreachable, checked_url, where
+from .transport import transport
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -12,11 +12,11 @@ from dataclasses import field
 from typing import Any
 from urllib.parse import quote
 
+from ..errors import UsageError
+from ..secret import Secret
+from ..settings import AdminApiSettings
+from ..value import frozen
 from .account_id import NoId, find_id
-from .errors import UsageError
-from .secret import Secret
-from .settings import AdminApiSettings
-from .value import frozen
 
 FIELDS = ("email", "password", "role")
 _PATHS = {"create_path": "{email}", "lookup_path": "{email}", "update_path": "{email} {id}"}

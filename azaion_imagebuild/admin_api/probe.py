@@ -12,15 +12,15 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
+from ..errors import ProvisioningError, UsageError
+from ..identity.serial import EMAIL_DOMAIN, EMAIL_PREFIX, new_password
+from ..model import Finding
+from ..settings import AdminApiSettings
+from ..system.http import JsonClient, Reply, Unreachable, checked_url
 from .account_id import NoId
-from .admin_api import ID_HINT, REACH_HINT, TLS_HINT, UPDATE_HINT, refuse
-from .api_transport import transport
+from .client import ID_HINT, REACH_HINT, TLS_HINT, UPDATE_HINT, refuse
 from .contract import Call, Contract
-from .errors import ProvisioningError, UsageError
-from .identity.serial import EMAIL_DOMAIN, EMAIL_PREFIX, new_password
-from .model import Finding
-from .settings import AdminApiSettings
-from .system.http import JsonClient, Reply, Unreachable, checked_url
+from .transport import transport
 
 CREATE_HINT = "set [admin_api] create_method and create_path to what the API at {url} has"
 LOG_HINT = "see the admin API's logs"
