@@ -6,11 +6,11 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from .diagnosis import SmokeFailed
 from .errors import VerificationError
 from .identity.device_conf import DeviceConf
 from .identity.serial import email_for, parse_serial
-from .loader import LOGGED_IN, loader_url, smoke_test
+from .loader.client import LOGGED_IN, loader_url, smoke_test
+from .loader.diagnosis import SmokeFailed
 from .settings import Settings
 
 

@@ -13,7 +13,7 @@ def preflight(build: Build) -> list[Finding]:
     settings = build.settings.smoke
     if settings.loader_url is None:
         return []
-    from azaion_imagebuild import loader  # late: most builds need none
+    from azaion_imagebuild.loader import client as loader  # late: most builds need none
 
     try:
         loader.loader_url(settings, build.serial, build.settings.bsp.usb_instance)
@@ -30,7 +30,7 @@ def post_flash(
     settings = build.settings.smoke
     if settings.loader_url is None or result is None:
         return None
-    from azaion_imagebuild import loader
+    from azaion_imagebuild.loader import client as loader
 
     url = loader.loader_url(settings, build.serial, result.usb_instance)
     credentials = DeviceConf(email=identity.email, password=identity.password)

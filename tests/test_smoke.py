@@ -21,7 +21,9 @@ import pytest
 from world import EMAIL, SERIAL, TOOL, Ran, Run, Script
 
 import azaion_imagebuild
-from azaion_imagebuild import diagnosis, loader, progress
+from azaion_imagebuild import progress
+from azaion_imagebuild.loader import client as loader
+from azaion_imagebuild.loader import diagnosis
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox import Accounts, Sandbox
 from azaion_imagebuild.sandbox.admin_api import admin_api

@@ -6,12 +6,12 @@ import logging
 import time
 from collections.abc import Collection
 
+from ..errors import UsageError
+from ..identity.device_conf import DeviceConf
+from ..settings import SmokeSettings
+from ..system.http import JsonClient, Transport, Unreachable, checked_certificates, checked_url
 from . import diagnosis
 from .diagnosis import HEALTH, LOGIN, SmokeFailed
-from .errors import UsageError
-from .identity.device_conf import DeviceConf
-from .settings import SmokeSettings
-from .system.http import JsonClient, Transport, Unreachable, checked_certificates, checked_url
 
 LOGGED_IN = "logged in"
 """What the record's field ``smoke`` says when all is well."""

@@ -6,8 +6,8 @@ import re
 from collections.abc import Collection
 from typing import Literal
 
-from .errors import VerificationError
-from .system.http import Reply, Unreachable, uses_proxy, where
+from ..errors import VerificationError
+from ..system.http import Reply, Unreachable, uses_proxy, where
 
 Cause = Literal[
     "no route",
