@@ -20,11 +20,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import images, residue
+from . import images
 from .errors import OperatorError
 from .identity import device_conf
 from .identity.placeholder import is_placeholder
 from .images.stamp import shares_blocks
+from .l4t import image_files as residue
 from .model import DEVICE_CONF, Finding, Image
 from .system import mounts as leftovers
 from .trees import Share, twin

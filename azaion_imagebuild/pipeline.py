@@ -234,7 +234,7 @@ def _finish(done: Attempt, identity: DeviceIdentity, image: Image) -> None:
 
 
 def _steps_to_base(done: Attempt) -> None:
-    from .bases import build_base  # late, as all that `provision` needs not
+    from .l4t.base_image import build_base  # late, as all that `provision` needs not
 
     ownership = _steps_to_prepared(done)
     with done.step("build_image") as notes:
@@ -244,8 +244,8 @@ def _steps_to_base(done: Attempt) -> None:
 
 
 def _steps_to_blank(done: Attempt) -> Blank:
-    from .bases import current_base, stamp_base
     from .identity.placeholder import placeholder
+    from .l4t.base_image import current_base, stamp_base
 
     ownership = _steps_to_prepared(done)
     with done.step("build_image") as notes:
@@ -264,7 +264,7 @@ def _steps_to_blank(done: Attempt) -> Blank:
 
 
 def _steps_to_stamped(done: Attempt, blank: Blank) -> None:
-    from . import bases
+    from .l4t import base_image as bases
     from .rootfs import staging
 
     done.release = blank.release
@@ -426,7 +426,7 @@ def _spoken_against(done: Attempt) -> list[Finding]:
 def _release(build: Build) -> str | None:
     if build.bsp_dir is None:
         return None
-    from .bsp import LinuxForTegra
+    from .l4t.bsp import LinuxForTegra
 
     return LinuxForTegra(build.bsp_dir).release(build.rootfs_dir)
 

@@ -26,7 +26,7 @@ def build_image(
 ) -> Image | None:
     if not _stamps(build):
         return None
-    from azaion_imagebuild import bases
+    from azaion_imagebuild.l4t import base_image as bases
     from azaion_imagebuild.rootfs import staging
 
     (conf,) = (each for each in staged if each.path == DEVICE_CONF)
@@ -39,7 +39,7 @@ def build_image(
 def post_flash(build: Build, image: Image) -> dict[str, Any] | None:
     if not _stamps(build):
         return None
-    from azaion_imagebuild import bases
+    from azaion_imagebuild.l4t import base_image as bases
 
     kept = build.settings.image.keep or not build.flash
     return {"cleared": bases.clear_base(build, keep=image.path if kept else None)}
@@ -48,7 +48,7 @@ def post_flash(build: Build, image: Image) -> dict[str, Any] | None:
 @hookimpl
 def build_failed(build: Build) -> None:
     if _stamps(build):
-        from azaion_imagebuild import bases
+        from azaion_imagebuild.l4t import base_image as bases
 
         bases.clear_base(build)
 

@@ -10,7 +10,7 @@ from azaion_imagebuild.model import Build, Finding
 def preflight(build: Build) -> list[Finding]:
     if build.bsp_dir is None:  # only the rootfs is provisioned
         return []
-    from azaion_imagebuild.bsp import LinuxForTegra  # late: `provision` needs none
+    from azaion_imagebuild.l4t.bsp import LinuxForTegra  # late: `provision` needs none
 
     return LinuxForTegra(build.bsp_dir).findings(build)
 
@@ -18,7 +18,7 @@ def preflight(build: Build) -> list[Finding]:
 @hookimpl
 def cleanup(build: Build) -> None:
     if build.bsp_dir is not None and build.bsp_dir.is_dir():
-        from azaion_imagebuild.clearing import give_back
+        from azaion_imagebuild.l4t.cleanup import give_back
         from azaion_imagebuild.lanes import remove_lanes
 
         remove_lanes(build.bsp_dir, build.settings.build.lock_wait)  # of a fleet that was killed

@@ -10,13 +10,13 @@ from azaion_imagebuild.model import Build, Finding, FuseResult
 def preflight(build: Build) -> list[Finding]:
     if not build.fuse:
         return []
-    from azaion_imagebuild import fuses  # late: most builds need none
+    from azaion_imagebuild.l4t import fuses  # late: most builds need none
 
     return fuses.findings(build)
 
 
 @hookimpl
 def fuse(build: Build) -> FuseResult:
-    from azaion_imagebuild import fuses
+    from azaion_imagebuild.l4t import fuses
 
     return fuses.burn(build)

@@ -12,7 +12,7 @@ from azaion_imagebuild.model import Build, DeviceIdentity, Image
 def post_flash(build: Build, identity: DeviceIdentity, image: Image) -> dict[str, Any]:
     if build.bsp_dir is None:
         return {}
-    from azaion_imagebuild.clearing import clear_after  # late: `provision` needs none
+    from azaion_imagebuild.l4t.cleanup import clear_after  # late: `provision` needs none
 
     return clear_after(build, identity, image, build.bsp_dir)
 
@@ -20,7 +20,8 @@ def post_flash(build: Build, identity: DeviceIdentity, image: Image) -> dict[str
 @hookimpl
 def build_failed(build: Build) -> None:
     if build.bsp_dir is not None and build.bsp_dir.is_dir():
-        from azaion_imagebuild import bases, residue
+        from azaion_imagebuild.l4t import base_image as bases
+        from azaion_imagebuild.l4t import image_files as residue
 
         if build.settings.image.inject == "stamp" and bases.has_base(build.bsp_dir):
             return  # the plug-in base has put the placeholder back

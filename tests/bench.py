@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from azaion_imagebuild import builds, images, pipeline, usb
+from azaion_imagebuild import builds, images, pipeline
 from azaion_imagebuild.console import Console
 from azaion_imagebuild.hookspecs import REQUIRED
 from azaion_imagebuild.identity import device_conf
+from azaion_imagebuild.l4t import usb
 from azaion_imagebuild.lanes import Lane
 from azaion_imagebuild.ledger import Ledger
 from azaion_imagebuild.model import DEVICE_CONF, Build, BuildRecord, Image

@@ -26,7 +26,7 @@ import pytest
 from test_make import make
 from world import SERIAL, TOOL, Run, Script, replace_script
 
-from azaion_imagebuild import residue
+from azaion_imagebuild.l4t import image_files as residue
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox import Accounts, Sandbox
 from azaion_imagebuild.system import process

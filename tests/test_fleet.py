@@ -18,13 +18,13 @@ import pytest
 from world import Ran, Run, add_usb_device, outcomes, replace_script, tool_started
 
 from azaion_imagebuild import images, stamps
-from azaion_imagebuild.bases import stamp_base
 from azaion_imagebuild.errors import InterruptedBuild, PreflightError
 from azaion_imagebuild.fleet.devices import DeviceWatch
 from azaion_imagebuild.fleet.places import InPlace
 from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.identity.placeholder import placeholder
 from azaion_imagebuild.identity.serial_list import Listed
+from azaion_imagebuild.l4t.base_image import stamp_base
 from azaion_imagebuild.ledger import Ledger
 from azaion_imagebuild.ledger.checking import check
 from azaion_imagebuild.ledger.store import FILE

@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 from world import EMAIL, SERIAL, Ran, Run, Tree, add_usb_device, mounts_of, replace_script
 
-from azaion_imagebuild import images, residue
+from azaion_imagebuild import images
 from azaion_imagebuild.identity import device_conf
+from azaion_imagebuild.l4t import image_files as residue
+from azaion_imagebuild.l4t.usb import recovery_devices
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox import Accounts
 from azaion_imagebuild.secret import Secret
 from azaion_imagebuild.system.mounts import give_back, loops_of, mounts_below
-from azaion_imagebuild.usb import recovery_devices
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="NVIDIA's scripts need root")
 
@@ -411,7 +412,7 @@ def test_a_rootfs_that_is_not_populated_says_which_script(
 def test_a_disk_that_is_too_small_is_found(
     run: Run, bsp: Path, api_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("azaion_imagebuild.bsp.shutil.disk_usage",
+    monkeypatch.setattr("azaion_imagebuild.l4t.bsp.shutil.disk_usage",
                         lambda _: type("Usage", (), {"free": 1000}))  # fmt: skip
     assert "make room" in findings(run, bsp, api_url)
 

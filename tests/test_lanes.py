@@ -19,7 +19,7 @@ import pytest
 from bench import METHODS, Bench, a_bench, data_of
 from world import Run, Tree
 
-from azaion_imagebuild import bases, builds, lane_trees, lanes, pipeline, residue, usb
+from azaion_imagebuild import builds, lane_trees, lanes, pipeline
 from azaion_imagebuild.console import Console
 from azaion_imagebuild.errors import (
     FlashError,
@@ -32,6 +32,9 @@ from azaion_imagebuild.hookspecs import REQUIRED
 from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.identity.placeholder import SIZE, is_placeholder, padded
 from azaion_imagebuild.images import stamp as stamping
+from azaion_imagebuild.l4t import base_image as bases
+from azaion_imagebuild.l4t import image_files as residue
+from azaion_imagebuild.l4t import usb
 from azaion_imagebuild.lanes import Lane, opened_lanes
 from azaion_imagebuild.ledger import Ledger
 from azaion_imagebuild.model import Build, BuildRecord, Image

@@ -551,7 +551,7 @@ def test_a_ledger_that_fails_at_the_end_says_that_the_device_was_flashed(
 def test_a_failed_build_is_in_the_ledger_with_its_error(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from azaion_imagebuild.flashing import FlashSh
+    from azaion_imagebuild.l4t.flashing import FlashSh
 
     def no_device(self: object, build: object) -> None:
         raise FlashError("the cable came off", hint="put it in")

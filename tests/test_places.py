@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from test_tar import any_members, packed
 from world import EMAIL, SERIAL, Run
 
-from azaion_imagebuild import images, residue
+from azaion_imagebuild import images
 from azaion_imagebuild.errors import VerificationError
 from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.identity.placeholder import SIZE, is_placeholder, padded, placeholder
@@ -28,6 +28,7 @@ from azaion_imagebuild.images import tar
 from azaion_imagebuild.images import tar_index as places
 from azaion_imagebuild.images.stream import read_exactly
 from azaion_imagebuild.images.tar import BLOCK, Tar
+from azaion_imagebuild.l4t import image_files as residue
 from azaion_imagebuild.model import DEVICE_CONF, RELEASE_FILE, FileEntry
 from azaion_imagebuild.sandbox import Sandbox
 

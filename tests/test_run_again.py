@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from world import EMAIL, SERIAL, Run, mounts_of, replace_script
 
-from azaion_imagebuild import images, residue
+from azaion_imagebuild import images
 from azaion_imagebuild.identity import device_conf
+from azaion_imagebuild.l4t import image_files as residue
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox import Sandbox
 from azaion_imagebuild.system.mounts import loops_of

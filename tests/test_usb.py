@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from world import add_usb_device
 
-from azaion_imagebuild import usb
 from azaion_imagebuild.errors import InterruptedBuild, PreflightError
+from azaion_imagebuild.l4t import usb
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import InterruptedBuild, PreflightError
-from ..usb import RecoveryDevice, device_at, wait_for_device
+from ..l4t.usb import RecoveryDevice, device_at, wait_for_device
 
 _PAUSE = 0.2
 

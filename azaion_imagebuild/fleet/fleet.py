@@ -30,6 +30,7 @@ from ..errors import PreflightError, UsageError
 from ..hookspecs import REQUIRED
 from ..identity.serial import parse_serial
 from ..identity.serial_list import Listed, read_list, scanned
+from ..l4t.usb import checked_instances, devices_to_flash
 from ..lanes import opened_lanes
 from ..ledger import Entry, Ledger, Standing
 from ..ledger.entry import user
@@ -38,7 +39,6 @@ from ..pipeline import Blank, fingerprints, sha256_of, with_base
 from ..plugins import load_plugins
 from ..report import check_folder, write_report
 from ..settings import Settings
-from ..usb import checked_instances, devices_to_flash
 from .devices import DeviceWatch
 from .places import (
     Folder,
@@ -391,7 +391,7 @@ def _planned(
 
 def _size_of_one(order: Order, settings: Settings) -> int:
     """Return the bytes that one image takes on disk; 0: it is not built yet."""
-    from ..bases import base_files
+    from ..l4t.base_image import base_files
 
     files = [order.base] if order.base else base_files(settings.bsp.dir)
     return files[0].stat().st_blocks * 512 if files and files[0].is_file() else 0

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Protocol
 
 from .. import images
-from ..bases import stamp_base
 from ..builds import device_build, stamping_build
 from ..errors import ImageBuildError, OperatorError, UsageError
 from ..identity import device_conf
 from ..identity.placeholder import placeholder
 from ..identity.serial_list import Listed
 from ..images.stamp import copy_image
+from ..l4t.base_image import stamp_base
 from ..lanes import Lane
 from ..ledger import Entry, Standing
 from ..model import DEVICE_CONF, Build, Image

@@ -17,8 +17,8 @@ import pluggy
 import pytest
 
 from .. import hookimpl, pipeline
-from ..bsp import LinuxForTegra
 from ..errors import ExitCode
+from ..l4t.bsp import LinuxForTegra
 from ..ledger import Ledger
 from ..model import BuildRecord, FlashResult, Image
 from ..sandbox import Accounts

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ..residue import holders
+from ..l4t.image_files import holders
 from ..secret import Secret
 
 _SHORTEST_PASSWORD = 6  # a shorter text stands anywhere by chance

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from ..bases import flash_method
 from ..errors import VerificationError
 from ..identity.device_conf import LONGEST, DeviceConf, MalformedDeviceConf, parse
 from ..identity.serial import new_password
 from ..images import CorruptImage, Filesystem, opened, read_file
 from ..images.sparse import SparseReader
 from ..images.stream import Readable
+from ..l4t.base_image import flash_method
 from ..model import DEVICE_CONF, Build, DeviceIdentity, FileEntry, Image
 from ..rootfs import staging
 from ..system.process import run

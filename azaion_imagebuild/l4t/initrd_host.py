@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .errors import PreflightError
-from .model import Build
-from .system.locks import host_lock, locked_on_host
-from .system.process import Finished, run
+from ..errors import PreflightError
+from ..model import Build
+from ..system.locks import host_lock, locked_on_host
+from ..system.process import Finished, run
 
 _SCRIPT = re.compile(r"l4t_initrd_flash(_internal)?\.sh")
 _SHELLS = ("sh", "bash", "dash")

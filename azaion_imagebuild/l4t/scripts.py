@@ -8,11 +8,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from . import residue
-from .errors import OperatorError
-from .model import Build
-from .system.log_files import make_log_dir
-from .system.process import TIMED_OUT, Finished, run
+from ..errors import OperatorError
+from ..model import Build
+from ..system.log_files import make_log_dir
+from ..system.process import TIMED_OUT, Finished, run
+from . import image_files as residue
 from .usb import RECOVERY_HINT
 
 # What the scripts print (l4t-facts: ran and seen on R35.3.1, or read there).

@@ -17,16 +17,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import images, residue
-from .errors import ImageBuildError, OperatorError, VerificationError
+from .. import images
+from ..errors import ImageBuildError, OperatorError, VerificationError
+from ..identity import device_conf
+from ..images import tar_index as places
+from ..images.stamp import blank, opened_for_stamping, renew_sha1
+from ..model import DEVICE_CONF, Build, Finding, Image, Ownership, StagedFile
+from ..proof import completeness
+from ..rootfs.staging import stage_placeholder, unstage
+from . import image_files as residue
 from .flashing import FlashSh, InitrdFlash
-from .identity import device_conf
-from .images import tar_index as places
-from .images.stamp import blank, opened_for_stamping, renew_sha1
-from .model import DEVICE_CONF, Build, Finding, Image, Ownership, StagedFile
-from .proof import completeness
-from .residue import BASE_NOTE
-from .rootfs.staging import stage_placeholder, unstage
+from .image_files import BASE_NOTE
 
 _CHANGED_BY_EVERY_RUN = ("etc/user_release_version",)
 _CHANGED_IN_PLACE = ("boot/", "etc/nv_boot_control.conf")  # written anew with the same content

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import InterruptedBuild, OperatorError, PreflightError
+from ..errors import InterruptedBuild, OperatorError, PreflightError
 
 RECOVERY_HINT = "hold FORCE RECOVERY, press RESET, then look for 0955: in lsusb"
 MOST_AT_ONCE = 10

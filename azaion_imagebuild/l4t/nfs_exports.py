@@ -14,10 +14,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from .errors import PreflightError, StagingError
-from .host import Host
-from .system.files import NEW_SUFFIX
-from .system.mounts import unescaped
+from ..errors import PreflightError, StagingError
+from ..system.files import NEW_SUFFIX
+from ..system.mounts import unescaped
+from .initrd_host import Host
 
 _FOLDERS = ("rootfs", "tools/kernel_flash")  # R35 exports these, newer releases a part of them
 _OPTIONS = "rw,nohide,insecure,no_subtree_check,async,no_root_squash"  # NVIDIA's

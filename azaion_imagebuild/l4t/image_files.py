@@ -10,8 +10,8 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .images.tar_index import NOTES
-from .secret import Secret
+from ..images.tar_index import NOTES
+from ..secret import Secret
 
 IMAGES = (
     "bootloader/system.img",

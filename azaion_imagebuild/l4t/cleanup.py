@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from . import residue
-from .errors import StagingError, VerificationError
-from .model import Build, DeviceIdentity, Image
-from .system import mounts as leftovers
+from ..errors import StagingError, VerificationError
+from ..model import Build, DeviceIdentity, Image
+from ..system import mounts as leftovers
+from . import image_files as residue
 
 
 def clear_after(build: Build, identity: DeviceIdentity, image: Image, tree: Path) -> dict[str, Any]:

@@ -7,14 +7,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import residue, wrapper
+from ..errors import FlashError, ImageBuildError
+from ..images import format_of
+from ..model import LUKS, Build, FlashResult, Image
+from ..system.mounts import give_back
+from . import image_files as residue
+from . import initrd_wrapper as wrapper
 from .bsp import FLASH_SH, INITRD_FLASH_SH, INITRD_INTERNAL_SH
-from .errors import FlashError, ImageBuildError
-from .host import alone
-from .images import format_of
-from .model import LUKS, Build, FlashResult, Image
+from .initrd_host import alone
 from .scripts import judge, run_script, see
-from .system.mounts import give_back
 from .usb import RecoveryDevice, device_at, recovery_devices
 
 # What the scripts print (l4t-facts: ran and seen on R35.3.1, or read there).

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import OperatorError
-from .model import RELEASE_FILE, Build, Finding
-from .rootfs.tree import Rootfs
-from .system import log_files
+from ..errors import OperatorError
+from ..model import RELEASE_FILE, Build, Finding
+from ..rootfs.tree import Rootfs
+from ..system import log_files
 from .usb import MOST_AT_ONCE, RECOVERY_HINT, listed, recovery_devices
 
 FLASH_SH = "flash.sh"

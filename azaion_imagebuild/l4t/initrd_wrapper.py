@@ -20,11 +20,11 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ..errors import FlashError, PreflightError
+from ..model import Build, Finding
 from .bsp import INITRD_FLASH_SH, INITRD_INTERNAL_SH
-from .errors import FlashError, PreflightError
-from .exports import export, unexport
-from .host import Host, host_of
-from .model import Build, Finding
+from .initrd_host import Host, host_of
+from .nfs_exports import export, unexport
 
 PARAMETERS = "tools/kernel_flash/initrdflashparam.txt"
 """The arguments with which the packages were built, as the wrapper leaves them."""

@@ -13,12 +13,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..errors import FuseError, PreflightError, UsageError
+from ..model import Build, Finding, FuseResult
+from ..system.log_files import make_log_dir
+from ..system.process import Finished, run
 from .bsp import LinuxForTegra
-from .errors import FuseError, PreflightError, UsageError
-from .model import Build, Finding, FuseResult
 from .scripts import complaint, environment
-from .system.log_files import make_log_dir
-from .system.process import Finished, run
 from .usb import recovery_devices
 
 _SERIAL, _USB_INSTANCE = "{serial}", "{usb_instance}"
