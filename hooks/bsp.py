@@ -19,7 +19,7 @@ def preflight(build: Build) -> list[Finding]:
 def cleanup(build: Build) -> None:
     if build.bsp_dir is not None and build.bsp_dir.is_dir():
         from azaion_imagebuild.l4t.cleanup import give_back
-        from azaion_imagebuild.lanes import remove_lanes
+        from azaion_imagebuild.lanes.lane import remove_lanes
 
         remove_lanes(build.bsp_dir, build.settings.build.lock_wait)  # of a fleet that was killed
         give_back(build.bsp_dir)

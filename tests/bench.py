@@ -15,7 +15,7 @@ from azaion_imagebuild.console import Console
 from azaion_imagebuild.hookspecs import REQUIRED
 from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.l4t import usb
-from azaion_imagebuild.lanes import Lane
+from azaion_imagebuild.lanes.lane import Lane
 from azaion_imagebuild.ledger import Ledger
 from azaion_imagebuild.model import DEVICE_CONF, Build, BuildRecord, Image
 from azaion_imagebuild.plugins import load_plugins

@@ -17,14 +17,14 @@ import pytest
 from bench import Bench, a_bench
 from world import replace_script
 
-from azaion_imagebuild import lane_trees
 from azaion_imagebuild.errors import FlashError, OperatorError, PreflightError, StagingError
 from azaion_imagebuild.l4t import initrd_host as host
 from azaion_imagebuild.l4t import initrd_wrapper as wrapper
 from azaion_imagebuild.l4t import nfs_exports as exports
 from azaion_imagebuild.l4t.flashing import InitrdFlash
 from azaion_imagebuild.l4t.initrd_host import Host, alone
-from azaion_imagebuild.lanes import opened_lanes
+from azaion_imagebuild.lanes import tree as lane_trees
+from azaion_imagebuild.lanes.lane import opened_lanes
 from azaion_imagebuild.model import Build
 from azaion_imagebuild.sandbox.bsp import create_bsp
 from azaion_imagebuild.system import locks

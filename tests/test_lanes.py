@@ -19,7 +19,7 @@ import pytest
 from bench import METHODS, Bench, a_bench, data_of
 from world import Run, Tree
 
-from azaion_imagebuild import builds, lane_trees, lanes, pipeline
+from azaion_imagebuild import builds, pipeline
 from azaion_imagebuild.console import Console
 from azaion_imagebuild.errors import (
     FlashError,
@@ -35,7 +35,9 @@ from azaion_imagebuild.images import stamp as stamping
 from azaion_imagebuild.l4t import base_image as bases
 from azaion_imagebuild.l4t import image_files as residue
 from azaion_imagebuild.l4t import usb
-from azaion_imagebuild.lanes import Lane, opened_lanes
+from azaion_imagebuild.lanes import lane as lanes
+from azaion_imagebuild.lanes import tree as lane_trees
+from azaion_imagebuild.lanes.lane import Lane, opened_lanes
 from azaion_imagebuild.ledger import Ledger
 from azaion_imagebuild.model import Build, BuildRecord, Image
 from azaion_imagebuild.plugins import load_plugins
@@ -290,7 +292,7 @@ def test_an_identity_of_a_killed_run_is_overwritten_not_only_unlinked(
         blanked.append((path.name, done, data_of(path)))
         return done
 
-    monkeypatch.setattr("azaion_imagebuild.lanes.blank", blank)
+    monkeypatch.setattr("azaion_imagebuild.lanes.lane.blank", blank)
     with (
         opened_lanes(plain.build, plain.image, ["0-1"]) as (lane,),
         stamping.opened_for_stamping(lane.image.path, 0) as image,
@@ -502,10 +504,10 @@ def test_something_mounted_in_the_rootfs_is_refused(plain: Bench) -> None:
 
 def test_a_disk_that_is_too_small_is_refused(plain: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("azaion_imagebuild.lane_trees.shutil.disk_usage", lambda _: usage)
-    monkeypatch.setattr("azaion_imagebuild.lane_trees.shares_blocks", lambda *_: False)
+    monkeypatch.setattr("azaion_imagebuild.lanes.lane.tree.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("azaion_imagebuild.lanes.lane.tree.shares_blocks", lambda *_: False)
     assert "the images of 2 lanes need" in refused(plain).message
-    monkeypatch.setattr("azaion_imagebuild.lane_trees.shares_blocks", lambda *_: True)
+    monkeypatch.setattr("azaion_imagebuild.lanes.lane.tree.shares_blocks", lambda *_: True)
     with opened_lanes(plain.build, plain.image, ["0-1"]):
         pass
 
@@ -519,7 +521,7 @@ def test_a_copy_that_fails_leaves_no_lane(plain: Bench, monkeypatch: pytest.Monk
             raise ImageBuildError("cannot copy: No space left on device", hint="make room")
         stamping.copy_image(source, target)
 
-    monkeypatch.setattr("azaion_imagebuild.trees.copy_image", full)
+    monkeypatch.setattr("azaion_imagebuild.lanes.hardlink_copy.copy_image", full)
     assert "No space left" in refused(plain).message
 
 
@@ -579,6 +581,6 @@ def test_lanes_that_cannot_be_removed_are_named(plain: Bench) -> None:
         pytest.raises(StagingError, match="cannot remove the lanes"),
         opened_lanes(plain.build, plain.image, ["0-1"]),
     ):
-        patch.setattr("azaion_imagebuild.lanes.shutil.rmtree", keep)
+        patch.setattr("azaion_imagebuild.lanes.lane.shutil.rmtree", keep)
     lanes.remove_lanes(plain.sandbox.bsp, 0)
     assert not lane_trees.lanes_dir(plain.sandbox.bsp).exists()

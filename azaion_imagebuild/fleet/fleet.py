@@ -31,7 +31,7 @@ from ..hookspecs import REQUIRED
 from ..identity.serial import parse_serial
 from ..identity.serial_list import Listed, read_list, scanned
 from ..l4t.usb import checked_instances, devices_to_flash
-from ..lanes import opened_lanes
+from ..lanes.lane import opened_lanes
 from ..ledger import Entry, Ledger, Standing
 from ..ledger.entry import user
 from ..model import Build

@@ -21,7 +21,7 @@ from ..identity.placeholder import placeholder
 from ..identity.serial_list import Listed
 from ..images.stamp import copy_image
 from ..l4t.base_image import stamp_base
-from ..lanes import Lane
+from ..lanes.lane import Lane
 from ..ledger import Entry, Standing
 from ..model import DEVICE_CONF, Build, Image
 from ..pipeline import Blank

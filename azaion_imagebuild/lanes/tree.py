@@ -20,15 +20,15 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import images
-from .errors import OperatorError
-from .identity import device_conf
-from .identity.placeholder import is_placeholder
-from .images.stamp import shares_blocks
-from .l4t import image_files as residue
-from .model import DEVICE_CONF, Finding, Image
-from .system import mounts as leftovers
-from .trees import Share, twin
+from .. import images
+from ..errors import OperatorError
+from ..identity import device_conf
+from ..identity.placeholder import is_placeholder
+from ..images.stamp import shares_blocks
+from ..l4t import image_files as residue
+from ..model import DEVICE_CONF, Finding, Image
+from ..system import mounts as leftovers
+from .hardlink_copy import Share, twin
 
 _OWN = ("bootloader/", "tools/kernel_flash/images/", "rootfs/boot/", "rootfs/etc/")
 _ONLY_READ = re.compile(r"bootloader/boot[0-9]\.img")

@@ -20,18 +20,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import lane_trees
-from .errors import OperatorError, PreflightError, StagingError
-from .images.stamp import blank
-from .l4t import base_image as bases
-from .l4t import image_files as residue
-from .l4t import initrd_wrapper as wrapper
-from .l4t.initrd_host import alone
-from .l4t.usb import checked_instances, is_instance
-from .model import Build, Image
-from .system import mounts as leftovers
-from .system.locks import locked
-from .system.signals import held_back
+from ..errors import OperatorError, PreflightError, StagingError
+from ..images.stamp import blank
+from ..l4t import base_image as bases
+from ..l4t import image_files as residue
+from ..l4t import initrd_wrapper as wrapper
+from ..l4t.initrd_host import alone
+from ..l4t.usb import checked_instances, is_instance
+from ..model import Build, Image
+from ..system import mounts as leftovers
+from ..system.locks import locked
+from ..system.signals import held_back
+from . import tree as lane_trees
 
 _MOST_NAMES = 8
 _logger = logging.getLogger(__name__)

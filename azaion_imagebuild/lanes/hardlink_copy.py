@@ -11,8 +11,8 @@ from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 
-from .errors import PreflightError
-from .images.stamp import copy_image
+from ..errors import PreflightError
+from ..images.stamp import copy_image
 
 
 class Share(Enum):
