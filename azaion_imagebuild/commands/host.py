@@ -59,7 +59,7 @@ def hooks(args: argparse.Namespace, console: Console) -> int:
 
 def sandbox(args: argparse.Namespace, console: Console) -> int:
     from ..builds import the_ledger, the_sandbox
-    from ..records import retire_sandbox
+    from ..ledger.history import retire_sandbox
 
     settings = settings_of(args, console)
     sandbox = the_sandbox(settings)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def ledger_list(args: argparse.Namespace, console: Console) -> int:
-    from .. import records
+    from ..ledger import history as records
 
     settings = settings_of(args, console)
     serial = parse_serial(args.serial, settings.serial.pattern) if args.serial else None
@@ -31,7 +31,7 @@ def ledger_list(args: argparse.Namespace, console: Console) -> int:
 
 
 def ledger_show(args: argparse.Namespace, console: Console) -> int:
-    from .. import records
+    from ..ledger import history as records
 
     settings = settings_of(args, console)
     with _ledger_to_read(settings) as ledger:
@@ -68,7 +68,7 @@ def ledger_verify(args: argparse.Namespace, console: Console) -> int:
 
 
 def ledger_export(args: argparse.Namespace, console: Console) -> int:
-    from .. import records
+    from ..ledger import history as records
 
     form: Literal["csv", "json"] = "csv" if args.csv else "json"
     with _ledger_to_read(settings_of(args, console)) as ledger:
@@ -88,8 +88,8 @@ def ledger_export(args: argparse.Namespace, console: Console) -> int:
 
 
 def ledger_resolve(args: argparse.Namespace, console: Console) -> int:
-    from .. import records
     from ..builds import the_ledger
+    from ..ledger import history as records
 
     settings = settings_of(args, console)
     serial = parse_serial(args.serial, settings.serial.pattern)

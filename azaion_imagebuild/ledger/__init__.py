@@ -7,7 +7,7 @@ PostgreSQL where several stations share it.
 from __future__ import annotations
 
 from .entry import Entry, this_process
-from .guards import Credential, Standing
+from .standing import Credential, Standing
 from .store import Fence, Ledger, Pen, ledger_of
 
 __all__ = [

@@ -20,7 +20,7 @@ from ..system.locks import locked
 from ..system.signals import check_interrupt
 from ..system.trust import make_folder
 from .entry import FIELDS, Entry, now
-from .guards import FLASH, FUSE, ROTATE, Credential, Standing, died
+from .standing import FLASH, FUSE, ROTATE, Credential, Standing, died
 
 if TYPE_CHECKING:
     import sqlalchemy as sql

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ..errors import LedgerError, PreflightError
 from ..ledger import Entry, Ledger, Standing
 from ..ledger.entry import now
-from ..ledger.guards import FLASH, FUSE
+from ..ledger.standing import FLASH, FUSE
 from ..model import Receipt
 from ..settings import LedgerSettings
 from .jobs import Job

@@ -11,7 +11,7 @@ from procrastinate import BaseRetryStrategy, RetryDecision
 from procrastinate.jobs import Job as Row
 
 from ..errors import ExitCode
-from ..ledger.guards import FLASH
+from ..ledger.standing import FLASH
 from ..settings import StationSettings
 from .claim import Claim
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .. import records
 from ..errors import UsageError
 from ..ledger import Ledger
+from ..ledger import history as records
 from ..model import Receipt
 from .jobs import lock_of
 from .tables import are_there

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..errors import UsageError
 from ..ledger import Entry, Ledger, Pen
-from ..ledger.guards import FLASH, RESOLVE
+from ..ledger.standing import FLASH, RESOLVE
 from ..ledger.store import ended
 from .jobs import TASK, Job, put, queue_of, station_of
 from .roster import Station, sign_off, sign_on, stations

@@ -8,13 +8,13 @@ import json
 from collections.abc import Iterator
 from typing import Any, Literal, TextIO
 
-from .errors import UsageError
-from .identity.serial import email_for
-from .ledger import Entry, Ledger, this_process
-from .ledger.entry import FIELDS, Outcome, is_running, now, text_of, this_host, user
-from .ledger.guards import FUSE, RESOLVE, died
-from .ledger.store import ended
-from .model import Receipt
+from ..errors import UsageError
+from ..identity.serial import email_for
+from ..model import Receipt
+from . import Entry, Ledger, this_process
+from .entry import FIELDS, Outcome, is_running, now, text_of, this_host, user
+from .standing import FUSE, RESOLVE, died
+from .store import ended
 
 Verdict = Literal["done", "failed", "retired", "fused", "unfused"]
 _VERDICTS: dict[Verdict, tuple[str, Outcome]] = {
