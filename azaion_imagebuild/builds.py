@@ -11,15 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import pipeline
-from .attempt import Watcher
 from .config.state_dir import state_dir_of
 from .errors import UsageError
-from .hookspecs import REQUIRED, STAGING
 from .identity.serial import email_for, parse_serial
 from .model import BASE, Build, BuildRecord, Finding
-from .observing import tracer_of
-from .plugins import load_plugins
+from .pipeline import recipes as pipeline
+from .pipeline.attempt import Watcher
+from .pipeline.hookspecs import REQUIRED, STAGING
+from .pipeline.plugins import load_plugins
+from .pipeline.watchers import tracer_of
 from .settings import Settings
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ import time
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO, TypeGuard, cast
 
-from . import attempt_log, events
 from .errors import OperatorError
-from .events import Event
 from .model import Build, BuildRecord, Finding
+from .pipeline import attempt_log, events
+from .pipeline.events import Event
 from .progress import Lasting, Live, Quiet
 from .secret import redact
 from .text import visible

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from . import events
-from .events import Event, Level
 from .fleet.plan import Plan
+from .pipeline import events
+from .pipeline.events import Event, Level
 from .report.durations import spoken
 from .text import visible
 

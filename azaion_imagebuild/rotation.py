@@ -13,15 +13,15 @@ from typing import Any
 
 import pluggy
 
-from . import pipeline
-from .attempt import Watcher
 from .builds import ledger_to_read, parts_of_api, stamping_build, the_ledger
 from .errors import ExitCode, UsageError
 from .identity.serial import email_for, parse_serial
 from .ledger import Credential, Ledger
 from .ledger.entry import moment
 from .model import Build, BuildRecord, Finding, Kept
-from .plugins import load_plugins
+from .pipeline import recipes as pipeline
+from .pipeline.attempt import Watcher
+from .pipeline.plugins import load_plugins
 from .settings import Settings
 from .stamps import wants_sandbox
 from .system.locks import locked

@@ -137,14 +137,14 @@ def fleet(url: str, devices: int, jobs: int) -> dict[str, float]:
     from azaion_imagebuild.displays import Plain
     from azaion_imagebuild.fleet.places import InPlace
     from azaion_imagebuild.fleet.running import Feed, Run
-    from azaion_imagebuild.hookspecs import REQUIRED
     from azaion_imagebuild.identity.placeholder import SIZE
     from azaion_imagebuild.identity.serial_list import read_list
     from azaion_imagebuild.images.stamp import copy_image
     from azaion_imagebuild.ledger import Ledger
     from azaion_imagebuild.model import Image, Ownership
-    from azaion_imagebuild.pipeline import Blank
-    from azaion_imagebuild.plugins import load_plugins
+    from azaion_imagebuild.pipeline.hookspecs import REQUIRED
+    from azaion_imagebuild.pipeline.plugins import load_plugins
+    from azaion_imagebuild.pipeline.recipes import Blank
     from azaion_imagebuild.settings import Settings
 
     settings = Settings()

@@ -18,9 +18,10 @@ import pytest
 from pages import NEEDS_HARDWARE, PAGES, ROOT, Bench, blocks, inline_commands
 
 import azaion_imagebuild
-from azaion_imagebuild import cli, grammar, hookspecs
+from azaion_imagebuild import cli, grammar
 from azaion_imagebuild.config.loading import load
 from azaion_imagebuild.errors import ExitCode, UsageError
+from azaion_imagebuild.pipeline import hookspecs
 from azaion_imagebuild.sandbox.loader import loader
 from azaion_imagebuild.shipped import shipped
 

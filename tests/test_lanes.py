@@ -19,7 +19,7 @@ import pytest
 from bench import METHODS, Bench, a_bench, data_of
 from world import Run, Tree
 
-from azaion_imagebuild import builds, pipeline
+from azaion_imagebuild import builds
 from azaion_imagebuild.console import Console
 from azaion_imagebuild.errors import (
     FlashError,
@@ -28,7 +28,6 @@ from azaion_imagebuild.errors import (
     PreflightError,
     StagingError,
 )
-from azaion_imagebuild.hookspecs import REQUIRED
 from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.identity.placeholder import SIZE, is_placeholder, padded
 from azaion_imagebuild.images import stamp as stamping
@@ -40,7 +39,9 @@ from azaion_imagebuild.lanes import tree as lane_trees
 from azaion_imagebuild.lanes.lane import Lane, opened_lanes
 from azaion_imagebuild.ledger import Ledger
 from azaion_imagebuild.model import Build, BuildRecord, Image
-from azaion_imagebuild.plugins import load_plugins
+from azaion_imagebuild.pipeline import recipes as pipeline
+from azaion_imagebuild.pipeline.hookspecs import REQUIRED
+from azaion_imagebuild.pipeline.plugins import load_plugins
 from azaion_imagebuild.sandbox import Sandbox
 from azaion_imagebuild.system import locks
 

@@ -20,8 +20,8 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from world import SERIAL, TOOL, Run, outcomes, replace_script
 
-from azaion_imagebuild import events
 from azaion_imagebuild.config.loading import load
+from azaion_imagebuild.pipeline import events
 from azaion_imagebuild.sandbox import Sandbox
 
 STEPS = ["preflight", "prepare", "provision_identity", "pre_flash", "build_image", "verify_image",

@@ -11,7 +11,7 @@ import pluggy
 import pytest
 from world import EMAIL, SERIAL
 
-from azaion_imagebuild import hookimpl, hookspecs, pipeline
+from azaion_imagebuild import hookimpl
 from azaion_imagebuild.errors import FlashError, ImageBuildError, ProvisioningError, StagingError
 from azaion_imagebuild.ledger import Ledger
 from azaion_imagebuild.model import (
@@ -24,6 +24,8 @@ from azaion_imagebuild.model import (
     Ownership,
     StagedFile,
 )
+from azaion_imagebuild.pipeline import hookspecs
+from azaion_imagebuild.pipeline import recipes as pipeline
 from azaion_imagebuild.secret import Secret
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from world import Run
 
-from azaion_imagebuild import hookspecs
 from azaion_imagebuild.errors import UsageError
-from azaion_imagebuild.plugins import implementers, load_plugins
+from azaion_imagebuild.pipeline import hookspecs
+from azaion_imagebuild.pipeline.plugins import implementers, load_plugins
 from azaion_imagebuild.settings import HooksSettings
 
 HEAD = "from azaion_imagebuild import hookimpl\n"

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from azaion_imagebuild import hookspecs
-from azaion_imagebuild.plugins import implementers, load_plugins
+from azaion_imagebuild.pipeline import hookspecs
+from azaion_imagebuild.pipeline.plugins import implementers, load_plugins
 from azaion_imagebuild.settings import HooksSettings
 
 PAGE = Path(__file__).parent.parent / "docs" / "hooks.md"

@@ -35,8 +35,8 @@ def doctor(args: argparse.Namespace, console: Console) -> int:
 
 
 def hooks(args: argparse.Namespace, console: Console) -> int:
-    from ..hookspecs import EVERY_STEP
-    from ..plugins import implementers, load_plugins
+    from ..pipeline.hookspecs import EVERY_STEP
+    from ..pipeline.plugins import implementers, load_plugins
 
     with stdout.reserved():
         manager = load_plugins(settings_of(args, console).hooks, required=())

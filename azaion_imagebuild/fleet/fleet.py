@@ -14,7 +14,6 @@ from typing import Any, Protocol, TypeVar
 import pluggy
 
 from .. import __version__, stamps
-from ..attempt import Watcher
 from ..builds import (
     base_build,
     is_sandbox,
@@ -27,7 +26,6 @@ from ..builds import (
 )
 from ..config.state_dir import state_dir_of
 from ..errors import PreflightError, UsageError
-from ..hookspecs import REQUIRED
 from ..identity.serial import parse_serial
 from ..identity.serial_list import Listed, read_list, scanned
 from ..l4t.usb import checked_instances, devices_to_flash
@@ -35,8 +33,10 @@ from ..lanes.lane import opened_lanes
 from ..ledger import Entry, Ledger, Standing
 from ..ledger.entry import user
 from ..model import Build
-from ..pipeline import Blank, fingerprints, sha256_of, with_base
-from ..plugins import load_plugins
+from ..pipeline.attempt import Watcher
+from ..pipeline.hookspecs import REQUIRED
+from ..pipeline.plugins import load_plugins
+from ..pipeline.recipes import Blank, fingerprints, sha256_of, with_base
 from ..report import check_folder, write_report
 from ..settings import Settings
 from .devices import DeviceWatch

@@ -24,7 +24,7 @@ from ..l4t.base_image import stamp_base
 from ..lanes.lane import Lane
 from ..ledger import Entry, Standing
 from ..model import DEVICE_CONF, Build, Image
-from ..pipeline import Blank
+from ..pipeline.recipes import Blank
 from ..settings import Settings
 from ..system.locks import locked
 from ..system.trust import is_own

@@ -17,12 +17,12 @@ from typing import Any, Protocol
 
 import pluggy
 
-from .. import pipeline
-from ..attempt import Book
 from ..errors import BugError, ExitCode, InterruptedBuild, OperatorError
 from ..identity.serial_list import Listed
 from ..ledger import Ledger
 from ..model import Build, Finding, Kept
+from ..pipeline import recipes as pipeline
+from ..pipeline.attempt import Book
 from ..secret import redacted
 from ..system.signals import check_interrupt, let_threads_go_on, stop_threads
 from .places import Place

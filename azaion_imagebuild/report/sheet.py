@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ..hookspecs import EVERY_STEP
+from ..pipeline.hookspecs import EVERY_STEP
 from ..text import visible, word
 
 FIELDS = (

@@ -17,20 +17,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
 
-from ..attempt import Watcher
 from ..config.state_dir import state_dir_of
 from ..errors import BugError, ExitCode, LedgerError, PreflightError
 from ..fleet.fleet import Order, parts_for, places_for
 from ..fleet.places import Place
 from ..fleet.plan import Plan
 from ..fleet.running import Display, failed, made
-from ..hookspecs import REQUIRED
 from ..identity.serial_list import Listed
 from ..ledger import Ledger
 from ..ledger.entry import this_host, this_process, user
 from ..ledger.store import PATIENCE
 from ..model import Kept
-from ..plugins import load_plugins
+from ..pipeline.attempt import Watcher
+from ..pipeline.hookspecs import REQUIRED
+from ..pipeline.plugins import load_plugins
 from ..settings import Settings, StationSettings
 from ..system.signals import let_threads_go_on, stop_threads
 from .claim import Claim

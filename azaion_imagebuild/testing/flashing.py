@@ -16,11 +16,12 @@ from typing import Any, ClassVar
 import pluggy
 import pytest
 
-from .. import hookimpl, pipeline
+from .. import hookimpl
 from ..errors import ExitCode
 from ..l4t.bsp import LinuxForTegra
 from ..ledger import Ledger
 from ..model import BuildRecord, FlashResult, Image
+from ..pipeline import recipes as pipeline
 from ..sandbox import Accounts
 from ..settings import BspSettings, Settings
 from .admin_api import FallibleAdminApi

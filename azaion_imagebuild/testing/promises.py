@@ -11,7 +11,7 @@ import pluggy
 import pytest
 
 from ..errors import ExitCode, OperatorError
-from ..plugins import add_plugin, no_plugins, shipped_plugins
+from ..pipeline.plugins import add_plugin, no_plugins, shipped_plugins
 from .leaks import Shown
 
 T = TypeVar("T")

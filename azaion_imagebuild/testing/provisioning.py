@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 import pluggy
 import pytest
 
-from .. import pipeline
 from ..errors import ExitCode
 from ..identity import device_conf
 from ..identity.serial import PASSWORD_FORMAT, email_for
 from ..model import DEVICE_CONF, DeviceIdentity, Kept
+from ..pipeline import recipes as pipeline
 from ..sandbox import Accounts
 from ..secret import Secret
 from ..settings import Settings

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from ..errors import StagingError, install_hint
+from ..model import Build, BuildRecord, Finding
+from ..settings import LogSettings
 from . import attempt_log
 from .attempt import Watcher
-from .errors import StagingError, install_hint
-from .model import Build, BuildRecord, Finding
-from .settings import LogSettings
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -94,7 +94,7 @@ def _traces(settings: LogSettings, watcher: Watcher) -> Iterator[Observer]:
     if isinstance(found, Finding):
         watcher.warned(found)
     elif found is not None:
-        from .tracing import Trace
+        from .trace import Trace
 
         yield Trace(found)
 
@@ -103,7 +103,7 @@ def tracer_of(settings: LogSettings) -> Tracer | Finding | None:
     """Return what makes spans, or why there is none; None: no trace is wanted."""
     if settings.otlp_endpoint is None:
         return None
-    from .tracing import tracer_to  # late: OpenTelemetry is heavy, and an extra
+    from .trace import tracer_to  # late: OpenTelemetry is heavy, and an extra
 
     try:
         return tracer_to(settings.otlp_endpoint)

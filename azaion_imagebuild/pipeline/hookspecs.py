@@ -11,7 +11,7 @@ from typing import Any
 
 import pluggy
 
-from .model import (
+from ..model import (
     Build,
     DeviceIdentity,
     Finding,

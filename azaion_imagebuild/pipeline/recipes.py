@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pluggy
 
-from .attempt import Attempt, Book, Watcher
-from .errors import (
+from ..errors import (
     BugError,
     FlashError,
     InterruptedBuild,
@@ -29,8 +28,8 @@ from .errors import (
     denied,
     is_denied,
 )
-from .identity import device_conf
-from .model import (
+from ..identity import device_conf
+from ..model import (
     DEVICE_CONF,
     LUKS,
     RECORD_FIELDS,
@@ -43,13 +42,14 @@ from .model import (
     Ownership,
     StagedFile,
 )
-from .observing import observed
-from .system.locks import locked
-from .system.signals import held_back
-from .value import frozen
+from ..system.locks import locked
+from ..system.signals import held_back
+from ..value import frozen
+from .attempt import Attempt, Book, Watcher
+from .watchers import observed
 
 if TYPE_CHECKING:
-    from .targets import Opened, Target
+    from ..targets import Opened, Target
 
 _logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -234,7 +234,7 @@ def _finish(done: Attempt, identity: DeviceIdentity, image: Image) -> None:
 
 
 def _steps_to_base(done: Attempt) -> None:
-    from .l4t.base_image import build_base  # late, as all that `provision` needs not
+    from ..l4t.base_image import build_base  # late, as all that `provision` needs not
 
     ownership = _steps_to_prepared(done)
     with done.step("build_image") as notes:
@@ -244,8 +244,8 @@ def _steps_to_base(done: Attempt) -> None:
 
 
 def _steps_to_blank(done: Attempt) -> Blank:
-    from .identity.placeholder import placeholder
-    from .l4t.base_image import current_base, stamp_base
+    from ..identity.placeholder import placeholder
+    from ..l4t.base_image import current_base, stamp_base
 
     ownership = _steps_to_prepared(done)
     with done.step("build_image") as notes:
@@ -264,8 +264,8 @@ def _steps_to_blank(done: Attempt) -> Blank:
 
 
 def _steps_to_stamped(done: Attempt, blank: Blank) -> None:
-    from .l4t import base_image as bases
-    from .rootfs import staging
+    from ..l4t import base_image as bases
+    from ..rootfs import staging
 
     done.release = blank.release
     identity = _provision(done)
@@ -426,7 +426,7 @@ def _spoken_against(done: Attempt) -> list[Finding]:
 def _release(build: Build) -> str | None:
     if build.bsp_dir is None:
         return None
-    from .l4t.bsp import LinuxForTegra
+    from ..l4t.bsp import LinuxForTegra
 
     return LinuxForTegra(build.bsp_dir).release(build.rootfs_dir)
 
@@ -565,7 +565,7 @@ def _locked(build: Build) -> Iterator[Build]:
             build, lock_fds=(*build.lock_fds, *descriptors), began=time.time()
         )
         if build.settings.image.staging == "overlay" and build.rootfs_dir.is_dir():
-            from .rootfs.overlay import staged_over  # late: it is rarely wanted
+            from ..rootfs.overlay import staged_over  # late: it is rarely wanted
 
             with staged_over(build.rootfs_dir) as staging_dir:
                 yield dataclasses.replace(held, rootfs_dir=staging_dir)

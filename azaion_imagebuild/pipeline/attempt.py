@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from .errors import LedgerError, OperatorError, PreflightError
-from .model import (
+from ..errors import LedgerError, OperatorError, PreflightError
+from ..model import (
     DEVICE_CONF,
     Build,
     BuildRecord,
@@ -23,8 +23,8 @@ from .model import (
 )
 
 if TYPE_CHECKING:
-    from .ledger import Entry, Standing
-    from .settings import LedgerSettings
+    from ..ledger import Entry, Standing
+    from ..settings import LedgerSettings
 
 
 class Watcher(Protocol):
@@ -103,7 +103,7 @@ class Attempt:
         """
         if self.ledger is None:
             return
-        from .ledger import Entry
+        from ..ledger import Entry
 
         self.current = "ledger"
         entry = Entry.of(self.record(), step=step, outcome="started")
@@ -121,7 +121,7 @@ class Attempt:
         """
         if self.ledger is None:
             return
-        from .ledger import Entry
+        from ..ledger import Entry
 
         self.receipt = self.ledger.write(Entry.of(self.record(), step=step, outcome="done"))
         self.begun = False
@@ -131,7 +131,7 @@ class Attempt:
         record = self.record(error)
         if self.ledger is None or not self.begun:
             return record
-        from .ledger import Entry
+        from ..ledger import Entry
 
         try:
             entry = Entry.of(record, step=record.step or self.current, outcome=self._outcome(error))

@@ -16,9 +16,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from . import __version__
-from .model import Build, BuildRecord, Finding
-from .secret import Secret, redact
+from .. import __version__
+from ..model import Build, BuildRecord, Finding
+from ..secret import Secret, redact
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

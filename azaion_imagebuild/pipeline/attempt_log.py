@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
+from ..model import Build, BuildRecord, Finding
+from ..system.log_files import appending, make_log_dir
 from . import events
 from .events import Event
-from .model import Build, BuildRecord, Finding
-from .system.log_files import appending, make_log_dir
 
 FILE = "attempt.log"
 """Its name, in :attr:`.Build.log_dir`."""

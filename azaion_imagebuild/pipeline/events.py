@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Any, Literal
 
-from .errors import OperatorError
-from .model import BASE, Build, BuildRecord, Finding
-from .secret import redact, redacted
-from .text import visible
-from .value import frozen
+from ..errors import OperatorError
+from ..model import BASE, Build, BuildRecord, Finding
+from ..secret import redact, redacted
+from ..text import visible
+from ..value import frozen
 
 Level = Literal["debug", "info", "warning", "error"]
 LOGGERS = ("azaion_imagebuild", "azaion_imagebuild_hooks")

@@ -10,10 +10,10 @@ from types import ModuleType
 
 import pluggy
 
+from ..errors import UsageError
+from ..settings import HooksSettings
+from ..shipped import shipped
 from . import hookspecs
-from .errors import UsageError
-from .settings import HooksSettings
-from .shipped import shipped
 
 GROUP = "azaion_imagebuild"
 _PACKAGE = "azaion_imagebuild_hooks"
