@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from .displays import Plain
     from .fleet.plan import Plan
-    from .smoke import SmokeReport
-    from .stamps import StampRecord
+    from .operations.smoke import SmokeReport
+    from .operations.stamp import StampRecord
+    from .operations.verify import Report
     from .stations.submission import Submission
-    from .verification import Report
 
 
 class Console:

@@ -25,13 +25,14 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from azaion_imagebuild import images, stamps
+from azaion_imagebuild import images
 from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.identity.placeholder import SIZE, padded, placeholder
 from azaion_imagebuild.identity.serial import email_for
 from azaion_imagebuild.images import tar_index as places
 from azaion_imagebuild.images.stamp import opened_for_stamping, renew_sha1
 from azaion_imagebuild.model import DEVICE_CONF, DEVICE_CONF_MODE, FileEntry
+from azaion_imagebuild.operations import stamp as stamps
 from azaion_imagebuild.proof.identity import prove
 from azaion_imagebuild.sandbox.bsp import TREE
 from azaion_imagebuild.secret import Secret

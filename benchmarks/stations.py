@@ -27,10 +27,10 @@ sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent.parent / "tests")]
 import postgres  # noqa: E402 - after the path
 from stations import Factory, serials, until  # noqa: E402
 
-from azaion_imagebuild.builds import build_base  # noqa: E402
 from azaion_imagebuild.config.loading import load  # noqa: E402
 from azaion_imagebuild.console import Console  # noqa: E402
 from azaion_imagebuild.ledger import Ledger  # noqa: E402
+from azaion_imagebuild.operations.image import build_base  # noqa: E402
 from azaion_imagebuild.sandbox import Accounts  # noqa: E402
 from azaion_imagebuild.sandbox.admin_api import admin_api  # noqa: E402
 from azaion_imagebuild.stations.board import look  # noqa: E402

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from azaion_imagebuild import builds, images
+from azaion_imagebuild import images
 from azaion_imagebuild.console import Console
 from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.l4t import usb
 from azaion_imagebuild.lanes.lane import Lane
 from azaion_imagebuild.ledger import Ledger
 from azaion_imagebuild.model import DEVICE_CONF, Build, BuildRecord, Image
+from azaion_imagebuild.operations import image as builds
 from azaion_imagebuild.pipeline import recipes as pipeline
 from azaion_imagebuild.pipeline.hookspecs import REQUIRED
 from azaion_imagebuild.pipeline.plugins import load_plugins

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from world import Ran, Run, add_usb_device, outcomes, replace_script, tool_started
 
-from azaion_imagebuild import images, stamps
+from azaion_imagebuild import images
 from azaion_imagebuild.errors import InterruptedBuild, PreflightError
 from azaion_imagebuild.fleet.devices import DeviceWatch
 from azaion_imagebuild.fleet.places import InPlace
@@ -29,6 +29,7 @@ from azaion_imagebuild.ledger import Ledger
 from azaion_imagebuild.ledger.checking import check
 from azaion_imagebuild.ledger.store import FILE
 from azaion_imagebuild.model import DEVICE_CONF
+from azaion_imagebuild.operations import stamp as stamps
 from azaion_imagebuild.sandbox import Accounts, Sandbox
 from azaion_imagebuild.secret import Secret
 from azaion_imagebuild.settings import AdminApiSettings, Settings

@@ -19,7 +19,6 @@ import pytest
 from bench import METHODS, Bench, a_bench, data_of
 from world import Run, Tree
 
-from azaion_imagebuild import builds
 from azaion_imagebuild.console import Console
 from azaion_imagebuild.errors import (
     FlashError,
@@ -39,6 +38,7 @@ from azaion_imagebuild.lanes import tree as lane_trees
 from azaion_imagebuild.lanes.lane import Lane, opened_lanes
 from azaion_imagebuild.ledger import Ledger
 from azaion_imagebuild.model import Build, BuildRecord, Image
+from azaion_imagebuild.operations import image as builds
 from azaion_imagebuild.pipeline import recipes as pipeline
 from azaion_imagebuild.pipeline.hookspecs import REQUIRED
 from azaion_imagebuild.pipeline.plugins import load_plugins

@@ -25,7 +25,7 @@ from azaion_imagebuild.ledger import Entry, Ledger, this_process
 from azaion_imagebuild.ledger.entry import this_host
 from azaion_imagebuild.ledger.store import FILE
 from azaion_imagebuild.model import DEVICE_CONF, Receipt
-from azaion_imagebuild.rotation import parse_age
+from azaion_imagebuild.operations.rotate import parse_age
 from azaion_imagebuild.sandbox import Accounts
 from azaion_imagebuild.secret import Secret
 from azaion_imagebuild.settings import AdminApiSettings
@@ -197,8 +197,8 @@ def test_what_the_api_refuses_changes_nothing(
 def test_a_place_that_fails_at_last_does_not_keep_the_password_from_the_others(
     rotate: Callable[..., Any], account: Accounts, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from azaion_imagebuild import targets
     from azaion_imagebuild.errors import ImageBuildError
+    from azaion_imagebuild.operations import targets
 
     write = targets.write_into
 

@@ -19,12 +19,12 @@ from postgres import Postgres
 from stations import Factory, serials, until
 from world import Run
 
-from azaion_imagebuild.builds import build_base
 from azaion_imagebuild.config.loading import load
 from azaion_imagebuild.console import Console
 from azaion_imagebuild.errors import LedgerError, PreflightError
 from azaion_imagebuild.ledger import Entry, Ledger, this_process
 from azaion_imagebuild.ledger.entry import now, this_host
+from azaion_imagebuild.operations.image import build_base
 from azaion_imagebuild.sandbox import Accounts
 from azaion_imagebuild.settings import LedgerSettings
 from azaion_imagebuild.stations import tables

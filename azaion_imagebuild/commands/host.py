@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def doctor(args: argparse.Namespace, console: Console) -> int:
-    from ..builds import examine, parts_in_words
+    from ..operations.image import examine, parts_in_words
 
     settings = settings_of(args, console)
     with stdout.reserved():
@@ -58,8 +58,8 @@ def hooks(args: argparse.Namespace, console: Console) -> int:
 
 
 def sandbox(args: argparse.Namespace, console: Console) -> int:
-    from ..builds import the_ledger, the_sandbox
     from ..ledger.history import retire_sandbox
+    from ..operations.image import the_ledger, the_sandbox
 
     settings = settings_of(args, console)
     sandbox = the_sandbox(settings)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def image(args: argparse.Namespace, console: Console) -> int:
-    from ..builds import build_image
+    from ..operations.image import build_image
 
     with stdout.reserved():
         record = build_image(args.serial or "", settings_of(args, console), console)
@@ -25,7 +25,7 @@ def image(args: argparse.Namespace, console: Console) -> int:
 
 
 def provision(args: argparse.Namespace, console: Console) -> int:
-    from ..builds import provision
+    from ..operations.image import provision
 
     with stdout.reserved():
         record = provision(args.serial or "", settings_of(args, console), console)
@@ -33,7 +33,7 @@ def provision(args: argparse.Namespace, console: Console) -> int:
 
 
 def base(args: argparse.Namespace, console: Console) -> int:
-    from ..builds import build_base
+    from ..operations.image import build_base
 
     with stdout.reserved():
         record = build_base(settings_of(args, console), console, args.out)
@@ -41,7 +41,7 @@ def base(args: argparse.Namespace, console: Console) -> int:
 
 
 def stamp(args: argparse.Namespace, console: Console) -> int:
-    from .. import stamps
+    from ..operations import stamp as stamps
 
     settings, serial = settings_of(args, console), args.serial or ""
     if args.clear and (serial or args.out or args.device_conf):

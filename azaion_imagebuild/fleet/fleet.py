@@ -13,17 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 import pluggy
 
-from .. import __version__, stamps
-from ..builds import (
-    base_build,
-    is_sandbox,
-    ledger_to_read,
-    parts,
-    parts_of_api,
-    the_ledger,
-    the_sandbox,
-    unique_name,
-)
+from .. import __version__
 from ..config.state_dir import state_dir_of
 from ..errors import PreflightError, UsageError
 from ..identity.serial import parse_serial
@@ -33,6 +23,17 @@ from ..lanes.lane import opened_lanes
 from ..ledger import Entry, Ledger, Standing
 from ..ledger.entry import user
 from ..model import Build
+from ..operations import stamp as stamps
+from ..operations.image import (
+    base_build,
+    is_sandbox,
+    ledger_to_read,
+    parts,
+    parts_of_api,
+    the_ledger,
+    the_sandbox,
+    unique_name,
+)
 from ..pipeline.attempt import Watcher
 from ..pipeline.hookspecs import REQUIRED
 from ..pipeline.plugins import load_plugins

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Protocol
 
 from .. import images
-from ..builds import device_build, stamping_build
 from ..errors import ImageBuildError, OperatorError, UsageError
 from ..identity import device_conf
 from ..identity.placeholder import placeholder
@@ -24,6 +23,7 @@ from ..l4t.base_image import stamp_base
 from ..lanes.lane import Lane
 from ..ledger import Entry, Standing
 from ..model import DEVICE_CONF, Build, Image
+from ..operations.image import device_build, stamping_build
 from ..pipeline.recipes import Blank
 from ..settings import Settings
 from ..system.locks import locked

@@ -49,7 +49,7 @@ from .attempt import Attempt, Book, Watcher
 from .watchers import observed
 
 if TYPE_CHECKING:
-    from ..targets import Opened, Target
+    from ..operations.targets import Opened, Target
 
 _logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .builds import parts_of_api, stamping_build, the_ledger
-from .errors import UsageError, VerificationError
-from .identity.placeholder import is_placeholder, placeholder
-from .identity.serial import email_for, parse_serial
-from .images import tar_index as places
-from .images.stamp import renew_sha1
-from .model import Build, BuildRecord, DeviceIdentity, Image, Ownership
-from .pipeline import recipes as pipeline
-from .pipeline.attempt import Watcher
-from .pipeline.plugins import load_plugins
-from .pipeline.recipes import Blank, sha256_of
-from .proof.readback import of_device_conf
-from .settings import Settings
+from ..errors import UsageError, VerificationError
+from ..identity.placeholder import is_placeholder, placeholder
+from ..identity.serial import email_for, parse_serial
+from ..images import tar_index as places
+from ..images.stamp import renew_sha1
+from ..model import Build, BuildRecord, DeviceIdentity, Image, Ownership
+from ..pipeline import recipes as pipeline
+from ..pipeline.attempt import Watcher
+from ..pipeline.plugins import load_plugins
+from ..pipeline.recipes import Blank, sha256_of
+from ..proof.readback import of_device_conf
+from ..settings import Settings
+from .image import parts_of_api, stamping_build, the_ledger
 from .targets import ImageFile, check_owner, of_sandbox, opened_images, owner_in, twins, write_into
 
 

@@ -11,20 +11,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .config.state_dir import state_dir_of
-from .errors import UsageError
-from .identity.serial import email_for, parse_serial
-from .model import BASE, Build, BuildRecord, Finding
-from .pipeline import recipes as pipeline
-from .pipeline.attempt import Watcher
-from .pipeline.hookspecs import REQUIRED, STAGING
-from .pipeline.plugins import load_plugins
-from .pipeline.watchers import tracer_of
-from .settings import Settings
+from ..config.state_dir import state_dir_of
+from ..errors import UsageError
+from ..identity.serial import email_for, parse_serial
+from ..model import BASE, Build, BuildRecord, Finding
+from ..pipeline import recipes as pipeline
+from ..pipeline.attempt import Watcher
+from ..pipeline.hookspecs import REQUIRED, STAGING
+from ..pipeline.plugins import load_plugins
+from ..pipeline.watchers import tracer_of
+from ..settings import Settings
 
 if TYPE_CHECKING:
-    from .ledger import Ledger
-    from .sandbox import Sandbox
+    from ..ledger import Ledger
+    from ..sandbox import Sandbox
 
 
 def build_image(serial: str, settings: Settings, watcher: Watcher) -> BuildRecord:
@@ -46,7 +46,7 @@ def build_base(settings: Settings, watcher: Watcher, out: Path | None) -> BuildR
         UsageError: the settings are wrong, or ``out`` cannot be made; nothing has been done.
         ImageBuildError: the image was built, but cannot be copied.
     """
-    from .images.stamp import check_new_file, copy_image  # late, as all that `provision` needs not
+    from ..images.stamp import check_new_file, copy_image  # late, as all that `provision` needs not
 
     if out is not None:
         check_new_file(out)
@@ -103,8 +103,8 @@ def parts_in_words(settings: Settings) -> str:
 
 def _probed(settings: Settings, findings: list[Finding]) -> list[Finding]:
     """Add what a probe of the admin API finds, unless a plug-in has knocked in vain already."""
-    from .admin_api.client import REACH_HINT
-    from .admin_api.probe import probe  # late: asked for by name only
+    from ..admin_api.client import REACH_HINT
+    from ..admin_api.probe import probe  # late: asked for by name only
 
     if any(finding.hint == REACH_HINT for finding in findings):
         return findings
@@ -173,15 +173,15 @@ def base_build(settings: Settings, *, sandbox: bool) -> Build:
 
 def the_ledger(settings: Settings) -> Ledger:
     """Return the ledger of these settings: by default the one of this user's state folder."""
-    from .ledger import ledger_of  # late, as all that `provision` needs not
+    from ..ledger import ledger_of  # late, as all that `provision` needs not
 
     return ledger_of(settings.ledger, state_dir_of(settings))
 
 
 def ledger_to_read(settings: Settings) -> Ledger:
     """Return the ledger, an empty one where there is none yet: a look makes no file."""
-    from .ledger import Ledger
-    from .ledger.store import FILE
+    from ..ledger import Ledger
+    from ..ledger.store import FILE
 
     if settings.ledger.database is None and not (state_dir_of(settings) / FILE).exists():
         return Ledger("sqlite://")
@@ -190,7 +190,7 @@ def ledger_to_read(settings: Settings) -> Ledger:
 
 def the_sandbox(settings: Settings) -> Sandbox:
     """Return the sandbox of this user's state folder."""
-    from .sandbox import Sandbox  # late: a real build needs none
+    from ..sandbox import Sandbox  # late: a real build needs none
 
     return Sandbox(state_dir_of(settings) / "sandbox")
 

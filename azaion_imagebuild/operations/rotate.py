@@ -13,19 +13,19 @@ from typing import Any
 
 import pluggy
 
-from .builds import ledger_to_read, parts_of_api, stamping_build, the_ledger
-from .errors import ExitCode, UsageError
-from .identity.serial import email_for, parse_serial
-from .ledger import Credential, Ledger
-from .ledger.entry import moment
-from .model import Build, BuildRecord, Finding, Kept
-from .pipeline import recipes as pipeline
-from .pipeline.attempt import Watcher
-from .pipeline.plugins import load_plugins
-from .settings import Settings
-from .stamps import wants_sandbox
-from .system.locks import locked
-from .system.trust import is_own
+from ..errors import ExitCode, UsageError
+from ..identity.serial import email_for, parse_serial
+from ..ledger import Credential, Ledger
+from ..ledger.entry import moment
+from ..model import Build, BuildRecord, Finding, Kept
+from ..pipeline import recipes as pipeline
+from ..pipeline.attempt import Watcher
+from ..pipeline.plugins import load_plugins
+from ..settings import Settings
+from ..system.locks import locked
+from ..system.trust import is_own
+from .image import ledger_to_read, parts_of_api, stamping_build, the_ledger
+from .stamp import wants_sandbox
 from .targets import ConfFile, ImageFile, RootfsFolder, Target
 
 _AGE = re.compile(r"(?P<number>[0-9]{1,6})(?P<unit>[hdw])", re.ASCII)

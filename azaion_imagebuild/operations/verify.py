@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import images
-from .errors import StagingError, UsageError, VerificationError
-from .identity import device_conf
-from .identity.serial import email_for
-from .model import DEVICE_CONF, FileEntry, Finding
-from .proof.completeness import damaged
-from .proof.identity import prove
-from .rootfs.accounts import Accounts, UnknownAccount
-from .rootfs.staging import unknown_account
-from .rootfs.tree import Rootfs
-from .settings import DeviceConfSettings
+from .. import images
+from ..errors import StagingError, UsageError, VerificationError
+from ..identity import device_conf
+from ..identity.serial import email_for
+from ..model import DEVICE_CONF, FileEntry, Finding
+from ..proof.completeness import damaged
+from ..proof.identity import prove
+from ..rootfs.accounts import Accounts, UnknownAccount
+from ..rootfs.staging import unknown_account
+from ..rootfs.tree import Rootfs
+from ..settings import DeviceConfSettings
 
 _WRONG = "do not ship it; build the device's image again, or give the serial that it was built for"
 

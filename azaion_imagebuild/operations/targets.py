@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from .errors import (
+from ..errors import (
     ImageBuildError,
     OperatorError,
     PreflightError,
@@ -25,13 +25,13 @@ from .errors import (
     UsageError,
     VerificationError,
 )
-from .identity import device_conf
-from .identity.placeholder import padded, placeholder
-from .images import Filesystem
-from .images import tar_index as places
-from .images.slot import ensure_place
-from .images.stamp import OpenImage, check_new_file, copy_image, opened_for_stamping, renew_sha1
-from .model import (
+from ..identity import device_conf
+from ..identity.placeholder import padded, placeholder
+from ..images import Filesystem
+from ..images import tar_index as places
+from ..images.slot import ensure_place
+from ..images.stamp import OpenImage, check_new_file, copy_image, opened_for_stamping, renew_sha1
+from ..model import (
     DEVICE_CONF,
     DEVICE_CONF_MODE,
     RELEASE_FILE,
@@ -42,14 +42,14 @@ from .model import (
     Ownership,
     StagedFile,
 )
-from .proof.identity import prove
-from .rootfs import staging
-from .rootfs.accounts import Accounts, UnknownAccount
-from .rootfs.tree import Rootfs
-from .secret import Secret
-from .settings import DeviceConfSettings, Settings
-from .system.files import NEW_SUFFIX
-from .system.locks import locked
+from ..proof.identity import prove
+from ..rootfs import staging
+from ..rootfs.accounts import Accounts, UnknownAccount
+from ..rootfs.tree import Rootfs
+from ..secret import Secret
+from ..settings import DeviceConfSettings, Settings
+from ..system.files import NEW_SUFFIX
+from ..system.locks import locked
 
 REFERENCE_BSP = b"reference BSP"
 """What etc/nv_tegra_release says in an image of the sandbox."""

@@ -6,12 +6,12 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import VerificationError
-from .identity.device_conf import DeviceConf
-from .identity.serial import email_for, parse_serial
-from .loader.client import LOGGED_IN, loader_url, smoke_test
-from .loader.diagnosis import SmokeFailed
-from .settings import Settings
+from ..errors import VerificationError
+from ..identity.device_conf import DeviceConf
+from ..identity.serial import email_for, parse_serial
+from ..loader.client import LOGGED_IN, loader_url, smoke_test
+from ..loader.diagnosis import SmokeFailed
+from ..settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
