@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from azaion_imagebuild.errors import UsageError
-from azaion_imagebuild.report import page, sheet, summary_lines, write_report
+from azaion_imagebuild.report import page, summary_lines, write_report
+from azaion_imagebuild.report import spreadsheet as sheet
 from azaion_imagebuild.report.causes import find_causes
 from azaion_imagebuild.report.durations import Axis, spoken, step_times
 from azaion_imagebuild.report.totals import Totals, percent

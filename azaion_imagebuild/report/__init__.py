@@ -15,7 +15,8 @@ from ..errors import UsageError
 from ..secret import redacted
 from ..system.files import NEW_SUFFIX, new_file
 from ..text import visible
-from . import page, sheet
+from . import page
+from . import spreadsheet as sheet
 from .causes import Cause, find_causes
 from .durations import device_median, spoken, step_times
 from .totals import Totals, percent
