@@ -135,8 +135,8 @@ def fleet(url: str, devices: int, jobs: int) -> dict[str, float]:
     import resource
 
     from azaion_imagebuild.displays import Plain
-    from azaion_imagebuild.fleet.places import InPlace
-    from azaion_imagebuild.fleet.running import Feed, Run
+    from azaion_imagebuild.fleet.destinations import InPlace
+    from azaion_imagebuild.fleet.run import Feed, Run
     from azaion_imagebuild.identity.placeholder import SIZE
     from azaion_imagebuild.identity.serial_list import read_list
     from azaion_imagebuild.images.stamp import copy_image

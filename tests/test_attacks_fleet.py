@@ -456,7 +456,7 @@ def test_an_interrupt_after_the_last_device_hides_nothing(
         if not ignore_errors and path.name == ".azaion-fleet":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("azaion_imagebuild.fleet.places.shutil.rmtree", interrupted)
+    monkeypatch.setattr("azaion_imagebuild.fleet.destinations.shutil.rmtree", interrupted)
     ran = run("fleet", "AZJN-0001", "--out", "images", "--json")
     assert outcomes(ran) == {"AZJN-0001": "done"}
     assert Path(ran.json["report"]).is_file()

@@ -19,8 +19,8 @@ from world import Ran, Run, add_usb_device, outcomes, replace_script, tool_start
 
 from azaion_imagebuild import images
 from azaion_imagebuild.errors import InterruptedBuild, PreflightError
-from azaion_imagebuild.fleet.devices import DeviceWatch
-from azaion_imagebuild.fleet.places import InPlace
+from azaion_imagebuild.fleet.destinations import InPlace
+from azaion_imagebuild.fleet.device_watch import DeviceWatch
 from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.identity.placeholder import placeholder
 from azaion_imagebuild.identity.serial_list import Listed

@@ -40,8 +40,7 @@ from ..pipeline.plugins import load_plugins
 from ..pipeline.recipes import Blank, fingerprints, sha256_of, with_base
 from ..report import check_folder, write_report
 from ..settings import Settings
-from .devices import DeviceWatch
-from .places import (
+from .destinations import (
     Folder,
     InPlace,
     OnLane,
@@ -51,9 +50,10 @@ from .places import (
     opened_folder,
     taken,
 )
+from .device_watch import DeviceWatch
 from .plan import Plan, make_plan, space_on
-from .running import Display, Feed, Run, blank_record, exit_code, failed, utc
-from .scanning import Scanner
+from .run import Display, Feed, Run, blank_record, exit_code, failed, utc
+from .scanner import Scanner
 
 T = TypeVar("T")
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..fleet.places import Place
-from ..fleet.running import Display
+from ..fleet.destinations import Place
+from ..fleet.run import Display
 from ..model import Kept
 
 

@@ -19,10 +19,10 @@ import pluggy
 
 from ..config.state_dir import state_dir_of
 from ..errors import BugError, ExitCode, LedgerError, PreflightError
+from ..fleet.destinations import Place
 from ..fleet.fleet import Order, parts_for, places_for
-from ..fleet.places import Place
 from ..fleet.plan import Plan
-from ..fleet.running import Display, failed, made
+from ..fleet.run import Display, failed, made
 from ..identity.serial_list import Listed
 from ..ledger import Ledger
 from ..ledger.entry import this_host, this_process, user

@@ -28,7 +28,7 @@ from ..pipeline.recipes import Blank
 from ..settings import Settings
 from ..system.locks import locked
 from ..system.trust import is_own
-from .devices import DeviceWatch
+from .device_watch import DeviceWatch
 
 _WORK = ".azaion-fleet"
 _logger = logging.getLogger(__name__)

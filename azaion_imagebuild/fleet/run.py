@@ -25,7 +25,7 @@ from ..pipeline import recipes as pipeline
 from ..pipeline.attempt import Book
 from ..secret import redacted
 from ..system.signals import check_interrupt, let_threads_go_on, stop_threads
-from .places import Place
+from .destinations import Place
 
 _logger = logging.getLogger(__name__)
 
