@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .operations.smoke import SmokeReport
     from .operations.stamp import StampRecord
     from .operations.verify import Report
-    from .stations.submission import Submission
+    from .stations.submit import Submission
 
 
 class Console:

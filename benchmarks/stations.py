@@ -33,8 +33,8 @@ from azaion_imagebuild.ledger import Ledger  # noqa: E402
 from azaion_imagebuild.operations.image import build_base  # noqa: E402
 from azaion_imagebuild.sandbox import Accounts  # noqa: E402
 from azaion_imagebuild.sandbox.admin_api import admin_api  # noqa: E402
-from azaion_imagebuild.stations.board import look  # noqa: E402
-from azaion_imagebuild.stations.submission import Order, submit  # noqa: E402
+from azaion_imagebuild.stations.status import look  # noqa: E402
+from azaion_imagebuild.stations.submit import Order, submit  # noqa: E402
 
 DEAD_AFTER = 6.0
 AWAY = 8.0  # seconds

@@ -26,7 +26,7 @@ from azaion_imagebuild.identity.serial import email_for
 from azaion_imagebuild.ledger import Entry, Ledger
 from azaion_imagebuild.ledger.checking import check
 from azaion_imagebuild.sandbox import Accounts
-from azaion_imagebuild.stations.board import Board, look
+from azaion_imagebuild.stations.status import Board, look
 
 ROOT = Path(azaion_imagebuild.__file__).parent.parent
 LINE = """

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def submit(args: argparse.Namespace, console: Console) -> int:
-    from ..stations.submission import Order, submit
+    from ..stations.submit import Order, submit
 
     order = Order(source=args.serials, station=args.only, sandbox=args.sandbox, again=args.again)
     submission = submit(order, settings_of(args, console))
@@ -50,7 +50,7 @@ def station_run(args: argparse.Namespace, console: Console) -> int:
 
 
 def station_status(args: argparse.Namespace, console: Console) -> int:
-    from ..stations.board import lines_of, look
+    from ..stations.status import lines_of, look
 
     with _shared_ledger(args, console) as ledger:
         board = look(ledger)
@@ -63,7 +63,7 @@ def station_status(args: argparse.Namespace, console: Console) -> int:
 
 
 def station_resolve(args: argparse.Namespace, console: Console) -> int:
-    from ..stations.resolving import resolve
+    from ..stations.resolve import resolve
 
     serial = parse_serial(args.serial, settings_of(args, console).serial.pattern)
     with _shared_ledger(args, console) as ledger:

@@ -35,7 +35,7 @@ from ..settings import Settings, StationSettings
 from ..system.signals import let_threads_go_on, stop_threads
 from .claim import Claim
 from .jobs import TASK, Job, checked_name, queue_of
-from .lanes import Lane, Lanes
+from .lane_display import Lane, Lanes
 from .roster import Station, sign_off
 from .tables import prepare, shared_ledger
 from .takeover import Taken, sign_on_alone, take_over
@@ -159,8 +159,8 @@ class _Work:
         import psycopg
         from procrastinate import App, PsycopgConnector
 
-        from .ends import Again
         from .manager import Manager
+        from .outcome import Again
 
         connector = PsycopgConnector(
             conninfo=_conninfo(self.ledger.url),
@@ -190,7 +190,7 @@ class _Work:
 
     async def _work(self, app: App) -> None:
         """Run procrastinate's worker, with signs of life until its last job has ended."""
-        from .beats import Beats
+        from .heartbeat import Beats
 
         worker = asyncio.create_task(
             app.run_worker_async(
@@ -273,7 +273,7 @@ class _Work:
         Raises:
             Undone: the lane that the job is for is at work.
         """
-        from .ends import End, Undone
+        from .outcome import End, Undone
 
         wanted = job.usb_instance
         fit = [each for each in self._free if wanted in (None, each.place.name)]
@@ -292,7 +292,7 @@ class _Work:
         Raises:
             Undone: it is not done.
         """
-        from .ends import Undone, end_of, note_of
+        from .outcome import Undone, end_of, note_of
 
         end = end_of(record, claim, attempts, self.settings)
         self.ends[end.outcome] += 1

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from ..errors import OperatorError
 from ..settings import StationSettings
-from .lanes import Lanes
+from .lane_display import Lanes
 from .manager import Manager
 
 _logger = logging.getLogger(__name__)
