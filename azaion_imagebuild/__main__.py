@@ -10,7 +10,7 @@ def main() -> None:
     """Run the command line and end the process with its exit code."""
     gc.set_threshold(100_000)  # imports make objects that stay: collecting them costs a tenth
     try:
-        from .cli import run
+        from .cli.main import run
 
         code = run(sys.argv[1:])
     except KeyboardInterrupt:  # while that is imported, or once more at its end

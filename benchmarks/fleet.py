@@ -134,7 +134,7 @@ def fleet(url: str, devices: int, jobs: int) -> dict[str, float]:
     import dataclasses
     import resource
 
-    from azaion_imagebuild.displays import Plain
+    from azaion_imagebuild.cli.fleet_display import Plain
     from azaion_imagebuild.fleet.destinations import InPlace
     from azaion_imagebuild.fleet.run import Feed, Run
     from azaion_imagebuild.identity.placeholder import SIZE

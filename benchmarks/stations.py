@@ -27,8 +27,8 @@ sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent.parent / "tests")]
 import postgres  # noqa: E402 - after the path
 from stations import Factory, serials, until  # noqa: E402
 
+from azaion_imagebuild.cli.console import Console  # noqa: E402
 from azaion_imagebuild.config.loading import load  # noqa: E402
-from azaion_imagebuild.console import Console  # noqa: E402
 from azaion_imagebuild.ledger import Ledger  # noqa: E402
 from azaion_imagebuild.operations.image import build_base  # noqa: E402
 from azaion_imagebuild.sandbox import Accounts  # noqa: E402

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from azaion_imagebuild import images
-from azaion_imagebuild.console import Console
+from azaion_imagebuild.cli.console import Console
 from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.l4t import usb
 from azaion_imagebuild.lanes.lane import Lane

@@ -19,7 +19,7 @@ import pytest
 from pyfakefs.fake_filesystem import FakeFilesystem
 from world import EMAIL, SERIAL, Ran, Request, Run, Script, Tree, add_usb_device
 
-from azaion_imagebuild import cli
+from azaion_imagebuild.cli import main as cli
 from azaion_imagebuild.model import Build
 from azaion_imagebuild.sandbox import Accounts
 from azaion_imagebuild.sandbox.admin_api import admin_api

@@ -23,9 +23,9 @@ from pathlib import Path
 import pytest
 from world import TOOL, Run, outcomes, tool_started
 
-from azaion_imagebuild import cli
-from azaion_imagebuild.console import Console
-from azaion_imagebuild.displays import Bars
+from azaion_imagebuild.cli import main as cli
+from azaion_imagebuild.cli.console import Console
+from azaion_imagebuild.cli.fleet_display import Bars
 from azaion_imagebuild.images.stamp import copy_image
 from azaion_imagebuild.ledger import this_process
 from azaion_imagebuild.ledger.entry import is_alive, this_host

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 import azaion_imagebuild
-from azaion_imagebuild import cli, grammar, manual
-from azaion_imagebuild.completion import SHELLS
+from azaion_imagebuild.cli import grammar, manual
+from azaion_imagebuild.cli import main as cli
+from azaion_imagebuild.cli.completion import SHELLS
 
 ROOT = Path(azaion_imagebuild.__file__).parent.parent
 COMMANDS = dict(manual.commands(grammar.parser()))

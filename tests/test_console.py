@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from azaion_imagebuild import progress
-from azaion_imagebuild.console import Console
+from azaion_imagebuild.cli import live_line as progress
+from azaion_imagebuild.cli.console import Console
 from azaion_imagebuild.errors import PreflightError
 from azaion_imagebuild.secret import Secret
 

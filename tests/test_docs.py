@@ -18,7 +18,8 @@ import pytest
 from pages import NEEDS_HARDWARE, PAGES, ROOT, Bench, blocks, inline_commands
 
 import azaion_imagebuild
-from azaion_imagebuild import cli, grammar
+from azaion_imagebuild.cli import grammar
+from azaion_imagebuild.cli import main as cli
 from azaion_imagebuild.config.loading import load
 from azaion_imagebuild.errors import ExitCode, UsageError
 from azaion_imagebuild.pipeline import hookspecs

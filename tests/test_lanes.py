@@ -19,7 +19,7 @@ import pytest
 from bench import METHODS, Bench, a_bench, data_of
 from world import Run, Tree
 
-from azaion_imagebuild.console import Console
+from azaion_imagebuild.cli.console import Console
 from azaion_imagebuild.errors import (
     FlashError,
     ImageBuildError,

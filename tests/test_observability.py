@@ -207,7 +207,7 @@ def test_an_interrupt_before_anything_has_begun_shows_no_traceback() -> None:
         "import sys\n"
         "class Interrupted:\n"
         "    def find_spec(self, name, *more):\n"
-        "        if name == 'azaion_imagebuild.cli': raise KeyboardInterrupt\n"
+        "        if name == 'azaion_imagebuild.cli.main': raise KeyboardInterrupt\n"
         "sys.meta_path.insert(0, Interrupted())\n"
         "from azaion_imagebuild.__main__ import main\n"
         "main()\n"

@@ -21,7 +21,7 @@ import pytest
 from world import EMAIL, SERIAL, TOOL, Ran, Run, Script
 
 import azaion_imagebuild
-from azaion_imagebuild import progress
+from azaion_imagebuild.cli import live_line as progress
 from azaion_imagebuild.loader import client as loader
 from azaion_imagebuild.loader import diagnosis
 from azaion_imagebuild.model import DEVICE_CONF

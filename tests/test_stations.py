@@ -19,8 +19,8 @@ from postgres import Postgres
 from stations import Factory, serials, until
 from world import Run
 
+from azaion_imagebuild.cli.console import Console
 from azaion_imagebuild.config.loading import load
-from azaion_imagebuild.console import Console
 from azaion_imagebuild.errors import LedgerError, PreflightError
 from azaion_imagebuild.ledger import Entry, Ledger, this_process
 from azaion_imagebuild.ledger.entry import now, this_host

@@ -9,7 +9,8 @@ import argparse
 import textwrap
 from collections.abc import Iterator
 
-from azaion_imagebuild import __version__, grammar, manual
+from azaion_imagebuild import __version__
+from azaion_imagebuild.cli import grammar, manual
 from azaion_imagebuild.errors import ExitCode
 
 MEANINGS = {

@@ -7,19 +7,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...errors import ExitCode, UsageError
+from ...identity.serial import parse_serial
 from .. import stdout
-from ..errors import ExitCode, UsageError
-from ..identity.serial import parse_serial
 from .common import finish, settings_of
 
 if TYPE_CHECKING:
+    from ...operations.targets import Target
+    from ...settings import Settings
     from ..console import Console
-    from ..operations.targets import Target
-    from ..settings import Settings
 
 
 def verify(args: argparse.Namespace, console: Console) -> int:
-    from ..operations.verify import verify
+    from ...operations.verify import verify
 
     settings = settings_of(args, console)
     serial = parse_serial(args.serial or "", settings.serial.pattern)
@@ -31,8 +31,8 @@ def verify(args: argparse.Namespace, console: Console) -> int:
 
 
 def smoke(args: argparse.Namespace, console: Console) -> int:
-    from ..operations.smoke import smoke
-    from ..proof import readback as credentials
+    from ...operations.smoke import smoke
+    from ...proof import readback as credentials
 
     settings = settings_of(args, console)
     if args.device_conf is not None:
@@ -53,8 +53,8 @@ def smoke(args: argparse.Namespace, console: Console) -> int:
 
 
 def rotate(args: argparse.Namespace, console: Console) -> int:
-    from ..operations import rotate as rotation
-    from ..operations.targets import ConfFile, ImageFile, RootfsFolder
+    from ...operations import rotate as rotation
+    from ...operations.targets import ConfFile, ImageFile, RootfsFolder
 
     settings = settings_of(args, console)
     places: list[tuple[Callable[..., Target], Path | None]] = [
@@ -73,7 +73,7 @@ def rotate(args: argparse.Namespace, console: Console) -> int:
 def _rotate_all(
     args: argparse.Namespace, settings: Settings, targets: Sequence[object], console: Console
 ) -> int:
-    from ..operations import rotate as rotation
+    from ...operations import rotate as rotation
 
     age = rotation.parse_age(args.all_older_than)
     if targets or (args.out is None and not args.plan):

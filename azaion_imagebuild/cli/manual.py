@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from .value import frozen
+from ..value import frozen
 
 ABOUT = (
     "Gives every NVIDIA Jetson an identity of its own during the image build, and proves it before"

@@ -6,18 +6,18 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, TextIO
 
+from ...errors import ExitCode, UsageError
 from .. import stdout
-from ..errors import ExitCode, UsageError
 from .common import finish, folder_of_images, settings_of
 
 if TYPE_CHECKING:
+    from ...fleet.fleet import Order
+    from ...settings import Settings
     from ..console import Console
-    from ..fleet.fleet import Order
-    from ..settings import Settings
 
 
 def image(args: argparse.Namespace, console: Console) -> int:
-    from ..operations.image import build_image
+    from ...operations.image import build_image
 
     with stdout.reserved():
         record = build_image(args.serial or "", settings_of(args, console), console)
@@ -25,7 +25,7 @@ def image(args: argparse.Namespace, console: Console) -> int:
 
 
 def provision(args: argparse.Namespace, console: Console) -> int:
-    from ..operations.image import provision
+    from ...operations.image import provision
 
     with stdout.reserved():
         record = provision(args.serial or "", settings_of(args, console), console)
@@ -33,7 +33,7 @@ def provision(args: argparse.Namespace, console: Console) -> int:
 
 
 def base(args: argparse.Namespace, console: Console) -> int:
-    from ..operations.image import build_base
+    from ...operations.image import build_base
 
     with stdout.reserved():
         record = build_base(settings_of(args, console), console, args.out)
@@ -41,7 +41,7 @@ def base(args: argparse.Namespace, console: Console) -> int:
 
 
 def stamp(args: argparse.Namespace, console: Console) -> int:
-    from ..operations import stamp as stamps
+    from ...operations import stamp as stamps
 
     settings, serial = settings_of(args, console), args.serial or ""
     if args.clear and (serial or args.out or args.device_conf):
@@ -62,7 +62,7 @@ def stamp(args: argparse.Namespace, console: Console) -> int:
 
 
 def fleet(args: argparse.Namespace, console: Console) -> int:
-    from ..fleet.fleet import plan_fleet, run_fleet
+    from ...fleet.fleet import plan_fleet, run_fleet
 
     settings = settings_of(args, console)
     order = _order(args, settings)
@@ -81,8 +81,8 @@ def fleet(args: argparse.Namespace, console: Console) -> int:
 
 
 def _order(args: argparse.Namespace, settings: Settings) -> Order:
-    from ..fleet.fleet import Order
-    from ..identity.serial_list import STDIN
+    from ...fleet.fleet import Order
+    from ...identity.serial_list import STDIN
 
     if args.jobs < 1:
         raise UsageError("--jobs is less than 1", hint="leave it out for 8")

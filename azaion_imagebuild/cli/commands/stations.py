@@ -6,18 +6,18 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
+from ...errors import UsageError
+from ...identity.serial import parse_serial
 from .. import stdout
-from ..errors import UsageError
-from ..identity.serial import parse_serial
 from .common import folder_of_images, resolved, settings_of
 
 if TYPE_CHECKING:
+    from ...ledger import Ledger
     from ..console import Console
-    from ..ledger import Ledger
 
 
 def submit(args: argparse.Namespace, console: Console) -> int:
-    from ..stations.submit import Order, submit
+    from ...stations.submit import Order, submit
 
     order = Order(source=args.serials, station=args.only, sandbox=args.sandbox, again=args.again)
     submission = submit(order, settings_of(args, console))
@@ -28,7 +28,7 @@ def submit(args: argparse.Namespace, console: Console) -> int:
 
 
 def station_run(args: argparse.Namespace, console: Console) -> int:
-    from ..stations.station import Duty, run_station
+    from ...stations.station import Duty, run_station
 
     settings = settings_of(args, console)
     if args.lanes < 1:
@@ -50,7 +50,7 @@ def station_run(args: argparse.Namespace, console: Console) -> int:
 
 
 def station_status(args: argparse.Namespace, console: Console) -> int:
-    from ..stations.status import lines_of, look
+    from ...stations.status import lines_of, look
 
     with _shared_ledger(args, console) as ledger:
         board = look(ledger)
@@ -63,7 +63,7 @@ def station_status(args: argparse.Namespace, console: Console) -> int:
 
 
 def station_resolve(args: argparse.Namespace, console: Console) -> int:
-    from ..stations.resolve import resolve
+    from ...stations.resolve import resolve
 
     serial = parse_serial(args.serial, settings_of(args, console).serial.pattern)
     with _shared_ledger(args, console) as ledger:
@@ -72,7 +72,7 @@ def station_resolve(args: argparse.Namespace, console: Console) -> int:
 
 
 def station_reassign(args: argparse.Namespace, console: Console) -> int:
-    from ..stations.takeover import reassign
+    from ...stations.takeover import reassign
 
     if (args.name is None) != args.dead:
         raise UsageError("name one station, or say --dead", hint="station status lists them")
@@ -88,6 +88,6 @@ def station_reassign(args: argparse.Namespace, console: Console) -> int:
 
 
 def _shared_ledger(args: argparse.Namespace, console: Console) -> Ledger:
-    from ..stations.tables import shared_ledger
+    from ...stations.tables import shared_ledger
 
     return shared_ledger(settings_of(args, console))

@@ -11,9 +11,9 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
-from .errors import UsageError
-from .secret import redacted
-from .text import visible
+from ..errors import UsageError
+from ..secret import redacted
+from ..text import visible
 
 if TYPE_CHECKING:
     from .console import Console

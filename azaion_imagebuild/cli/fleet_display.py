@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from .fleet.plan import Plan
-from .pipeline import events
-from .pipeline.events import Event, Level
-from .report.durations import spoken
-from .text import visible
+from ..fleet.plan import Plan
+from ..pipeline import events
+from ..pipeline.events import Event, Level
+from ..report.durations import spoken
+from ..text import visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
+from ..errors import ExitCode, InterruptedBuild, OperatorError, UsageError, denied, is_denied
+from ..settings import ENV_PREFIX
 from . import grammar, stdout
 from .console import Console
-from .errors import ExitCode, InterruptedBuild, OperatorError, UsageError, denied, is_denied
-from .settings import ENV_PREFIX
 
 _SUBJECTS = {
     "image": "making",

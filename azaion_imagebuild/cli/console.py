@@ -7,23 +7,23 @@ import time
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO, TypeGuard, cast
 
-from .errors import OperatorError
-from .model import Build, BuildRecord, Finding
-from .pipeline import attempt_log, events
-from .pipeline.events import Event
-from .progress import Lasting, Live, Quiet
-from .secret import redact
-from .text import visible
+from ..errors import OperatorError
+from ..model import Build, BuildRecord, Finding
+from ..pipeline import attempt_log, events
+from ..pipeline.events import Event
+from ..secret import redact
+from ..text import visible
+from .live_line import Lasting, Live, Quiet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .displays import Plain
-    from .fleet.plan import Plan
-    from .operations.smoke import SmokeReport
-    from .operations.stamp import StampRecord
-    from .operations.verify import Report
-    from .stations.submit import Submission
+    from ..fleet.plan import Plan
+    from ..operations.smoke import SmokeReport
+    from ..operations.stamp import StampRecord
+    from ..operations.verify import Report
+    from ..stations.submit import Submission
+    from .fleet_display import Plain
 
 
 class Console:
@@ -130,7 +130,7 @@ class Console:
 
     def fleet(self, *, scans: bool) -> Plain:
         """Return what shows a fleet; while labels are scanned the terminal echoes them: no bars."""
-        from .displays import Bars, Events, Plain
+        from .fleet_display import Bars, Events, Plain
 
         if self.is_json:
             return Events(self.tell)
@@ -140,7 +140,7 @@ class Console:
 
     def station(self) -> Plain:
         """Return what shows a station."""
-        from .displays import Events, Lines
+        from .fleet_display import Events, Lines
 
         return Events(self.tell) if self.is_json else Lines(self.say)
 
@@ -151,14 +151,14 @@ class Console:
 
     def planned(self, plan: Plan) -> None:
         """A fleet has been planned."""
-        from .displays import lines_of
+        from .fleet_display import lines_of
 
         for line in lines_of(plan):
             self.say(line)
 
     def fleet_ended(self, fleet: Mapping[str, Any]) -> None:
         """A fleet has ended: what is done, and what is not."""
-        from .report import summary_lines
+        from ..report import summary_lines
 
         *lines, last = summary_lines(fleet)
         report = [f"report: {fleet['report']}"] if fleet["report"] else []

@@ -8,16 +8,16 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...config.loading import load
+from ...errors import UsageError
+from ...settings import ENV_PREFIX
 from .. import stdout
-from ..config.loading import load
-from ..errors import UsageError
 from ..grammar import FLAGS
-from ..settings import ENV_PREFIX
 
 if TYPE_CHECKING:
+    from ...model import BuildRecord, Receipt
+    from ...settings import Settings
     from ..console import Console
-    from ..model import BuildRecord, Receipt
-    from ..settings import Settings
 
 
 _PASSWORD = re.compile(r"://[^/@]*:[^@]+@|[?&](ssl)?password=")
@@ -57,7 +57,7 @@ def finish(record: BuildRecord, args: argparse.Namespace, console: Console) -> i
 
 def folder_of_images(args: argparse.Namespace, settings: Settings) -> Path | None:
     """Return where the images go; None: devices are flashed."""
-    from ..fleet.fleet import default_out
+    from ...fleet.fleet import default_out
 
     if args.out is None and settings.build.flash:
         return None

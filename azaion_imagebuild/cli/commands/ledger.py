@@ -5,19 +5,19 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Literal
 
+from ...errors import ExitCode, LedgerError, UsageError
+from ...identity.serial import parse_serial
 from .. import stdout
-from ..errors import ExitCode, LedgerError, UsageError
-from ..identity.serial import parse_serial
 from .common import resolved, settings_of
 
 if TYPE_CHECKING:
+    from ...ledger import Ledger
+    from ...settings import Settings
     from ..console import Console
-    from ..ledger import Ledger
-    from ..settings import Settings
 
 
 def ledger_list(args: argparse.Namespace, console: Console) -> int:
-    from ..ledger import history as records
+    from ...ledger import history as records
 
     settings = settings_of(args, console)
     serial = parse_serial(args.serial, settings.serial.pattern) if args.serial else None
@@ -31,7 +31,7 @@ def ledger_list(args: argparse.Namespace, console: Console) -> int:
 
 
 def ledger_show(args: argparse.Namespace, console: Console) -> int:
-    from ..ledger import history as records
+    from ...ledger import history as records
 
     settings = settings_of(args, console)
     with _ledger_to_read(settings) as ledger:
@@ -49,7 +49,7 @@ def ledger_show(args: argparse.Namespace, console: Console) -> int:
 
 
 def ledger_verify(args: argparse.Namespace, console: Console) -> int:
-    from ..ledger.checking import check
+    from ...ledger.checking import check
 
     with _ledger_to_read(settings_of(args, console)) as ledger:
         problems = list(check(ledger, tuple(args.anchor)))
@@ -68,7 +68,7 @@ def ledger_verify(args: argparse.Namespace, console: Console) -> int:
 
 
 def ledger_export(args: argparse.Namespace, console: Console) -> int:
-    from ..ledger import history as records
+    from ...ledger import history as records
 
     form: Literal["csv", "json"] = "csv" if args.csv else "json"
     with _ledger_to_read(settings_of(args, console)) as ledger:
@@ -88,8 +88,8 @@ def ledger_export(args: argparse.Namespace, console: Console) -> int:
 
 
 def ledger_resolve(args: argparse.Namespace, console: Console) -> int:
-    from ..ledger import history as records
-    from ..operations.image import the_ledger
+    from ...ledger import history as records
+    from ...operations.image import the_ledger
 
     settings = settings_of(args, console)
     serial = parse_serial(args.serial, settings.serial.pattern)
@@ -99,6 +99,6 @@ def ledger_resolve(args: argparse.Namespace, console: Console) -> int:
 
 
 def _ledger_to_read(settings: Settings) -> Ledger:
-    from ..operations.image import ledger_to_read
+    from ...operations.image import ledger_to_read
 
     return ledger_to_read(settings)

@@ -6,8 +6,8 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
+from ...errors import ExitCode
 from .. import grammar, stdout
-from ..errors import ExitCode
 from .common import settings_of
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def doctor(args: argparse.Namespace, console: Console) -> int:
-    from ..operations.image import examine, parts_in_words
+    from ...operations.image import examine, parts_in_words
 
     settings = settings_of(args, console)
     with stdout.reserved():
@@ -35,8 +35,8 @@ def doctor(args: argparse.Namespace, console: Console) -> int:
 
 
 def hooks(args: argparse.Namespace, console: Console) -> int:
-    from ..pipeline.hookspecs import EVERY_STEP
-    from ..pipeline.plugins import implementers, load_plugins
+    from ...pipeline.hookspecs import EVERY_STEP
+    from ...pipeline.plugins import implementers, load_plugins
 
     with stdout.reserved():
         manager = load_plugins(settings_of(args, console).hooks, required=())
@@ -58,8 +58,8 @@ def hooks(args: argparse.Namespace, console: Console) -> int:
 
 
 def sandbox(args: argparse.Namespace, console: Console) -> int:
-    from ..ledger.history import retire_sandbox
-    from ..operations.image import the_ledger, the_sandbox
+    from ...ledger.history import retire_sandbox
+    from ...operations.image import the_ledger, the_sandbox
 
     settings = settings_of(args, console)
     sandbox = the_sandbox(settings)

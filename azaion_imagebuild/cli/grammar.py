@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import __version__, completion, manual, options
-from .errors import UsageError
+from .. import __version__
+from ..errors import UsageError
+from . import completion, manual, options
 
 _Commands = dict[str, tuple[str, "Callable[[argparse.ArgumentParser], None] | _Commands"]]
 

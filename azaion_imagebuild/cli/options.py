@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .model import Receipt
+from ..model import Receipt
 
 
 def general(parser: argparse.ArgumentParser) -> None:
