@@ -28,4 +28,4 @@ def tests(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Build the site as its readers get it, and hold it to what it promises."""
     session.install("-e", ".[docs]", "pytest>=8.2", "pyfakefs>=5.7")
-    session.run("pytest", "tests/test_site.py", *session.posargs)
+    session.run("pytest", "tests/docs/test_site.py", *session.posargs)

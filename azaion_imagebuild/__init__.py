@@ -5,4 +5,4 @@ import pluggy
 __version__ = "0.1.0"
 
 hookimpl = pluggy.HookimplMarker("azaion_imagebuild")
-"""Marks a function of a plug-in as the implementation of a step (see :mod:`.hookspecs`)."""
+"""Marks a plug-in's function as the implementation of a step (:mod:`.pipeline.hookspecs`)."""

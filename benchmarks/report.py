@@ -19,7 +19,7 @@ from pathlib import Path
 from azaion_imagebuild.report import summary_lines, write_report
 from azaion_imagebuild.secret import Secret
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests/support"))
 
 import browser
 import fleets

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve()
-sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent.parent / "tests")]
+sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent.parent / "tests/support")]
 
 import postgres  # noqa: E402 - after the path
 from stations import Factory, serials, until  # noqa: E402

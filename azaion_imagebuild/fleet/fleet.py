@@ -63,7 +63,7 @@ class Order:
     """What an operator asks for."""
 
     source: str
-    """A list, ``-``, a range or a serial: see :mod:`azaion_imagebuild.serials`."""
+    """A list, ``-``, a range or a serial: see :mod:`azaion_imagebuild.identity.serial_list`."""
     scans: bool = False
     """Stdin is a terminal: devices come one by one, from a barcode scanner."""
     jobs: int = 8

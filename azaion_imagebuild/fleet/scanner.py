@@ -17,7 +17,7 @@ class Scanner:
     """Hands out the devices that come from a barcode scanner, until its input ends."""
 
     lines: Iterator[tuple[str, str]]
-    """(where, text): see :func:`azaion_imagebuild.serials.scanned`."""
+    """(where, text): see :func:`azaion_imagebuild.identity.serial_list.scanned`."""
     look: Callable[[str, str], Plan]
     """Returns the plan for one line; raises an OperatorError for a bad one."""
     say: Callable[[str], None]

@@ -2,7 +2,7 @@
 
 ``bootloader/azaion-base.json`` says what it was built from. It is built anew when the rootfs, the
 settings or the release are others than noted there, or when it was packed for fewer devices at once
-than ``[bsp] massflash`` asks for. In a lane (see :mod:`.lanes`) the base is the lane's image.
+than ``[bsp] massflash`` asks for. In a lane (see :mod:`.lane`) the base is the lane's image.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ IMAGES = (
 
 _COPIES = ("mfi_*",)
 BASE_NOTE = "bootloader/azaion-base.json"
-"""What a base was built from (see :mod:`.bases`); it goes with the images it speaks of."""
+"""What a base was built from (see :mod:`.base_image`); it goes with the images it speaks of."""
 
 _PLACES = (f"bootloader/{NOTES}", f"tools/kernel_flash/images/*/{NOTES}")
 _UNPACKED = (

@@ -53,7 +53,7 @@ class Host:
 
     @property
     def exports_file(self) -> Path:
-        """Return our own file of exports (see :mod:`.exports`)."""
+        """Return our own file of exports (see :mod:`.nfs_exports`)."""
         return self.exports_dir / "azaion-imagebuild.exports"
 
     def has(self, command: str) -> bool:

@@ -7,7 +7,7 @@ their own numbers and trees, so the script that it starts for each device is sta
 
 - It links ``host_udev/*.rules`` into ``/etc/udev/rules.d`` (NetworkManager must leave the devices'
   network alone) and removes the links at the end.
-- It, or in R35 the script for each device, exports the tree by NFS (see :mod:`.exports`).
+- It, or in R35 the script for each device, exports the tree by NFS (see :mod:`.nfs_exports`).
 - Newer ones set USB autosuspend to -1 meanwhile.
 """
 
@@ -111,7 +111,7 @@ def _packed_numbers(tree: Path) -> set[int]:
 def around(build: Build, tree: Path, lanes: Mapping[int, Path]) -> Iterator[None]:
     """Have the host ready for the devices of lanes; give all back at the end.
 
-    Only for the holder of :func:`.host.alone`. What a killed run left on the host goes first.
+    Only for the holder of :func:`.initrd_host.alone`. What a killed run left goes first.
 
     Args:
         build: of the fleet.

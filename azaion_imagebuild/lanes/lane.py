@@ -1,7 +1,7 @@
 """Lanes: several devices flashed at once from one BSP, each from a tree of its own.
 
 NVIDIA's scripts find the images beside themselves, and two of them in one tree damage each other:
-each device gets a lane, the BSP once more (:mod:`.lane_trees`), in
+each device gets a lane, the BSP once more (:mod:`.tree`), in
 ``<BSP>.lanes/<USB instance>/Linux_for_Tegra``, with an image of its own to stamp.
 
 Lanes are made anew by every run, under the BSP's lock, so they are never stale; that takes about a

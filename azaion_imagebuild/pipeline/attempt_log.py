@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from ..model import Build, BuildRecord, Finding
+from ..system import process
 from ..system.log_files import appending, make_log_dir
 from . import events
 from .events import Event
@@ -100,4 +101,4 @@ class _Forward(logging.Handler):
 
 
 _forward = _Forward()
-_SCRIPTS = f"{__package__}.process"
+_SCRIPTS = process.__name__

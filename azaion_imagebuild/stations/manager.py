@@ -6,8 +6,9 @@ What it does otherwise than its parent, and why:
   alone, and would end a job that was meanwhile given to another worker.
 - **A database that goes away is waited for.** procrastinate's worker stops, or leaves a job that
   has ended as it was.
-- **It shows signs of life until the last device has ended** (:mod:`.beats`). procrastinate's worker
-  stops that as soon as it is told to end, and others would take the devices that it still makes.
+- **It shows signs of life until the last device has ended** (:mod:`.heartbeat`). procrastinate's
+  worker stops that as soon as it is told to end, and others would take the devices that it still
+  makes.
 - **Nobody is pruned here**: a station that is dead is taken over with all that it was doing.
 """
 

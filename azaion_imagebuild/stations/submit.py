@@ -26,7 +26,7 @@ class Order:
     """What an operator asks for."""
 
     source: str
-    """A list, ``-``, a range or a serial: see :mod:`azaion_imagebuild.serials`."""
+    """A list, ``-``, a range or a serial: see :mod:`azaion_imagebuild.identity.serial_list`."""
     station: str | None = None
     """The only one that may make them; None: any."""
     sandbox: bool = False

@@ -9,7 +9,7 @@ Nothing else of this package needs pytest.
 
 from .admin_api import AccountBook, FallibleAdminApi, Fault, Request
 from .fixtures import (
-    _sandbox_bakery,
+    _sandbox_bakery,  # noqa: F401 - a fixture of sandbox_image
     sandbox_accounts,
     sandbox_admin_api,
     sandbox_bsp,

@@ -13,7 +13,7 @@ from azaion_imagebuild.system.locks import locked
 HOLD = """
 import sys, time
 from pathlib import Path
-from azaion_imagebuild.locks import locked
+from azaion_imagebuild.system.locks import locked
 with locked([Path(sys.argv[1])], 0):
     print("held", flush=True)
     sys.stdin.read()

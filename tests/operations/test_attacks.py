@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from test_make import make
+from making import make
 from world import SERIAL, TOOL, Run, Script, replace_script
 
 from azaion_imagebuild.l4t import image_files as residue

@@ -275,7 +275,8 @@ def test_a_kill_at_any_moment_is_healed_by_the_same_command(
     Path("site").mkdir()
     Path("site/slow.py").write_text(
         "import time\n"
-        "from azaion_imagebuild import hookimpl, staging\n"
+        "from azaion_imagebuild import hookimpl\n"
+        "from azaion_imagebuild.rootfs import staging\n"
         "def slow(build, *more):\n"
         "    open('held', 'w').close()\n"
         "    time.sleep(60)\n"
@@ -308,7 +309,8 @@ def test_an_interrupt_waits_until_the_password_is_written(
     Path("site").mkdir()
     Path("site/stop.py").write_text(
         "import os, signal\n"
-        "from azaion_imagebuild import hookimpl, staging\n"
+        "from azaion_imagebuild import hookimpl\n"
+        "from azaion_imagebuild.rootfs import staging\n"
         "stage = staging.stage\n"
         "def interrupted(build, *more):\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"

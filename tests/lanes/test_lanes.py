@@ -260,10 +260,11 @@ def test_a_rootfs_outside_the_bsp_becomes_the_lanes_own(tmp_path: Path) -> None:
 def test_lanes_of_a_killed_run_are_blanked_and_taken_away(bench: Bench) -> None:
     script = (
         "import os, sys, dataclasses\nfrom pathlib import Path\n"
-        "from azaion_imagebuild import lanes, stamping\n"
+        "from azaion_imagebuild.images import stamp\n"
+        "from azaion_imagebuild.lanes import lane\n"
         "import pickle\nbuild, image = pickle.load(open(sys.argv[1], 'rb'))\n"
-        "with lanes.opened_lanes(build, image, ['0-1', '0-2']) as opened:\n"
-        "    with stamping.opened_for_stamping(opened[0].image.path, 0) as image:\n"
+        "with lane.opened_lanes(build, image, ['0-1', '0-2']) as opened:\n"
+        "    with stamp.opened_for_stamping(opened[0].image.path, 0) as image:\n"
         f"        image.write({CONF!r})\n"
         "    os.truncate(opened[1].image.path, 5000)\n"
         "    os.link(opened[0].image.path, '../kept')\n"
@@ -345,7 +346,7 @@ OUTLIVED = """
 import sys
 from pathlib import Path
 from bench import a_bench
-from azaion_imagebuild.lanes import opened_lanes
+from azaion_imagebuild.lanes.lane import opened_lanes
 with (
     a_bench(Path(sys.argv[1]), sys.argv[2], 1) as bench,
     opened_lanes(bench.build, bench.image, bench.instances) as (lane,),
@@ -367,7 +368,7 @@ def test_a_script_that_outlives_its_fleet_keeps_the_bsp_locked(tmp_path: Path, m
     with (sandbox.bsp / "jetson-orin-nano-devkit.conf").open("a") as conf:
         conf.write(HOLD)
     call = [sys.executable, "-c", OUTLIVED, str(sandbox.dir), method]
-    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    paths = [str(Path(__file__).parents[1] / "support"), os.environ.get("PYTHONPATH", "")]
     environ = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     held = sandbox.dir / "held"
     with subprocess.Popen(call, env=environ) as fleet:
@@ -505,10 +506,10 @@ def test_something_mounted_in_the_rootfs_is_refused(plain: Bench) -> None:
 
 def test_a_disk_that_is_too_small_is_refused(plain: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("azaion_imagebuild.lanes.lane.tree.shutil.disk_usage", lambda _: usage)
-    monkeypatch.setattr("azaion_imagebuild.lanes.lane.tree.shares_blocks", lambda *_: False)
+    monkeypatch.setattr("azaion_imagebuild.lanes.tree.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("azaion_imagebuild.lanes.tree.shares_blocks", lambda *_: False)
     assert "the images of 2 lanes need" in refused(plain).message
-    monkeypatch.setattr("azaion_imagebuild.lanes.lane.tree.shares_blocks", lambda *_: True)
+    monkeypatch.setattr("azaion_imagebuild.lanes.tree.shares_blocks", lambda *_: True)
     with opened_lanes(plain.build, plain.image, ["0-1"]):
         pass
 

@@ -38,7 +38,7 @@ after_boot() {
 HOLD = """
 import sys
 from pathlib import Path
-from azaion_imagebuild.locks import locked_on_host
+from azaion_imagebuild.system.locks import locked_on_host
 with locked_on_host(Path(sys.argv[1]), 0):
     print("held", flush=True)
     sys.stdin.read()

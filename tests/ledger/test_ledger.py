@@ -107,7 +107,7 @@ def test_many_threads_write_one_chain(ledger: Ledger) -> None:
 
 WRITER = """
 import sys
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = sys.argv[2].split(":")
 from test_ledger import Ledger, entry
 with Ledger(sys.argv[1]) as ledger:
     for count in range(10):
@@ -116,7 +116,7 @@ with Ledger(sys.argv[1]) as ledger:
 
 
 def test_several_processes_make_the_tables_and_write_one_chain(ledger: Ledger) -> None:
-    here = str(Path(__file__).parent)
+    here = f"{Path(__file__).parent}:{Path(__file__).parents[1] / 'support'}"
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, ledger.url, here, str(number)])
         for number in range(3)

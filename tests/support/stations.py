@@ -32,8 +32,9 @@ ROOT = Path(azaion_imagebuild.__file__).parent.parent
 LINE = """
 import os, time
 from pathlib import Path
-from azaion_imagebuild import device_conf, hookimpl, images
+from azaion_imagebuild import hookimpl, images
 from azaion_imagebuild.errors import FlashError, ProvisioningError
+from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.model import DEVICE_CONF, FlashResult
 
 LINE = Path(__file__).parent

@@ -508,7 +508,7 @@ def test_given_credentials_need_no_ledger_and_none_of_its_libraries(
     given = tmp_path / "given.conf"
     given.write_bytes(CONF % (42, 42))
     code = (
-        "import sys; from azaion_imagebuild import cli; code = cli.run(sys.argv[1:]);"
+        "import sys; from azaion_imagebuild.cli import main as cli; code = cli.run(sys.argv[1:]);"
         "print({'sqlalchemy', 'alembic', 'requests', 'rich'} & set(sys.modules)); exit(code)"
     )
     argv: list[str | Path] = ["stamp", base, "--serial", SERIAL, "--device-conf", given]
@@ -599,9 +599,11 @@ def test_an_unstamped_base_is_never_flashed(run: Run, tmp_path: Path) -> None:
     plugins = tmp_path / "plugins"
     plugins.mkdir()
     (plugins / "forget.py").write_text(
-        "from azaion_imagebuild import bases, hookimpl\n@hookimpl\n"
+        "from azaion_imagebuild import hookimpl\n"
+        "from azaion_imagebuild.l4t import base_image\n"
+        "@hookimpl\n"
         "def build_image(build, staged):\n"
-        "    return bases.current_base(build, staged[0].ownership)\n"
+        "    return base_image.current_base(build, staged[0].ownership)\n"
     )
     Path("imagebuild.toml").write_text(
         '[hooks]\ndirs = ["../plugins"]\n[image]\ninject = "stamp"\n'

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_tar import any_members, packed
+from tar_making import any_members, packed
 from world import EMAIL, SERIAL, Run
 
 from azaion_imagebuild import images
@@ -209,7 +209,7 @@ def test_a_stamp_reads_no_more_of_a_large_archive_than_of_a_small_one(
         sizes.append(size)
         return read_exactly(stream, offset, size, what)
 
-    for module in ("images.tar", "places"):
+    for module in ("images.tar", "images.tar_index"):
         monkeypatch.setattr(f"azaion_imagebuild.{module}.read_exactly", counted)
     seen = []
     for others in (0, 3000):
@@ -549,7 +549,7 @@ class Killed(BaseException):
     """The process was."""
 
 
-@pytest.mark.parametrize("where", ["places.follow", "places._write", "places.Path.replace"])
+@pytest.mark.parametrize("where", ["follow", "_write", "Path.replace"])
 def test_a_crash_between_the_stamp_and_the_note_leads_to_a_walk(
     image: Path, walks: list[str], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -559,7 +559,7 @@ def test_a_crash_between_the_stamp_and_the_note_leads_to_a_walk(
     write(image, conf(1))
     tick(image)
     with monkeypatch.context() as patched:
-        patched.setattr(f"azaion_imagebuild.{where}", killed)
+        patched.setattr(f"azaion_imagebuild.images.tar_index.{where}", killed)
         with pytest.raises(Killed):
             write(image, conf(2))
     assert data_of(image) == conf(2)

@@ -219,7 +219,7 @@ def test_every_message_of_a_table_of_troubles_is_one_of_the_code(page: Path) -> 
 
 @every_page
 def test_every_test_that_a_page_names_is_there(page: Path) -> None:
-    for file, name in re.findall(r"(tests/test_\w+\.py)::(\w+)", page.read_text()):
+    for file, name in re.findall(r"(tests/[\w/]+\.py)::(\w+)", page.read_text()):
         assert f"def {name}(" in (ROOT / file).read_text(), f"{file}::{name}"
 
 
@@ -231,9 +231,7 @@ def test_every_demand_of_the_runbook_is_shown_by_a_command_a_test_or_a_page() ->
     for row in rows:
         demand, _, shown = row.partition(" | ")
         assert len(demand.strip()) > 10, row
-        assert re.search(r"`tests/test_\w+\.py::|`azaion-imagebuild \w|`make image|\]\(", shown), (
-            row
-        )
+        assert re.search(r"`tests/[\w/]+\.py::|`azaion-imagebuild \w|`make image|\]\(", shown), row
 
 
 def test_the_reference_is_that_of_the_settings() -> None:
