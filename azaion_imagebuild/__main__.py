@@ -8,7 +8,6 @@ import sys
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
-    gc.set_threshold(100_000)  # imports make objects that stay: collecting them costs a tenth
     try:
         from .cli.main import run
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from msgspec import Struct, field
+
 from .errors import OperatorError
 from .secret import Secret
-from .value import frozen
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -57,8 +57,7 @@ class Kept:
         return found
 
 
-@frozen
-class Build:
+class Build(Struct, frozen=True, kw_only=True):
     """One attempt to build one device's image."""
 
     serial: str
@@ -77,7 +76,7 @@ class Build:
     """The site's fuse command was asked for."""
     rotates: bool = False
     """The account exists: it gets a new password, outside a build."""
-    kept: Kept | None = field(default=None, compare=False)
+    kept: Kept | None = None
     """Where a plug-in may keep what the next device of a fleet can use; None: a build alone."""
     lock_fds: tuple[int, ...] = ()
     """Locked descriptors that a script inherits, so that the lock lives as long as it does."""
@@ -85,8 +84,7 @@ class Build:
     """Which of several devices that are flashed at once; the BSP tree is then a lane's own."""
 
 
-@frozen
-class DeviceIdentity:
+class DeviceIdentity(Struct, frozen=True, kw_only=True):
     """The account of a device at the admin API, with the password that now opens it."""
 
     serial: str
@@ -95,8 +93,7 @@ class DeviceIdentity:
     enrolled: Literal["created", "updated"]
 
 
-@frozen
-class Ownership:
+class Ownership(Struct, frozen=True, kw_only=True):
     """Whom a file of the root filesystem belongs to."""
 
     uid: int
@@ -104,19 +101,21 @@ class Ownership:
     xattrs: Mapping[str, bytes] = field(default_factory=dict)
 
 
-@frozen
-class FileEntry:
+class FileEntry(Struct, frozen=True, kw_only=True):
     """A file as it was read back from a root filesystem, wherever that lies."""
 
-    data: bytes = field(repr=False)
+    data: bytes
     mode: int
     """Permission bits only, e.g. 0o600."""
     uid: int
     gid: int
 
+    def __repr__(self) -> str:
+        """Return all but the data, which may be a secret."""
+        return f"FileEntry(mode={self.mode:#o}, uid={self.uid}, gid={self.gid})"
 
-@frozen
-class StagedFile:
+
+class StagedFile(Struct, frozen=True, kw_only=True):
     """A file that this build put into the root filesystem."""
 
     path: str
@@ -129,8 +128,7 @@ class StagedFile:
     """Directories that had to be made for it, outermost first."""
 
 
-@frozen
-class Image:
+class Image(Struct, frozen=True, kw_only=True):
     """The APP image that was built."""
 
     path: Path
@@ -147,8 +145,7 @@ class Image:
         return (self.path, *self.also, *self.aside)
 
 
-@frozen
-class FlashResult:
+class FlashResult(Struct, frozen=True, kw_only=True):
     """The proven image was written to a device."""
 
     device: str
@@ -158,8 +155,7 @@ class FlashResult:
     """The chip's own number; None: the kernel showed none."""
 
 
-@frozen
-class FuseResult:
+class FuseResult(Struct, frozen=True, kw_only=True):
     """The site's fuse command was run to its good end."""
 
     command: str
@@ -167,8 +163,7 @@ class FuseResult:
     device: str
 
 
-@frozen
-class Finding:
+class Finding(Struct, frozen=True, kw_only=True):
     """Something a check saw; an error stops the build, a warning is shown."""
 
     message: str
@@ -176,8 +171,7 @@ class Finding:
     severity: Literal["error", "warning"] = "error"
 
 
-@frozen
-class Receipt:
+class Receipt(Struct, frozen=True, kw_only=True):
     """Where a row of the ledger stands; whoever keeps it can tell that no row was rewritten."""
 
     row: int
@@ -199,8 +193,7 @@ RECORD_FIELDS = frozenset(
 """The fields of a record that are the core's; a plug-in adds others."""
 
 
-@frozen
-class BuildRecord:
+class BuildRecord(Struct, frozen=True, kw_only=True):
     """What one build did; ``as_json`` is the line that other programs read."""
 
     build: Build

@@ -3,370 +3,421 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from msgspec import Struct, field
 
 from .identity.placeholder import SIZE
 from .identity.serial import PASSWORD_FORMAT
-from .value import frozen
 
 ENV_PREFIX = "AZAION_IMAGEBUILD_"
 """Variables of this tool start with it; no program that it runs sees them."""
 
 
-def option(
-    default: Any, help: str, *, kind: str, env: str | None = None, choices: tuple[str, ...] = ()
-) -> Any:
-    """Declare one setting; ``env`` is its variable's name where that is not SECTION_KEY."""
-    meta = {"kind": kind, "help": help, "env": env, "choices": choices}
-    if isinstance(default, dict | list):
-        return field(default_factory=lambda: default, metadata=meta)
-    return field(default=default, metadata=meta)
+class Option(Struct, frozen=True):
+    """What the command line and the documentation say of one setting."""
+
+    kind: str
+    """Its converter's name (config/kinds.py)."""
+    help: str
+    env: str | None = None
+    """Its variable's name without the prefix; None: SECTION_KEY."""
+    choices: tuple[str, ...] = ()
 
 
 METHODS = ("POST", "PUT", "PATCH")
 
 
-@frozen
-class AdminApiSettings:
+class AdminApiSettings(Struct, frozen=True, kw_only=True):
     """[admin_api]"""
 
-    url: str | None = option(None, "base URL of the admin API", kind="text", env="API_URL")
-    role: str = option("CompanionPC", "role of a new account", kind="text")
-    create_method: str = option(
-        "POST", "method that creates an account", kind="choice", choices=METHODS
+    url: Annotated[str | None, Option("text", "base URL of the admin API", env="API_URL")] = None
+    role: Annotated[str, Option("text", "role of a new account")] = "CompanionPC"
+    create_method: Annotated[
+        str, Option("choice", "method that creates an account", choices=METHODS)
+    ] = "POST"
+    create_path: Annotated[
+        str, Option("text", "path that creates an account; {email} is filled in")
+    ] = "/users"
+    create_fields: Annotated[
+        list[str], Option("list", "what its body holds: email, password, role")
+    ] = field(default_factory=lambda: ["email", "password", "role"])
+    created_statuses: Annotated[list[int], Option("statuses", "its answers that mean: created")] = (
+        field(default_factory=lambda: [200, 201])
     )
-    create_path: str = option(
-        "/users", "path that creates an account; {email} is filled in", kind="text"
+    exists_statuses: Annotated[
+        list[int], Option("statuses", "its answers that mean: the account exists")
+    ] = field(default_factory=lambda: [409])
+    upsert: Annotated[
+        bool,
+        Option(
+            "yesno", "that request sets the password of an account that exists, too: no second one"
+        ),
+    ] = False
+    update_method: Annotated[
+        str, Option("choice", "method that sets a password", choices=METHODS)
+    ] = "PATCH"
+    update_path: Annotated[
+        str, Option("text", "path that sets a password; {email} and {id} are filled in")
+    ] = "/users/password"
+    update_fields: Annotated[
+        list[str], Option("list", "what its body holds: email, password, role")
+    ] = field(default_factory=lambda: ["email", "password"])
+    updated_statuses: Annotated[
+        list[int],
+        Option("statuses", "its answers (of create_path, with upsert) that mean: updated"),
+    ] = field(default_factory=lambda: [200, 204])
+    lookup_path: Annotated[
+        str | None,
+        Option("text", "path to GET an account that exists, for its {id}; {email} is filled in"),
+    ] = None
+    id_field: Annotated[str, Option("text", "JSON field of {id} in the answer that created it")] = (
+        "id"
     )
-    create_fields: list[str] = option(
-        ["email", "password", "role"], "what its body holds: email, password, role", kind="list"
+    existing_id_field: Annotated[
+        str | None,
+        Option(
+            "text",
+            "the same, of lookup_path's answer (without it: of the answer that"
+            " says that the account"
+            " exists); default: id_field",
+        ),
+    ] = None
+    email_field: Annotated[str, Option("text", "JSON field of the e-mail address")] = "email"
+    password_field: Annotated[str, Option("text", "JSON field of the password")] = "password"
+    role_field: Annotated[str, Option("text", "JSON field of the role")] = "role"
+    token_file: Annotated[Path | None, Option("path", "file that holds the API token")] = None
+    token_env: Annotated[str | None, Option("text", "variable that holds the API token")] = None
+    token_header: Annotated[str, Option("text", "header that carries the token")] = "Authorization"
+    token_scheme: Annotated[str, Option("text or empty", "word before the token; may be empty")] = (
+        "Bearer"
     )
-    created_statuses: list[int] = option(
-        [200, 201], "its answers that mean: created", kind="statuses"
-    )
-    exists_statuses: list[int] = option(
-        [409], "its answers that mean: the account exists", kind="statuses"
-    )
-    upsert: bool = option(
-        False,
-        "that request sets the password of an account that exists, too: no second one",
-        kind="yesno",
-    )
-    update_method: str = option(
-        "PATCH", "method that sets a password", kind="choice", choices=METHODS
-    )
-    update_path: str = option(
-        "/users/password", "path that sets a password; {email} and {id} are filled in", kind="text"
-    )
-    update_fields: list[str] = option(
-        ["email", "password"], "what its body holds: email, password, role", kind="list"
-    )
-    updated_statuses: list[int] = option(
-        [200, 204], "its answers (of create_path, with upsert) that mean: updated", kind="statuses"
-    )
-    lookup_path: str | None = option(
-        None, "path to GET an account that exists, for its {id}; {email} is filled in", kind="text"
-    )
-    id_field: str = option("id", "JSON field of {id} in the answer that created it", kind="text")
-    existing_id_field: str | None = option(
-        None,
-        "the same, of lookup_path's answer (without it: of the answer that says that the account"
-        " exists); default: id_field",
-        kind="text",
-    )
-    email_field: str = option("email", "JSON field of the e-mail address", kind="text")
-    password_field: str = option("password", "JSON field of the password", kind="text")
-    role_field: str = option("role", "JSON field of the role", kind="text")
-    token_file: Path | None = option(None, "file that holds the API token", kind="path")
-    token_env: str | None = option(None, "variable that holds the API token", kind="text")
-    token_header: str = option("Authorization", "header that carries the token", kind="text")
-    token_scheme: str = option(
-        "Bearer", "word before the token; may be empty", kind="text or empty"
-    )
-    client_cert: Path | None = option(None, "client certificate for mTLS (PEM)", kind="path")
-    client_key: Path | None = option(None, "key of the client certificate (PEM)", kind="path")
-    ca_file: Path | None = option(None, "certificates to trust instead of the host's", kind="path")
-    headers: Mapping[str, str] = option({}, "further headers; no secrets here", kind="table")
-    connect_timeout: float = option(5.0, "seconds to wait for a connection", kind="duration")
-    read_timeout: float = option(30.0, "seconds to wait for an answer", kind="duration")
-    retries: int = option(4, "further tries after a failed one", kind="whole")
+    client_cert: Annotated[Path | None, Option("path", "client certificate for mTLS (PEM)")] = None
+    client_key: Annotated[Path | None, Option("path", "key of the client certificate (PEM)")] = None
+    ca_file: Annotated[
+        Path | None, Option("path", "certificates to trust instead of the host's")
+    ] = None
+    headers: Annotated[Mapping[str, str], Option("table", "further headers; no secrets here")] = {}
+    connect_timeout: Annotated[float, Option("duration", "seconds to wait for a connection")] = 5.0
+    read_timeout: Annotated[float, Option("duration", "seconds to wait for an answer")] = 30.0
+    retries: Annotated[int, Option("whole", "further tries after a failed one")] = 4
 
 
-@frozen
-class BspSettings:
+class BspSettings(Struct, frozen=True, kw_only=True):
     """[bsp]"""
 
-    dir: Path | None = option(None, "the Linux_for_Tegra folder", kind="path", env="BSP")
-    rootfs_dir: Path | None = option(
-        None,
-        "root filesystem to stage into; default: rootfs/ of the BSP",
-        kind="path",
-        env="ROOTFS_DIR",
+    dir: Annotated[Path | None, Option("path", "the Linux_for_Tegra folder", env="BSP")] = None
+    rootfs_dir: Annotated[
+        Path | None,
+        Option(
+            "path", "root filesystem to stage into; default: rootfs/ of the BSP", env="ROOTFS_DIR"
+        ),
+    ] = None
+    board: Annotated[str, Option("text", "board: the name of its .conf", env="BOARD")] = (
+        "jetson-orin-nano-devkit"
     )
-    board: str = option(
-        "jetson-orin-nano-devkit", "board: the name of its .conf", kind="text", env="BOARD"
+    rootdev: Annotated[str, Option("text", "root device, as flash.sh takes it", env="ROOTDEV")] = (
+        "internal"
     )
-    rootdev: str = option(
-        "internal", "root device, as flash.sh takes it", kind="text", env="ROOTDEV"
+    method: Annotated[
+        str,
+        Option(
+            "choice",
+            "flash: flash.sh alone; initrd: l4t_initrd_flash.sh, as Orin Nano with NVMe needs it",
+            choices=("flash", "initrd"),
+        ),
+    ] = "flash"
+    external_device: Annotated[
+        str | None, Option("text", "initrd only: device that carries the rootfs, e.g. nvme0n1p1")
+    ] = None
+    partition_xml: Annotated[
+        str | None,
+        Option("text", "initrd only: partition layout of the external device, from the BSP"),
+    ] = None
+    network: Annotated[
+        str, Option("text or empty", "initrd only: network that the device is flashed over")
+    ] = "usb0"
+    massflash: Annotated[
+        int,
+        Option(
+            "whole",
+            "initrd only: devices that are flashed at once (up to 10); a base is"
+            " packed for so many",
+        ),
+    ] = 1
+    usb_instance: Annotated[
+        str | None,
+        Option("text", "USB instance of the device to flash, e.g. 1-3", env="USB_INSTANCE"),
+    ] = None
+    device_wait: Annotated[
+        float, Option("number", "seconds that a fleet waits for the next device at a USB instance")
+    ] = 600.0
+    sysfs_usb: Annotated[Path, Option("path", "where the kernel shows USB devices")] = Path(
+        "/sys/bus/usb/devices"
     )
-    method: str = option(
-        "flash",
-        "flash: flash.sh alone; initrd: l4t_initrd_flash.sh, as Orin Nano with NVMe needs it",
-        kind="choice",
-        choices=("flash", "initrd"),
-    )
-    external_device: str | None = option(
-        None, "initrd only: device that carries the rootfs, e.g. nvme0n1p1", kind="text"
-    )
-    partition_xml: str | None = option(
-        None, "initrd only: partition layout of the external device, from the BSP", kind="text"
-    )
-    network: str = option(
-        "usb0", "initrd only: network that the device is flashed over", kind="text or empty"
-    )
-    massflash: int = option(
-        1,
-        "initrd only: devices that are flashed at once (up to 10); a base is packed for so many",
-        kind="whole",
-    )
-    usb_instance: str | None = option(
-        None, "USB instance of the device to flash, e.g. 1-3", kind="text", env="USB_INSTANCE"
-    )
-    device_wait: float = option(
-        600.0, "seconds that a fleet waits for the next device at a USB instance", kind="number"
-    )
-    sysfs_usb: Path = option(
-        Path("/sys/bus/usb/devices"), "where the kernel shows USB devices", kind="path"
-    )
-    size: str | None = option(None, "size of the APP partition, e.g. 14GiB", kind="size")
-    args: list[str] = option([], "further arguments for flash.sh, before BOARD", kind="list")
-    required_files: list[str] = option(
-        [],
-        "files of the BSP that must not be missing: flash.sh drops absent firmware silently",
-        kind="list",
-    )
-    environment: Mapping[str, str] = option(
-        {}, "variables for NVIDIA's scripts, e.g. BOARDID, FAB, BOARDSKU", kind="table"
-    )
+    size: Annotated[str | None, Option("size", "size of the APP partition, e.g. 14GiB")] = None
+    args: Annotated[list[str], Option("list", "further arguments for flash.sh, before BOARD")] = []
+    required_files: Annotated[
+        list[str],
+        Option(
+            "list",
+            "files of the BSP that must not be missing: flash.sh drops absent firmware silently",
+        ),
+    ] = []
+    environment: Annotated[
+        Mapping[str, str],
+        Option("table", "variables for NVIDIA's scripts, e.g. BOARDID, FAB, BOARDSKU"),
+    ] = {}
 
 
-@frozen
-class DeviceConfSettings:
+class DeviceConfSettings(Struct, frozen=True, kw_only=True):
     """[device_conf]"""
 
-    owner: str = option(
-        "azaion", "account in the rootfs (or a number) that runs the Loader", kind="text"
-    )
-    group: str | None = option(None, "group; default: the owner's own", kind="text")
-    template: Path | None = option(None, "template of device.conf", kind="path")
-    password_pattern: str = option(
-        PASSWORD_FORMAT.pattern,
-        "regular expression of a whole password, for verify, which knows no more of it",
-        kind="pattern",
-    )
+    owner: Annotated[
+        str, Option("text", "account in the rootfs (or a number) that runs the Loader")
+    ] = "azaion"
+    group: Annotated[str | None, Option("text", "group; default: the owner's own")] = None
+    template: Annotated[Path | None, Option("path", "template of device.conf")] = None
+    password_pattern: Annotated[
+        str,
+        Option(
+            "pattern",
+            "regular expression of a whole password, for verify, which knows no more of it",
+        ),
+    ] = PASSWORD_FORMAT.pattern
 
 
-@frozen
-class EscrowSettings:
+class EscrowSettings(Struct, frozen=True, kw_only=True):
     """[escrow]"""
 
-    recipients: list[str] = option(
-        [],
-        "public keys (age1… or an SSH one), each of which can read every device's credentials;"
-        " none: nothing is kept",
-        kind="recipients",
-    )
-    dir: Path | None = option(
-        None,
-        "folder of the encrypted files, SERIAL/ATTEMPT.age; default: escrow/ in state_dir",
-        kind="path",
-    )
+    recipients: Annotated[
+        list[str],
+        Option(
+            "recipients",
+            "public keys (age1… or an SSH one), each of which can read every device's credentials;"
+            " none: nothing is kept",
+        ),
+    ] = []
+    dir: Annotated[
+        Path | None,
+        Option(
+            "path",
+            "folder of the encrypted files, SERIAL/ATTEMPT.age; default: escrow/ in state_dir",
+        ),
+    ] = None
 
 
-@frozen
-class SerialSettings:
+class SerialSettings(Struct, frozen=True, kw_only=True):
     """[serial]"""
 
-    pattern: str | None = option(None, "regular expression of this site's serials", kind="pattern")
+    pattern: Annotated[
+        str | None, Option("pattern", "regular expression of this site's serials")
+    ] = None
 
 
-@frozen
-class HooksSettings:
+class HooksSettings(Struct, frozen=True, kw_only=True):
     """[hooks]"""
 
-    dirs: list[Path] = option([], "folders with a site's own plug-ins", kind="paths")
-    disable: list[str] = option([], "names of plug-ins to leave out", kind="list")
+    dirs: Annotated[list[Path], Option("paths", "folders with a site's own plug-ins")] = []
+    disable: Annotated[list[str], Option("list", "names of plug-ins to leave out")] = []
 
 
-@frozen
-class BuildSettings:
+class BuildSettings(Struct, frozen=True, kw_only=True):
     """[build]"""
 
-    flash: bool = option(True, "flash the device after the proof", kind="yesno", env="FLASH")
-    fuse: bool = option(
-        False,
-        "run [fuse] command first; a file can only say no: it is asked for by --fuse (FUSE=1)",
-        kind="asked",
-        env="FUSE",
-    )
-    lock_wait: float = option(600.0, "seconds to wait for another build of the tree", kind="number")
-    script_timeout: float = option(
-        7200.0, "seconds that one NVIDIA script may take", kind="duration"
-    )
-    state_dir: Path | None = option(
-        None, "folder of logs and of the sandbox", kind="path", env="STATE_DIR"
-    )
+    flash: Annotated[bool, Option("yesno", "flash the device after the proof", env="FLASH")] = True
+    fuse: Annotated[
+        bool,
+        Option(
+            "asked",
+            "run [fuse] command first; a file can only say no: it is asked for by --fuse (FUSE=1)",
+            env="FUSE",
+        ),
+    ] = False
+    lock_wait: Annotated[
+        float, Option("number", "seconds to wait for another build of the tree")
+    ] = 600.0
+    script_timeout: Annotated[
+        float, Option("duration", "seconds that one NVIDIA script may take")
+    ] = 7200.0
+    state_dir: Annotated[
+        Path | None, Option("path", "folder of logs and of the sandbox", env="STATE_DIR")
+    ] = None
 
 
-@frozen
-class FuseSettings:
+class FuseSettings(Struct, frozen=True, kw_only=True):
     """[fuse]"""
 
-    command: list[str] = option(
-        [],
-        "the site's own fuse command, run in the BSP tree without a shell, before provisioning;"
-        " {serial} and {usb_instance} are filled in; name key files here, never a key",
-        kind="list",
-    )
-    success: str = option(
-        "*** done.", "words that it must print: its exit code alone is no evidence", kind="text"
-    )
-    timeout: float = option(1800.0, "seconds that it may take", kind="duration")
+    command: Annotated[
+        list[str],
+        Option(
+            "list",
+            "the site's own fuse command, run in the BSP tree without a shell, before provisioning;"
+            " {serial} and {usb_instance} are filled in; name key files here, never a key",
+        ),
+    ] = []
+    success: Annotated[
+        str, Option("text", "words that it must print: its exit code alone is no evidence")
+    ] = "*** done."
+    timeout: Annotated[float, Option("duration", "seconds that it may take")] = 1800.0
 
 
-@frozen
-class ImageSettings:
+class ImageSettings(Struct, frozen=True, kw_only=True):
     """[image]"""
 
-    inject: str = option(
-        "rootfs",
-        "rootfs: build each device's image; stamp: build a base once, stamp each device into it",
-        kind="choice",
-        choices=("rootfs", "stamp"),
-        env="INJECT",
-    )
-    rebuild: bool = option(
-        False, "stamp only: build the base anew although nothing has changed", kind="yesno"
-    )
-    staging: str = option(
-        "rootfs",
-        "rootfs: stage into the rootfs itself; overlay: into a tmpfs over it (root)",
-        kind="choice",
-        choices=("rootfs", "overlay"),
-    )
-    placeholder_size: int = option(
-        SIZE,
-        "bytes for a stamped device.conf; more than 512 where the API issues long credentials",
-        kind="room",
-    )
-    keep: bool = option(
-        False, "keep the image (0600) after flashing it", kind="yesno", env="KEEP_IMAGE"
-    )
+    inject: Annotated[
+        str,
+        Option(
+            "choice",
+            "rootfs: build each device's image; stamp: build a base once, stamp"
+            " each device into it",
+            choices=("rootfs", "stamp"),
+            env="INJECT",
+        ),
+    ] = "rootfs"
+    rebuild: Annotated[
+        bool, Option("yesno", "stamp only: build the base anew although nothing has changed")
+    ] = False
+    staging: Annotated[
+        str,
+        Option(
+            "choice",
+            "rootfs: stage into the rootfs itself; overlay: into a tmpfs over it (root)",
+            choices=("rootfs", "overlay"),
+        ),
+    ] = "rootfs"
+    placeholder_size: Annotated[
+        int,
+        Option(
+            "room",
+            "bytes for a stamped device.conf; more than 512 where the API issues long credentials",
+        ),
+    ] = SIZE
+    keep: Annotated[
+        bool, Option("yesno", "keep the image (0600) after flashing it", env="KEEP_IMAGE")
+    ] = False
 
 
-@frozen
-class SmokeSettings:
+class SmokeSettings(Struct, frozen=True, kw_only=True):
     """[smoke]"""
 
-    loader_url: str | None = option(
-        None,
-        "Loader of the flashed device; {serial} and {usb_instance} are filled in; unset: no test",
-        kind="text",
-    )
-    wait: float = option(
-        300.0, "seconds to wait for a flashed device to boot and be healthy", kind="number"
-    )
-    ca_file: Path | None = option(
-        None, "certificates to trust, e.g. the devices' self-signed one", kind="path"
-    )
-    certificate_name: str | None = option(
-        None, "name in the Loader's certificate, where it is not loader_url's host", kind="text"
-    )
-    status_words: list[str] = option(
-        ["ok", "healthy", "up", "pass", "ready", "running", "alive", "success"],
-        "what the field status of the Loader's answers says when all is well",
-        kind="list",
+    loader_url: Annotated[
+        str | None,
+        Option(
+            "text",
+            "Loader of the flashed device; {serial} and {usb_instance} are filled"
+            " in; unset: no test",
+        ),
+    ] = None
+    wait: Annotated[
+        float, Option("number", "seconds to wait for a flashed device to boot and be healthy")
+    ] = 300.0
+    ca_file: Annotated[
+        Path | None, Option("path", "certificates to trust, e.g. the devices' self-signed one")
+    ] = None
+    certificate_name: Annotated[
+        str | None,
+        Option("text", "name in the Loader's certificate, where it is not loader_url's host"),
+    ] = None
+    status_words: Annotated[
+        list[str],
+        Option("list", "what the field status of the Loader's answers says when all is well"),
+    ] = field(
+        default_factory=lambda: [
+            "ok",
+            "healthy",
+            "up",
+            "pass",
+            "ready",
+            "running",
+            "alive",
+            "success",
+        ]
     )
 
 
-@frozen
-class LedgerSettings:
+class LedgerSettings(Struct, frozen=True, kw_only=True):
     """[ledger]"""
 
-    database: str | None = option(
-        None,
-        "URL of its database, sqlite:///FILE or postgresql://…; default: a file in state_dir",
-        kind="text",
-        env="DATABASE",
-    )
-    reprovision: str = option(
-        "allow",
-        "a serial that was flashed before: allow, confirm (--yes) or refuse a new password",
-        kind="choice",
-        choices=("allow", "confirm", "refuse"),
-    )
-    confirmed: bool = option(False, "yes to reprovision = confirm", kind="yesno")
-    station: str | None = option(None, "name of this station", kind="text", env="STATION")
-    operator: str | None = option(
-        None, "who builds; default: the user, before sudo", kind="text", env="OPERATOR"
-    )
+    database: Annotated[
+        str | None,
+        Option(
+            "text",
+            "URL of its database, sqlite:///FILE or postgresql://…; default: a file in state_dir",
+            env="DATABASE",
+        ),
+    ] = None
+    reprovision: Annotated[
+        str,
+        Option(
+            "choice",
+            "a serial that was flashed before: allow, confirm (--yes) or refuse a new password",
+            choices=("allow", "confirm", "refuse"),
+        ),
+    ] = "allow"
+    confirmed: Annotated[bool, Option("yesno", "yes to reprovision = confirm")] = False
+    station: Annotated[str | None, Option("text", "name of this station", env="STATION")] = None
+    operator: Annotated[
+        str | None, Option("text", "who builds; default: the user, before sudo", env="OPERATOR")
+    ] = None
 
 
-@frozen
-class StationSettings:
+class StationSettings(Struct, frozen=True, kw_only=True):
     """[station]"""
 
-    dead_after: float = option(
-        60.0, "seconds of silence after which other stations take its devices", kind="duration"
-    )
-    retries: int = option(
-        3, "further tries of a device that the admin API refused or did not answer", kind="whole"
-    )
-    retry_wait: float = option(
-        10.0,
-        "seconds before the first of them; each further one waits twice as long",
-        kind="number",
-    )
-    keep: int = option(
-        168, "hours for which station status shows a device that is not done", kind="whole"
-    )
+    dead_after: Annotated[
+        float, Option("duration", "seconds of silence after which other stations take its devices")
+    ] = 60.0
+    retries: Annotated[
+        int,
+        Option("whole", "further tries of a device that the admin API refused or did not answer"),
+    ] = 3
+    retry_wait: Annotated[
+        float,
+        Option("number", "seconds before the first of them; each further one waits twice as long"),
+    ] = 10.0
+    keep: Annotated[
+        int, Option("whole", "hours for which station status shows a device that is not done")
+    ] = 168
 
 
-@frozen
-class LogSettings:
+class LogSettings(Struct, frozen=True, kw_only=True):
     """[log]"""
 
-    format: str = option(
-        "text",
-        "what stderr and an attempt's log file hold: text for people, or a JSON object a line",
-        kind="choice",
-        choices=("text", "json"),
-        env="LOG_FORMAT",
-    )
-    otlp_endpoint: str | None = option(
-        None,
-        "base URL of an OpenTelemetry collector (OTLP over HTTP) that gets a trace of each attempt",
-        kind="endpoint",
-        env="OTLP_ENDPOINT",
-    )
+    format: Annotated[
+        str,
+        Option(
+            "choice",
+            "what stderr and an attempt's log file hold: text for people, or a JSON object a line",
+            choices=("text", "json"),
+            env="LOG_FORMAT",
+        ),
+    ] = "text"
+    otlp_endpoint: Annotated[
+        str | None,
+        Option(
+            "endpoint",
+            "base URL of an OpenTelemetry collector (OTLP over HTTP) that gets a"
+            " trace of each attempt",
+            env="OTLP_ENDPOINT",
+        ),
+    ] = None
 
 
-@frozen
-class Settings:
+class Settings(Struct, frozen=True, kw_only=True):
     """Every setting, by section of imagebuild.toml."""
 
-    admin_api: AdminApiSettings = field(default_factory=AdminApiSettings)
-    bsp: BspSettings = field(default_factory=BspSettings)
-    device_conf: DeviceConfSettings = field(default_factory=DeviceConfSettings)
-    escrow: EscrowSettings = field(default_factory=EscrowSettings)
-    serial: SerialSettings = field(default_factory=SerialSettings)
-    hooks: HooksSettings = field(default_factory=HooksSettings)
-    build: BuildSettings = field(default_factory=BuildSettings)
-    fuse: FuseSettings = field(default_factory=FuseSettings)
-    image: ImageSettings = field(default_factory=ImageSettings)
-    smoke: SmokeSettings = field(default_factory=SmokeSettings)
-    ledger: LedgerSettings = field(default_factory=LedgerSettings)
-    station: StationSettings = field(default_factory=StationSettings)
-    log: LogSettings = field(default_factory=LogSettings)
+    admin_api: AdminApiSettings = AdminApiSettings()
+    bsp: BspSettings = BspSettings()
+    device_conf: DeviceConfSettings = DeviceConfSettings()
+    escrow: EscrowSettings = EscrowSettings()
+    serial: SerialSettings = SerialSettings()
+    hooks: HooksSettings = HooksSettings()
+    build: BuildSettings = BuildSettings()
+    fuse: FuseSettings = FuseSettings()
+    image: ImageSettings = ImageSettings()
+    smoke: SmokeSettings = SmokeSettings()
+    ledger: LedgerSettings = LedgerSettings()
+    station: StationSettings = StationSettings()
+    log: LogSettings = LogSettings()

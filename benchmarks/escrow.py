@@ -10,7 +10,6 @@ what of it is age itself.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import statistics
 import tempfile
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import pluggy
 import pyrage
+from msgspec import structs
 
 from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.identity.serial import new_password
@@ -38,7 +38,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.dir) as folder:
         escrow = EscrowSettings(recipients=[str(key)], dir=Path(folder) / "escrow")
         off = Settings()
-        on = dataclasses.replace(off, escrow=escrow)
+        on = structs.replace(off, escrow=escrow)
         hook = load_plugins(off.hooks, required=()).hook
         without, with_one, age = [], [], []
         for number in range(args.devices):

@@ -24,6 +24,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from msgspec import structs
+
 T = TypeVar("T")
 HERE = Path(__file__).resolve()
 sys.path.insert(0, str(HERE.parent.parent))
@@ -131,7 +133,6 @@ def in_a_process(url: str, devices: int, jobs: int) -> dict[str, float]:
 
 def fleet(url: str, devices: int, jobs: int) -> dict[str, float]:
     """Bake identities in place on as many images as jobs; return rate and peak memory."""
-    import dataclasses
     import resource
 
     from azaion_imagebuild.cli.fleet_display import Plain
@@ -148,8 +149,8 @@ def fleet(url: str, devices: int, jobs: int) -> dict[str, float]:
     from azaion_imagebuild.settings import Settings
 
     settings = Settings()
-    api = dataclasses.replace(settings.admin_api, url=url)
-    settings = dataclasses.replace(settings, admin_api=api)
+    api = structs.replace(settings.admin_api, url=url)
+    settings = structs.replace(settings, admin_api=api)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         base = folder / "base.img"

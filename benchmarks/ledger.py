@@ -17,6 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from msgspec import structs
+
 HERE = Path(__file__).resolve()
 sys.path.insert(0, str(HERE.parent.parent))
 
@@ -45,7 +47,6 @@ def main() -> None:
 
 def write(url: str, count: int) -> None:
     """Write ``count`` rows: two for each device, as a fleet does."""
-    import dataclasses
 
     from azaion_imagebuild.ledger import Entry, Ledger, this_process
     from azaion_imagebuild.ledger.entry import now, this_host
@@ -70,13 +71,13 @@ def write(url: str, count: int) -> None:
         ledger.head()
         tickets: list[_Ticket] = []
         for number in range(count // 2):
-            entry = dataclasses.replace(
+            entry = structs.replace(
                 first,
                 attempt=f"20261123T000000Z-{number:012x}",
                 serial=f"AZJN-{number:06d}",
                 email=f"azaion-jetson-{number:06d}@azaion.com",
             )
-            done = dataclasses.replace(
+            done = structs.replace(
                 entry,
                 step="post_flash",
                 outcome="done",

@@ -10,7 +10,6 @@ With ``--tars`` only tars are stamped, of so many files each: walked through, an
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib
 import os
 import shutil
@@ -24,6 +23,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+
+from msgspec import structs
 
 from azaion_imagebuild import images
 from azaion_imagebuild.identity import device_conf
@@ -262,8 +263,8 @@ def of_tar(tar: Path, fast: int, slow: int) -> list[Case]:
 
 def of_command(tar: Path, conf: Path, fast: int, slow: int) -> list[Case]:
     """Return the cases of all that the command ``stamp`` does in its process, and of a SHA-1."""
-    owner = dataclasses.replace(Settings().device_conf, owner=str(OWNER[0]))
-    settings = dataclasses.replace(Settings(), device_conf=owner)
+    owner = structs.replace(Settings().device_conf, owner=str(OWNER[0]))
+    settings = structs.replace(Settings(), device_conf=owner)
     image = tar.with_name("of-command")
     shutil.copy(tar, image)  # without a .sha1sum
     call = lambda: timed(lambda: command(image, conf, settings))  # noqa: E731

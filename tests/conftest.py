@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import os
 import shutil
@@ -16,6 +15,7 @@ from typing import Any
 
 import postgres as servers
 import pytest
+from msgspec import structs
 from pyfakefs.fake_filesystem import FakeFilesystem
 from world import EMAIL, SERIAL, Ran, Request, Run, Script, Tree, add_usb_device
 
@@ -218,8 +218,8 @@ def make_build(tmp_path: Path) -> Callable[..., Build]:
         settings = Settings()
         for place, value in changes.items():
             section, _, name = place.partition("__")
-            part = dataclasses.replace(getattr(settings, section), **{name: value})
-            settings = dataclasses.replace(settings, **{section: part})
+            part = structs.replace(getattr(settings, section), **{name: value})
+            settings = structs.replace(settings, **{section: part})
         log_dir = tmp_path / "log"
         log_dir.mkdir(exist_ok=True)
         return Build(

@@ -1,10 +1,10 @@
 import copy
-import dataclasses
 import json
 import pickle
 import traceback
 
 import pytest
+from msgspec import structs
 
 from azaion_imagebuild.model import DeviceIdentity
 from azaion_imagebuild.secret import Secret, redact
@@ -22,7 +22,7 @@ def test_a_secret_shows_itself_in_no_text() -> None:
         f"{secret:>40}",
         "%s" % secret,  # noqa: UP031
         repr(identity),
-        str(dataclasses.asdict(identity)),
+        str(structs.asdict(identity)),
         repr(copy.deepcopy(identity)),
     ]
     assert not [text for text in shown if VALUE in text]

@@ -5,17 +5,16 @@ No request is sent here. The defaults of the settings are the runbook's contract
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import field
 from typing import Any
 from urllib.parse import quote
+
+from msgspec import Struct, structs
 
 from ..errors import UsageError
 from ..secret import Secret
 from ..settings import AdminApiSettings
-from ..value import frozen
 from .account_id import NoId, find_id
 
 FIELDS = ("email", "password", "role")
@@ -30,19 +29,21 @@ HOW_IT_IS_REACHED = (
 """Keys of [admin_api] that are not of the contract."""
 
 
-@frozen
-class Call:
+class Call(Struct, frozen=True, kw_only=True):
     """One request of the contract, ready to be sent."""
 
     name: str
     """Method and path as configured, for messages: nothing is filled in."""
     method: str
     path: str
-    body: dict[str, Any] | None = field(default=None, repr=False)
+    body: dict[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        """Return all but the body, which holds a password."""
+        return f"Call({self.method} {self.path})"
 
 
-@frozen
-class Contract:
+class Contract(Struct, frozen=True, kw_only=True):
     """The requests that a site's admin API understands; made by :meth:`of`."""
 
     settings: AdminApiSettings
@@ -125,7 +126,7 @@ class Contract:
 def of_the_runbook(settings: AdminApiSettings) -> AdminApiSettings:
     """Return the settings with the runbook's contract; how the API is reached stays."""
     kept = {name: getattr(settings, name) for name in HOW_IT_IS_REACHED}
-    return dataclasses.replace(AdminApiSettings(), **kept)
+    return structs.replace(AdminApiSettings(), **kept)
 
 
 def _call(method: str, path: str, body: dict[str, Any] | None, **values: str) -> Call:

@@ -5,12 +5,13 @@ An API that keeps the contract can only refuse them: docs/admin-api.md lists the
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import re
 import secrets
 from collections.abc import Iterator
 from typing import Any
+
+from msgspec import structs
 
 from ..errors import ProvisioningError, UsageError
 from ..identity.serial import EMAIL_DOMAIN, EMAIL_PREFIX, new_password
@@ -34,7 +35,7 @@ _logger = logging.getLogger(__name__)
 
 def probe(settings: AdminApiSettings) -> list[Finding]:
     """Return where a live admin API differs from its contract (``doctor --api``)."""
-    settings = dataclasses.replace(settings, retries=0)
+    settings = structs.replace(settings, retries=0)
     found: list[Finding] = []
     try:
         contract = Contract.of(settings)
@@ -79,7 +80,7 @@ class _Probe:
             yield _finding(reply, call.name, CREATE_HINT.format(url=self._client.base_url))
         elif reply.status == 500:
             hint = f"{LOG_HINT}: it stumbled over a body that is no JSON object"
-            yield dataclasses.replace(_finding(reply, call.name, hint), severity="warning")
+            yield structs.replace(_finding(reply, call.name, hint), severity="warning")
         elif reply.status < 300 and not reply.is_web_page:
             yield self._suspicious(reply, f"{call.name} with no account in it")
         else:

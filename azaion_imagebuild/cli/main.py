@@ -103,7 +103,7 @@ def _permitted() -> Iterator[None]:
 
 def _deliver_traces() -> None:
     """Wait, not for long, for what a collector has not got yet; an interrupt ends that."""
-    tracing = sys.modules.get(f"{__package__}.tracing")  # most commands make no trace
+    tracing = sys.modules.get("azaion_imagebuild.pipeline.trace")  # most commands make no trace
     if tracing is not None:
         with contextlib.suppress(KeyboardInterrupt):
             tracing.deliver()

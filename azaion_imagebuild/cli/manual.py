@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from ..value import frozen
+from msgspec import Struct
 
 ABOUT = (
     "Gives every NVIDIA Jetson an identity of its own during the image build, and proves it before"
@@ -15,8 +15,7 @@ ABOUT = (
 )
 
 
-@frozen
-class Entry:
+class Entry(Struct, frozen=True, kw_only=True):
     """What is said of one command."""
 
     usage: str

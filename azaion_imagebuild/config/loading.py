@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_type_hints
+
+from msgspec import structs
 
 from ..errors import UsageError
 from ..identity.placeholder import LARGEST, SIZE
@@ -37,20 +37,18 @@ class Key(NamedTuple):
 def keys() -> Iterator[Key]:
     """Yield every setting, in the order of declaration."""
     defaults = Settings()
-    for section in fields(Settings):
+    for section in structs.fields(Settings):
         values = getattr(defaults, section.name)
-        for item in fields(values):
-            meta = item.metadata
-            variable = meta["env"] or f"{section.name}_{item.name}".upper()
-            default = getattr(values, item.name)
+        for name, kind in get_type_hints(type(values), include_extras=True).items():
+            (option,) = kind.__metadata__
             yield Key(
                 section=section.name,
-                name=item.name,
-                kind=meta["kind"],
-                default=default,
-                help=meta["help"],
-                env=ENV_PREFIX + variable,
-                choices=meta["choices"],
+                name=name,
+                kind=option.kind,
+                default=getattr(values, name),
+                help=option.help,
+                env=ENV_PREFIX + (option.env or f"{section.name}_{name}".upper()),
+                choices=option.choices,
             )
 
 
@@ -77,8 +75,8 @@ def load(
         chosen[place] = _convert(key, value, str(key), Path())
     settings = Settings()
     for (section, name), value in chosen.items():
-        part = dataclasses.replace(getattr(settings, section), **{name: value})
-        settings = dataclasses.replace(settings, **{section: part})
+        part = structs.replace(getattr(settings, section), **{name: value})
+        settings = structs.replace(settings, **{section: part})
     return settings
 
 

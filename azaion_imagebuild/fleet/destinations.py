@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct, structs
 
 from .. import images
 from ..errors import ImageBuildError, OperatorError, UsageError
@@ -51,8 +52,7 @@ class Place(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Folder:
+class Folder(Struct, frozen=True, kw_only=True):
     """Writes ``DIR/SERIAL.img`` for each device: a copy of the base, stamped and proven."""
 
     dir: Path
@@ -76,20 +76,19 @@ class Folder:
 
         def publish() -> Image:
             os.rename(new, final)  # noqa: PTH104 - both are ours
-            return dataclasses.replace(self.blank.image, path=final, also=())
+            return structs.replace(self.blank.image, path=final, also=())
 
-        image = dataclasses.replace(self.blank.image, path=new, also=())
+        image = structs.replace(self.blank.image, path=new, also=())
         build = stamping_build(each.serial, _stamping(self.settings), sandbox=self.sandbox)
         try:
             copy_image(self.blank.image.path, new)
             _remove(final)
-            yield build, dataclasses.replace(self.blank, image=image, publish=publish)
+            yield build, structs.replace(self.blank, image=image, publish=publish)
         finally:
             new.unlink(missing_ok=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InPlace:
+class InPlace(Struct, frozen=True, kw_only=True):
     """Stamps one image after the other into the same file: a lane without a device of ours.
 
     With ``flash`` the step is done, by a site's own plug-in, and the placeholder put back after it.
@@ -109,7 +108,7 @@ class InPlace:
     def ready(self, each: Listed) -> Iterator[tuple[Build, Blank]]:
         """Hand the image out; the next identity overwrites this one."""
         build = stamping_build(each.serial, _stamping(self.settings), sandbox=self.sandbox)
-        build = dataclasses.replace(build, flash=self.flash and self.settings.build.flash)
+        build = structs.replace(build, flash=self.flash and self.settings.build.flash)
         try:
             yield build, self.blank
         finally:
@@ -123,8 +122,7 @@ class InPlace:
             _logger.warning("%s still holds an identity: %s", self.blank.image.path, error.message)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OnLane:
+class OnLane(Struct, frozen=True, kw_only=True):
     """Flashes one device after the other at one USB instance, from a lane's own tree."""
 
     lane: Lane
@@ -204,7 +202,7 @@ def taken(folder: Path, blank: Blank, name: str = "base") -> Blank:
     """
     own = folder / _WORK / f"{name}.img"
     copy_image(blank.image.path, own)
-    return dataclasses.replace(blank, image=dataclasses.replace(blank.image, path=own, also=()))
+    return structs.replace(blank, image=structs.replace(blank.image, path=own, also=()))
 
 
 def image_is_done(folder: Path, each: Listed, standing: Standing) -> Entry | None:
@@ -232,6 +230,6 @@ def device_is_done(each: Listed, standing: Standing) -> Entry | None:
 
 def _stamping(settings: Settings) -> Settings:
     """Return the settings with which an identity is stamped, never staged into a rootfs."""
-    image = dataclasses.replace(settings.image, inject="stamp", staging="rootfs", keep=False)
-    build = dataclasses.replace(settings.build, flash=False)
-    return dataclasses.replace(settings, image=image, build=build)
+    image = structs.replace(settings.image, inject="stamp", staging="rootfs", keep=False)
+    build = structs.replace(settings.build, flash=False)
+    return structs.replace(settings, image=image, build=build)

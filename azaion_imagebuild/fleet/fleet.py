@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import pluggy
+from msgspec import Struct, structs
 
 from .. import __version__
 from ..config.state_dir import state_dir_of
@@ -58,8 +57,7 @@ from .scanner import Scanner
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class Order(Struct, frozen=True, kw_only=True):
     """What an operator asks for."""
 
     source: str
@@ -98,8 +96,8 @@ def plan_fleet(order: Order, settings: Settings) -> Plan:
     listed = read_list(order.source, settings.serial.pattern)
     sandbox = _is_for_sandbox(order, settings)
     if sandbox:
-        bsp = dataclasses.replace(settings.bsp, dir=the_sandbox(settings).bsp)
-        settings = dataclasses.replace(settings, bsp=bsp)
+        bsp = structs.replace(settings.bsp, dir=the_sandbox(settings).bsp)
+        settings = structs.replace(settings, bsp=bsp)
     with ledger_to_read(settings) as ledger:
         return _planned(order, settings, listed, ledger, sandbox=sandbox)
 
@@ -278,8 +276,8 @@ def _lanes(
     """Open a lane for each USB instance."""
     instances = _instances(order, settings, plan, jobs)
     packed = max(settings.bsp.massflash, len(instances))
-    bsp = dataclasses.replace(settings.bsp, massflash=packed)
-    settings = dataclasses.replace(settings, bsp=bsp)
+    bsp = structs.replace(settings.bsp, massflash=packed)
+    settings = structs.replace(settings, bsp=bsp)
     build = base_build(settings, sandbox=plan.sandbox)
     blank, before = _of_base(build, hook, watcher, lambda blank: (blank, fingerprints(blank.image)))
     watch = DeviceWatch(virtual=plan.sandbox)
@@ -293,7 +291,7 @@ def _lanes(
         yield [
             OnLane(
                 lane=lane,
-                blank=dataclasses.replace(blank, image=lane.image, sha256=digest),
+                blank=structs.replace(blank, image=lane.image, sha256=digest),
                 settings=settings,
                 sandbox=plan.sandbox,
                 watch=watch,
@@ -385,9 +383,7 @@ def _planned(
     if order.out is None:
         return plan
     each = _size_of_one(order, settings)
-    return dataclasses.replace(
-        plan, space_needed=each * len(plan.todo), space_free=space_on(order.out)
-    )
+    return structs.replace(plan, space_needed=each * len(plan.todo), space_free=space_on(order.out))
 
 
 def _size_of_one(order: Order, settings: Settings) -> int:

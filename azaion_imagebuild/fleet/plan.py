@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from ..errors import ExitCode, PreflightError
 from ..identity.serial_list import Listed
@@ -17,8 +19,7 @@ from ..settings import LedgerSettings
 _RECENT = 200  # attempts that tell how long one takes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(Struct, frozen=True, kw_only=True):
     """Which devices are to be done, and what speaks against it."""
 
     serials: tuple[str, ...]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import queue
 import signal
@@ -16,6 +15,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 import pluggy
+from msgspec import structs
 
 from ..errors import BugError, ExitCode, InterruptedBuild, OperatorError
 from ..identity.serial_list import Listed
@@ -230,7 +230,7 @@ def made(
     began = time.time()
     try:
         with place.ready(each) as (build, blank):
-            build = dataclasses.replace(build, kept=kept)
+            build = structs.replace(build, kept=kept)
             record = pipeline.stamped(build, blank, hook, watcher, ledger)
     except (KeyboardInterrupt, InterruptedBuild):
         return {**blank_record(each), "outcome": "not started", "lane": place.name}

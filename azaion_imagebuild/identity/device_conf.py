@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from msgspec import Struct
+
 from ..errors import UsageError
 from ..model import DeviceIdentity
 from ..secret import Secret
-from ..value import frozen
 from .placeholder import LARGEST, is_placeholder
 
 EMAIL_KEY = "AZAION_DEVICE_EMAIL"
@@ -19,8 +20,7 @@ _PLACEHOLDER = re.compile(r"\$\{([^}]*)\}")
 _LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.ASCII)
 
 
-@frozen
-class DeviceConf:
+class DeviceConf(Struct, frozen=True, kw_only=True):
     """The credentials that a device.conf holds."""
 
     email: str

@@ -9,9 +9,10 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from msgspec import Struct
 
 from ..errors import UsageError
 from .serial import email_for, parse_serial
@@ -25,8 +26,7 @@ _LARGEST_FILE = 64 * 1024 * 1024
 _CSV = "a CSV needs commas, and a column named serial in its first line"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listed:
+class Listed(Struct, frozen=True, kw_only=True):
     """One device of a list."""
 
     serial: str

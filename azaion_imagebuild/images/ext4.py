@@ -10,8 +10,10 @@ import stat
 import struct
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from itertools import pairwise
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ..model import FileEntry
 from .stream import CorruptImage, Readable, read_exactly
@@ -52,8 +54,7 @@ _UNWRITTEN = 32768
 _END_OF_BLOCKS = 1 << 32  # a file's blocks are counted in 32 bits
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inode:
+class Inode(Struct, frozen=True, kw_only=True):
     """One inode: what it is, whose it is, how long it is, and its map of blocks."""
 
     number: int
@@ -68,8 +69,7 @@ class Inode:
     """The 60 bytes of i_block: extents, block numbers, or a short link's target."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Extent:
+class Extent(Struct, frozen=True, kw_only=True):
     """A run of blocks of a file: ``length`` blocks from ``logical`` lie from ``physical`` on."""
 
     logical: int

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from . import image_format
 from .ext4 import Ext4, Inode
@@ -15,16 +16,14 @@ from .tar import Tar
 _REGULAR = b"0"  # POSIX ustar; tar.Member has no other kind for a regular file
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Range:
+class Range(Struct, frozen=True, kw_only=True):
     """Some bytes of the image file."""
 
     offset: int
     length: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Location:
+class Location(Struct, frozen=True, kw_only=True):
     """A file in an image: its length, mode and owner, and where its bytes are, in order."""
 
     format: str

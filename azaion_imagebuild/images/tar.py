@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ..model import FileEntry
 from .stream import CorruptImage, Readable, read_exactly
@@ -31,8 +32,7 @@ _PAX_USED = (b"path", b"size", b"uid", b"gid", b"GNU.sparse.name")
 _OCTAL = re.compile(rb"\0+| *[0-7]+[ \0]*")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
+class Member(Struct, frozen=True, kw_only=True):
     """One member of the archive."""
 
     name: str
@@ -51,8 +51,7 @@ class Member:
     """Where its data begins."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Walk:
+class Walk(Struct, frozen=True, kw_only=True):
     """What one reading of all headers found."""
 
     found: Mapping[str, Member | CorruptImage | None]

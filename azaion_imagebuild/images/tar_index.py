@@ -16,16 +16,17 @@ clock back to do so. ``verify`` and the proof of a whole build believe no note.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import io
 import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
+from msgspec import Struct, structs
 
 from .. import __version__
 from ..model import DEVICE_CONF, RELEASE_FILE, FileEntry
@@ -43,8 +44,7 @@ _LONGEST_NOTE = 4096  # bytes; ours have some 800
 _LONGEST_HEADERS = 65536  # of one member; NVIDIA's have some hundred bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Version:
+class Version(Struct, frozen=True, kw_only=True):
     """One state of an image file; every write to it makes another."""
 
     inode: int
@@ -108,7 +108,7 @@ def follow(image: Path, before: Version, after: Version) -> None:
     """
     note = _read(image)
     if note is not None and note.image == before:
-        _write(image, dataclasses.replace(note, image=after))
+        _write(image, structs.replace(note, image=after))
 
 
 @contextlib.contextmanager
@@ -118,7 +118,7 @@ def carried_over(source: Path, copy: Path) -> Iterator[None]:
     yield
     with contextlib.suppress(OSError):
         if note is not None and note.image == Version.of(source):  # so it did not change meanwhile
-            _write(copy, dataclasses.replace(note, image=Version.of(copy)))
+            _write(copy, structs.replace(note, image=Version.of(copy)))
 
 
 def forget(image: Path) -> None:
@@ -127,16 +127,14 @@ def forget(image: Path) -> None:
         _beside(image).unlink(missing_ok=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Place:
+class _Place(Struct, frozen=True, kw_only=True):
     """The headers of one file."""
 
     start: int
     sha256: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Note:
+class _Note(Struct, frozen=True, kw_only=True):
     """What is remembered of an image."""
 
     image: Version
@@ -271,7 +269,7 @@ def _write(image: Path, note: _Note) -> None:
         try:
             descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             with os.fdopen(descriptor, "w") as stream:
-                json.dump(dataclasses.asdict(note), stream)
+                json.dump(msgspec.to_builtins(note), stream)
             new.replace(target)
         finally:
             new.unlink(missing_ok=True)

@@ -8,7 +8,6 @@ than ``[bsp] massflash`` asks for. In a lane (see :mod:`.lane`) the base is the 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import os
@@ -16,6 +15,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from msgspec import structs
 
 from .. import images
 from ..errors import ImageBuildError, OperatorError, VerificationError
@@ -60,7 +61,7 @@ def build_base(build: Build, ownership: Ownership) -> Image:
     finally:
         unstage(build, (staged,))
     note_base(tree, image, _origin(build, ownership), build.settings.bsp.massflash)
-    return dataclasses.replace(image, aside=())  # what reaches no device keeps its placeholder
+    return structs.replace(image, aside=())  # what reaches no device keeps its placeholder
 
 
 def note_base(tree: Path, image: Image, origin: str, devices: int) -> None:
@@ -198,7 +199,7 @@ def _origin(build: Build, ownership: Ownership) -> str:
         "sysfs_usb": None,
         "massflash": None,
     }  # says nothing of the image
-    bsp = dataclasses.asdict(build.settings.bsp) | other
+    bsp = structs.asdict(build.settings.bsp) | other
     owner = (ownership.uid, ownership.gid)
     size = build.settings.image.placeholder_size
     digest.update(json.dumps([bsp, owner, size, str(build.rootfs_dir)], default=str).encode())

@@ -6,8 +6,9 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from ..errors import OperatorError
 from ..model import RELEASE_FILE, Build, Finding
@@ -41,8 +42,7 @@ _OURS = (
 _AT_WORK = re.compile(rb"flash\.sh|l4t_[a-z_]+\.sh")
 
 
-@dataclass(frozen=True, slots=True)
-class LinuxForTegra:
+class LinuxForTegra(Struct, frozen=True):
     """One BSP tree, on disk."""
 
     dir: Path

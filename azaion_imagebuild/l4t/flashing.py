@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from ..errors import FlashError, ImageBuildError
 from ..images import format_of
@@ -25,8 +26,7 @@ _INITRD_BUILT = "Success"
 _INITRD_FLASHED = "Flash is successful"
 
 
-@dataclass(frozen=True, slots=True)
-class FlashSh:
+class FlashSh(Struct, frozen=True):
     """``flash.sh --no-flash``, later ``flash.sh -r``."""
 
     tree: Path
@@ -70,8 +70,7 @@ class FlashSh:
         return [*_size(build), *other, *settings.args, settings.board, settings.rootdev]
 
 
-@dataclass(frozen=True, slots=True)
-class InitrdFlash:
+class InitrdFlash(Struct, frozen=True):
     """``l4t_initrd_flash.sh --no-flash``, later ``--flash-only``; in a lane its inner script."""
 
     tree: Path

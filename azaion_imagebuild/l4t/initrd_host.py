@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field, structs
 
 from ..errors import PreflightError
 from ..model import Build
@@ -25,8 +25,7 @@ _PAUSE = 0.5
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
+class Host(Struct, frozen=True, kw_only=True):
     """Where a host keeps what an initrd flash changes; for a sandbox all of it is in a folder."""
 
     udev_rules: Path = Path("/etc/udev/rules.d")
@@ -104,7 +103,7 @@ def alone(build: Build) -> Iterator[Build]:
         if host.commands is None:
             _wait_for_others(time.monotonic() + wait)
         host.exports_file.unlink(missing_ok=True)  # of lanes that were killed
-        yield dataclasses.replace(build, lock_fds=(*build.lock_fds, descriptor))
+        yield structs.replace(build, lock_fds=(*build.lock_fds, descriptor))
 
 
 def _wait_for_others(deadline: float) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from ..errors import InterruptedBuild, OperatorError, PreflightError
 
@@ -20,8 +21,7 @@ _INSTANCE = re.compile(r"[0-9]{1,3}-[0-9]{1,3}(\.[0-9]{1,3}){0,6}", re.ASCII)
 _PAUSE = 0.25  # seconds between two looks at sysfs
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecoveryDevice:
+class RecoveryDevice(Struct, frozen=True, kw_only=True):
     """A device that waits to be flashed."""
 
     instance: str

@@ -12,13 +12,13 @@ blocks. At the end they are removed; those of a killed run by the next build in 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct, structs
 
 from ..errors import OperatorError, PreflightError, StagingError
 from ..images.stamp import blank
@@ -37,8 +37,7 @@ _MOST_NAMES = 8
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lane:
+class Lane(Struct, frozen=True, kw_only=True):
     """A Linux_for_Tegra of its own, for one device at a time."""
 
     number: int
@@ -56,15 +55,15 @@ class Lane:
         Its identity is stamped into the lane's image, and taken out again when it is done.
         """
         settings = build.settings
-        bsp = dataclasses.replace(
+        bsp = structs.replace(
             settings.bsp, dir=self.tree, rootfs_dir=None, usb_instance=self.usb_instance
         )
-        image = dataclasses.replace(
+        image = structs.replace(
             settings.image, inject="stamp", rebuild=False, staging="rootfs", keep=False
         )
-        return dataclasses.replace(
+        return structs.replace(
             build,
-            settings=dataclasses.replace(settings, bsp=bsp, image=image),
+            settings=structs.replace(settings, bsp=bsp, image=image),
             bsp_dir=self.tree,
             rootfs_dir=self.tree / "rootfs",
             device_instance=self.number,
@@ -93,7 +92,7 @@ def opened_lanes(build: Build, image: Image, usb_instances: Sequence[str]) -> It
     instances = checked_instances(usb_instances)
     with contextlib.ExitStack() as held:
         descriptors = held.enter_context(locked([tree, build.rootfs_dir], wait))
-        build = dataclasses.replace(build, lock_fds=(*build.lock_fds, *descriptors))
+        build = structs.replace(build, lock_fds=(*build.lock_fds, *descriptors))
         initrd = build.settings.bsp.method == "initrd"
         if initrd:
             build = held.enter_context(alone(build))

@@ -8,11 +8,12 @@ import json
 import os
 import platform
 import pwd
-from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from .. import __version__
 from ..model import BuildRecord
@@ -25,8 +26,7 @@ _LONGEST = 4000
 _UNKNOWN = "?"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(Struct, frozen=True, kw_only=True):
     """What one row says: how far an attempt had come at one moment, and all that was known then.
 
     The last row of an attempt holds the whole of it. Names are those of the one-line record.
@@ -125,7 +125,7 @@ class Entry:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-FIELDS: tuple[str, ...] = tuple(each.name for each in fields(Entry))
+FIELDS: tuple[str, ...] = Entry.__struct_fields__
 
 
 def text_of(text: str) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 from collections.abc import Iterator
 from typing import Any, Literal, TextIO
+
+from msgspec import structs
 
 from ..errors import UsageError
 from ..identity.serial import email_for
@@ -151,7 +152,7 @@ def retire_sandbox(ledger: Ledger) -> None:
 
 def _verdict(last: Entry, verdict: Verdict, reason: str) -> Entry:
     step, outcome = _VERDICTS[verdict]
-    return dataclasses.replace(
+    return structs.replace(
         last,
         step=step,
         outcome=outcome,

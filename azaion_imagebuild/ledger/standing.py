@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ..model import Finding
 from .entry import Entry, is_alive
@@ -19,8 +20,7 @@ RESOLVE = "resolve"
 """The step of a row by which an operator decides what an attempt was."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Credential:
+class Credential(Struct, frozen=True, kw_only=True):
     """Since when a device has the credential that it has."""
 
     serial: str
@@ -29,8 +29,7 @@ class Credential:
     """As :attr:`.Entry.at`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class Standing(Struct, frozen=True, kw_only=True):
     """A serial's past, as far as it matters for its next attempt."""
 
     serial: str

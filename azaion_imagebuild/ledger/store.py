@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct, structs
+
 from ..errors import LedgerError, OperatorError, PreflightError, install_hint
 from ..model import Receipt
 from ..secret import Secret
@@ -380,8 +382,7 @@ class Ledger:
         return LedgerError(f"cannot {verb} the ledger {shown}: {reason}", hint=_hint(reason))
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Pen:
+class Pen(Struct, frozen=True):
     """Writes into the ledger within one transaction: see :meth:`Ledger.writing`."""
 
     connection: sql.Connection
@@ -514,7 +515,7 @@ def ended(row: Entry) -> Entry:
     """Return the row that ends an attempt whose process is gone."""
     outcome: Any = "unknown" if row.step in (FLASH, FUSE) else "failed"
     error = f"it was killed during {row.step}"
-    return dataclasses.replace(row, outcome=outcome, at=now(), error=error)
+    return structs.replace(row, outcome=outcome, at=now(), error=error)
 
 
 def _standings(

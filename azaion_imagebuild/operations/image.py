@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import secrets
 import time
@@ -10,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from ..config.state_dir import state_dir_of
 from ..errors import UsageError
@@ -56,7 +57,7 @@ def build_base(settings: Settings, watcher: Watcher, out: Path | None) -> BuildR
     if out is None or record.image is None or record.error is not None:
         return record
     copy_image(record.image.path, out)
-    return dataclasses.replace(record, image=dataclasses.replace(record.image, path=out, also=()))
+    return structs.replace(record, image=structs.replace(record.image, path=out, also=()))
 
 
 def provision(serial: str, settings: Settings, watcher: Watcher) -> BuildRecord:
@@ -167,8 +168,8 @@ def device_build(serial: str, settings: Settings, *, sandbox: bool) -> Build:
 
 def base_build(settings: Settings, *, sandbox: bool) -> Build:
     """Return the build of an image with a placeholder, which is never flashed."""
-    quiet = dataclasses.replace(settings.build, flash=False)
-    return _image_build(BASE, dataclasses.replace(settings, build=quiet), sandbox)
+    quiet = structs.replace(settings.build, flash=False)
+    return _image_build(BASE, structs.replace(settings, build=quiet), sandbox)
 
 
 def the_ledger(settings: Settings) -> Ledger:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pluggy
+from msgspec import structs
 
 from ..errors import ExitCode, UsageError
 from ..identity.serial import email_for, parse_serial
@@ -73,7 +73,7 @@ def plan_all(age: timedelta, settings: Settings) -> dict[str, Any]:
     """
     sandbox = _in_sandbox(settings)
     with ledger_to_read(settings) as ledger:
-        devices = [dataclasses.asdict(each) for each in _due(ledger, age, sandbox=sandbox)]
+        devices = [structs.asdict(each) for each in _due(ledger, age, sandbox=sandbox)]
     return {
         "outcome": "planned",
         "sandbox": sandbox,
@@ -115,7 +115,7 @@ def rotate_all(
         due = _due(ledger, age, sandbox=sandbox)
         with contextlib.suppress(KeyboardInterrupt), Kept() as kept:
             for each in due:
-                build = dataclasses.replace(_build(each.serial, used, sandbox), kept=kept)
+                build = structs.replace(_build(each.serial, used, sandbox), kept=kept)
                 record = _one(build, out, hook, warned, ledger)
                 records.append(record)
                 told(len(records), len(due), record)
@@ -192,9 +192,9 @@ def _ago(age: timedelta) -> datetime:
 
 def _build(serial: str, settings: Settings, sandbox: bool) -> Build:
     """Return the build of a rotation: that the device was flashed before is what it is for."""
-    allowed = dataclasses.replace(settings.ledger, reprovision="allow")
-    settings = dataclasses.replace(settings, ledger=allowed)
-    return dataclasses.replace(stamping_build(serial, settings, sandbox=sandbox), rotates=True)
+    allowed = structs.replace(settings.ledger, reprovision="allow")
+    settings = structs.replace(settings, ledger=allowed)
+    return structs.replace(stamping_build(serial, settings, sandbox=sandbox), rotates=True)
 
 
 def _require_sandbox_device(serial: str, settings: Settings) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from ..errors import VerificationError
 from ..identity.device_conf import DeviceConf
@@ -14,8 +15,7 @@ from ..loader.diagnosis import SmokeFailed
 from ..settings import Settings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SmokeReport:
+class SmokeReport(Struct, frozen=True, kw_only=True):
     """What a smoke test saw; no error: the device logs in."""
 
     serial: str | None

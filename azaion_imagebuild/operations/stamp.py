@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from ..errors import UsageError, VerificationError
 from ..identity.placeholder import is_placeholder, placeholder
@@ -24,8 +25,7 @@ from .image import parts_of_api, stamping_build, the_ledger
 from .targets import ImageFile, check_owner, of_sandbox, opened_images, owner_in, twins, write_into
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StampRecord:
+class StampRecord(Struct, frozen=True, kw_only=True):
     """What a stamp without an account did."""
 
     serial: str | None

@@ -7,15 +7,15 @@ password that is written nowhere locks its device out.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
+
+from msgspec import Struct, structs
 
 from ..errors import (
     ImageBuildError,
@@ -93,8 +93,7 @@ class Target(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageFile:
+class ImageFile(Struct, frozen=True, kw_only=True):
     """A raw ext4, Android sparse or tar image, stamped in place, with its twin, or as a copy."""
 
     path: Path
@@ -144,8 +143,7 @@ class _OpenedImage:
         return staging.to_be_stamped(contents[0], Ownership(uid=uid, gid=gid))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RootfsFolder:
+class RootfsFolder(Struct, frozen=True, kw_only=True):
     """A root filesystem in a folder."""
 
     path: Path
@@ -153,7 +151,7 @@ class RootfsFolder:
     @contextmanager
     def opened(self, build: Build) -> Iterator[Opened]:
         """Look at it as a build does, and try to write: what stands there is written again."""
-        held = dataclasses.replace(build, rootfs_dir=self.path)
+        held = structs.replace(build, rootfs_dir=self.path)
         with locked([self.path], build.settings.build.lock_wait):
             _heed(staging.findings(held))
             with Rootfs(self.path) as rootfs:
@@ -200,8 +198,7 @@ class _OpenedRootfs:
         return staged
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConfFile:
+class ConfFile(Struct, frozen=True, kw_only=True):
     """A device.conf on this host, 0600, to be brought to the device."""
 
     path: Path

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from .. import images
 from ..errors import StagingError, UsageError, VerificationError
@@ -24,8 +25,7 @@ _WRONG = "do not ship it; build the device's image again, or give the serial tha
 _ReadFile = Callable[[str, int], FileEntry | None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(Struct, frozen=True, kw_only=True):
     """What a verification saw; no findings: it carries this identity."""
 
     target: Path

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from msgspec import structs
 
 from ..errors import LedgerError, OperatorError, PreflightError
 from ..model import (
@@ -141,7 +142,7 @@ class Attempt:
                 self.current = "ledger"
                 return self.record(unwritten)
             error.problems += tuple(each for each in unwritten.problems)
-        return dataclasses.replace(record, ledger=self.receipt)
+        return structs.replace(record, ledger=self.receipt)
 
     def _outcome(self, error: OperatorError | None) -> Literal["done", "failed", "unknown"]:
         if error is None:

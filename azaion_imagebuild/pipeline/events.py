@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import field
 from typing import Any, Literal
+
+from msgspec import Struct, field, structs
 
 from ..errors import OperatorError
 from ..model import BASE, Build, BuildRecord, Finding
 from ..secret import redact, redacted
 from ..text import visible
-from ..value import frozen
 
 Level = Literal["debug", "info", "warning", "error"]
 LOGGERS = ("azaion_imagebuild", "azaion_imagebuild_hooks")
 """The names of what is told by logging: this package's modules, and plug-ins loaded from files."""
 
 
-@frozen
-class Event:
+class Event(Struct, frozen=True, kw_only=True):
     """Something that happened, for a person and for a program."""
 
     name: str
@@ -39,7 +37,7 @@ class Event:
 
     def with_fields(self, fields: Mapping[str, Any]) -> Event:
         """Return the event with more fields; its own ones stand over them."""
-        return dataclasses.replace(self, fields={**fields, **self.fields})
+        return structs.replace(self, fields={**fields, **self.fields})
 
     def as_json(self, when: float) -> str:
         """Return one line of JSON, redacted; ``when`` is in seconds since the epoch."""

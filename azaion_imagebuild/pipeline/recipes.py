@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import logging
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pluggy
+from msgspec import Struct, structs
 
 from ..errors import (
     BugError,
@@ -44,7 +44,6 @@ from ..model import (
 )
 from ..system.locks import locked
 from ..system.signals import held_back
-from ..value import frozen
 from .attempt import Attempt, Book, Watcher
 from .watchers import observed
 
@@ -128,8 +127,7 @@ def issued(
     return _attempt(build, hook, watcher, steps, ledger)
 
 
-@frozen
-class Blank:
+class Blank(Struct, frozen=True, kw_only=True):
     """A finished image that holds a placeholder, for one device's identity."""
 
     image: Image
@@ -156,7 +154,7 @@ def _attempt(
 ) -> BuildRecord:
     with observed(build, watcher) as observers:
         done = Attempt(build=build, hook=hook, watcher=observers, ledger=ledger)
-        record = dataclasses.replace(_ended(done, steps), log=observers.log)
+        record = structs.replace(_ended(done, steps), log=observers.log)
         observers.finished(record)
     return record
 
@@ -415,7 +413,7 @@ def _spoken_against(done: Attempt) -> list[Finding]:
     standings = done.ledger.standings({build.serial: build.email}, sandbox=build.sandbox)
     policy, known = build.settings.ledger, standings[build.serial]
     if build.fuse and known.fused is not None:
-        done.build = dataclasses.replace(build, fuse=False)
+        done.build = structs.replace(build, fuse=False)
         done.extra["fused"] = "before"
     return [
         *known.findings(policy.reprovision, confirmed=policy.confirmed),
@@ -561,14 +559,12 @@ def sha256_of(path: Path) -> str:
 def _locked(build: Build) -> Iterator[Build]:
     folders = [folder for folder in (build.bsp_dir, build.rootfs_dir) if folder is not None]
     with locked(folders, build.settings.build.lock_wait) as descriptors:
-        held = dataclasses.replace(
-            build, lock_fds=(*build.lock_fds, *descriptors), began=time.time()
-        )
+        held = structs.replace(build, lock_fds=(*build.lock_fds, *descriptors), began=time.time())
         if build.settings.image.staging == "overlay" and build.rootfs_dir.is_dir():
             from ..rootfs.overlay import staged_over  # late: it is rarely wanted
 
             with staged_over(build.rootfs_dir) as staging_dir:
-                yield dataclasses.replace(held, rootfs_dir=staging_dir)
+                yield structs.replace(held, rootfs_dir=staging_dir)
         else:
             yield held
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 NOT_DONE = ("failed", "unknown")
 """The outcomes that have a cause; a device that was not started has none."""
@@ -24,8 +25,7 @@ _NOBODY_SAW = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cause:
+class Cause(Struct, frozen=True, kw_only=True):
     """One reason, and the devices that it kept from being done."""
 
     outcome: str

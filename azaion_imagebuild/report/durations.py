@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 _TICKS = {
     1e-6: "1 µs", 1e-5: "10 µs", 1e-4: "100 µs", 1e-3: "1 ms", 1e-2: "10 ms", 0.1: "100 ms",
@@ -15,8 +16,7 @@ _TICKS = {
 """Seconds on the axis: decades up to 10 s, then the units that people read."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepTimes:
+class StepTimes(Struct, frozen=True, kw_only=True):
     """The seconds of one step, over all devices that took it to its end."""
 
     step: str
@@ -33,8 +33,7 @@ class StepTimes:
     """Of the time of all steps of all devices, 0 to 1."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Axis:
+class Axis(Struct, frozen=True, kw_only=True):
     """A logarithmic axis of seconds; places on it are percents from its left."""
 
     low: float

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from ..shipped import shipped
 from ..text import visible, word
@@ -27,8 +28,7 @@ _LONGEST = 1000  # characters of an error that are shown; report.json has all of
 _LONGEST_CELL = 300  # and in the table
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class Row(Struct, frozen=True, kw_only=True):
     """One device, as the table shows it."""
 
     place: int

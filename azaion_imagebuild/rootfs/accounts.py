@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from msgspec import Struct
+
 from ..model import FileEntry
-from ..value import frozen
 
 PASSWD = "etc/passwd"  # noqa: S105 - a path
 GROUP = "etc/group"
@@ -26,8 +27,7 @@ class UnknownAccount(Exception):
 _FILES = {"user": "passwd", "group": "group"}
 
 
-@frozen
-class Accounts:
+class Accounts(Struct, frozen=True, kw_only=True):
     """Users and groups of a root filesystem; never the host's."""
 
     users: Mapping[str, tuple[int, int]]

@@ -16,10 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+from msgspec import Struct
+
 from ..errors import StagingError
 from ..model import FileEntry, Ownership, StagedFile
 from ..system.files import NEW_SUFFIX, new_file
-from ..value import frozen
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_LINKS = 40  # as the kernel's MAXSYMLINKS
@@ -27,8 +28,7 @@ _ACL_PREFIX = "system.posix_acl_"
 T = TypeVar("T")
 
 
-@frozen
-class Node:
+class Node(Struct, frozen=True, kw_only=True):
     """What stands at a path, itself (a link is not followed)."""
 
     mode: int

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+
+from msgspec import Struct, structs
 
 from ..admin_api.contract import of_the_runbook
 from ..errors import UsageError
@@ -24,8 +24,7 @@ from .loader import loader
 __all__ = ["Accounts", "Sandbox"]
 
 
-@dataclass(frozen=True, slots=True)
-class Sandbox:
+class Sandbox(Struct, frozen=True):
     """The parts of the sandbox, in one folder of the state folder."""
 
     dir: Path
@@ -123,12 +122,12 @@ class Sandbox:
             loader(self.device, api.url, others=devices) as device,
         ):
             loader_url = f"{device.url}/{{usb_instance}}" if plugged else device.url
-            yield dataclasses.replace(
+            yield structs.replace(
                 settings,
-                admin_api=dataclasses.replace(of_the_runbook(settings.admin_api), url=api.url),
-                bsp=dataclasses.replace(settings.bsp, dir=self.bsp, sysfs_usb=self.sysfs),
-                image=dataclasses.replace(settings.image, keep=True),  # to look at
-                smoke=dataclasses.replace(settings.smoke, loader_url=loader_url, wait=0.0),
+                admin_api=structs.replace(of_the_runbook(settings.admin_api), url=api.url),
+                bsp=structs.replace(settings.bsp, dir=self.bsp, sysfs_usb=self.sysfs),
+                image=structs.replace(settings.image, keep=True),  # to look at
+                smoke=structs.replace(settings.smoke, loader_url=loader_url, wait=0.0),
             )
 
 

@@ -8,8 +8,9 @@ import hmac
 import os
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from .server import Action, Answer, Server
 
@@ -23,8 +24,7 @@ _ADD_COST = "ALTER TABLE users ADD COLUMN cost INTEGER NOT NULL DEFAULT 4096"
 _ROLES = ("CompanionPC",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
+class Account(Struct, frozen=True, kw_only=True):
     """One account, without its password's hash."""
 
     email: str

@@ -8,10 +8,11 @@ another station takes both away.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from ..errors import LedgerError, PreflightError
 from ..ledger import Entry, Ledger, Standing
@@ -60,7 +61,7 @@ class Claim:
             Lost: the job is not this station's any more.
         """
         confirmed = settings.confirmed or self.job.confirmed
-        settings = dataclasses.replace(settings, confirmed=confirmed)
+        settings = structs.replace(settings, confirmed=confirmed)
         self.asked = True
         self.step = entry.step  # before it is written: a lost answer may have been a yes
         try:
@@ -142,7 +143,7 @@ class Claim:
     def _say_farewell(self, entry: Entry, lost: Lost) -> Receipt:
         went = "it went on to its end" if entry.outcome == "done" else f"it got to {entry.step}"
         flashed = ", and flashed its device" if entry.flashed else ""
-        farewell = dataclasses.replace(
+        farewell = structs.replace(
             entry,
             step=self.step if self.step and entry.outcome == "started" else entry.step,
             outcome="failed",
@@ -156,7 +157,7 @@ class Claim:
         except Lost:
             self.overtaken = True
             error = f"{farewell.error}. The account may have that attempt's password"
-            return self.ledger.write(dataclasses.replace(farewell, outcome="unknown", error=error))
+            return self.ledger.write(structs.replace(farewell, outcome="unknown", error=error))
 
     def _is_alone(self, connection: sql.Connection, entry: Entry) -> None:
         """Let a farewell pass that changes nothing: the serial is as the takeover left it."""

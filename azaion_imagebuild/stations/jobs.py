@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from ..errors import UsageError
 from .tables import driver
@@ -22,8 +22,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,23}")
 """A queue's name is part of the name of a channel, and PostgreSQL allows 63 bytes for that."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Job(Struct, frozen=True, kw_only=True):
     """A device that is to be made once."""
 
     serial: str
@@ -41,7 +40,7 @@ class Job:
     @classmethod
     def of(cls, args: Mapping[str, Any], queue: str) -> Self:
         """Return the job that a row of the queue holds."""
-        known = {each.name for each in dataclasses.fields(cls)}
+        known = set(cls.__struct_fields__)
         told = {name: value for name, value in args.items() if name in known}
         return cls(**{**told, "station": station_of(queue)})
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 from procrastinate import BaseRetryStrategy, RetryDecision
 from procrastinate.jobs import Job as Row
 
@@ -16,8 +16,7 @@ from ..settings import StationSettings
 from .claim import Claim
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class End:
+class End(Struct, frozen=True, kw_only=True):
     """How one device ended, for the operator and for the queue."""
 
     outcome: str

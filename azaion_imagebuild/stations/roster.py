@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from .. import __version__
 from ..ledger.entry import is_alive
@@ -13,8 +14,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sql
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Station:
+class Station(Struct, frozen=True, kw_only=True):
     """One process that makes devices, as it has signed on."""
 
     name: str

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
+from msgspec import Struct
 
 from ..config.state_dir import state_dir_of
 from ..errors import BugError, ExitCode, LedgerError, PreflightError
@@ -51,8 +52,7 @@ _BUSY = 5.0  # seconds until a job for a USB instance that is at work is looked 
 _POLL = 1.0  # seconds between two looks for a job whose time has come
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Duty:
+class Duty(Struct, frozen=True, kw_only=True):
     """What an operator asks of a station."""
 
     lanes: int

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
 from ..errors import ExitCode, PreflightError, UsageError
 from ..fleet.plan import Plan, collisions, make_plan
 from ..identity.serial_list import Listed, read_list
@@ -21,8 +23,7 @@ _DIED = "an attempt died while its device was flashed"
 _MANY = 500  # devices queued in one transaction: stations wait for it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class Order(Struct, frozen=True, kw_only=True):
     """What an operator asks for."""
 
     source: str

@@ -7,10 +7,10 @@ find nothing that it could end.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct, structs
 
 from ..errors import UsageError
 from ..ledger import Entry, Ledger, Pen
@@ -27,8 +27,7 @@ MOST_LOST = 3
 """Stations that may die over one device before it is left alone."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Orphan:
+class Orphan(Struct, frozen=True, kw_only=True):
     """A job that is being done by nobody."""
 
     id: int
@@ -38,8 +37,7 @@ class Orphan:
     """None: it had not begun."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
+class Taken(Struct, frozen=True, kw_only=True):
     """What became of one."""
 
     serial: str
@@ -68,7 +66,7 @@ def sign_on_alone(ledger: Ledger, station: Station) -> tuple[Station, list[Taken
                     hint="give this one another --name, or stop that one first",
                 )
             taken += _taken_from(pen, [other])
-        return dataclasses.replace(station, worker=sign_on(pen.connection, station)), taken
+        return structs.replace(station, worker=sign_on(pen.connection, station)), taken
 
 
 def take_over(ledger: Ledger) -> list[Taken]:
@@ -157,13 +155,13 @@ def _ended(pen: Pen, orphan: Orphan) -> Taken:
     row = pen.last(attempt=orphan.attempt) if orphan.attempt else None
     if row is not None and row.outcome == "started":
         lost = f"its station {orphan.station} was lost during {row.step}"
-        row = dataclasses.replace(ended(row), error=lost)
+        row = structs.replace(ended(row), error=lost)
         pen.write(row)
     outcome, reason = _verdict(row, orphan)
     if outcome in ("queued", "done"):
         pen.connection.exec_driver_sql("DELETE FROM procrastinate_jobs WHERE id = %s", (orphan.id,))
     if outcome == "queued":
-        put(pen.connection, [dataclasses.replace(orphan.job, lost=orphan.job.lost + 1)])
+        put(pen.connection, [structs.replace(orphan.job, lost=orphan.job.lost + 1)])
     elif outcome != "done":
         _fail(pen.connection, orphan, row, outcome, reason)
     return Taken(serial=orphan.job.serial, station=orphan.station, outcome=outcome, reason=reason)

@@ -14,14 +14,14 @@ import ssl
 import time
 import zlib
 from collections.abc import Mapping
-from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from msgspec import Struct, field
+
 from ..errors import UsageError
 from ..secret import Secret, redact
-from ..value import frozen
 from .signals import check_interrupt
 
 if TYPE_CHECKING:
@@ -36,13 +36,16 @@ _LONGEST_WAIT = 30  # seconds; a Retry-After of a day must not stop a factory li
 _RETRIED = (429, 502, 503, 504)
 
 
-@frozen
-class Reply:
+class Reply(Struct, frozen=True, kw_only=True):
     """An answer: its status, where it points to, and its body up to 64 KiB."""
 
     status: int
     location: str | None
-    body: bytes = field(repr=False)
+    body: bytes
+
+    def __repr__(self) -> str:
+        """Return all but the body, which may hold a secret."""
+        return f"Reply(status={self.status}, location={self.location!r})"
 
     def excerpt(self) -> str:
         """Return the body for an error message: cut, on one line, secrets blanked out."""
@@ -77,8 +80,7 @@ class Unreachable(Exception):
         self.kind = kind
 
 
-@frozen
-class Transport:
+class Transport(Struct, frozen=True, kw_only=True):
     """How to speak to one server."""
 
     headers: Mapping[str, str] = field(default_factory=dict)

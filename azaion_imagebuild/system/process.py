@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 
+from msgspec import Struct
+
 from ..secret import redact
 from ..settings import ENV_PREFIX
-from ..value import frozen
 from .log_files import appending
 from .signals import check_interrupt, held_back
 
@@ -28,8 +29,7 @@ _GRACE = 20.0  # seconds that a signalled script gets to clean up after itself
 _logger = logging.getLogger(__name__)
 
 
-@frozen
-class Finished:
+class Finished(Struct, frozen=True, kw_only=True):
     """A program that has ended."""
 
     argv: tuple[str, ...]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import threading
@@ -15,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 from urllib.parse import parse_qs
+
+from msgspec import Struct, structs
 
 from ..sandbox.admin_api import Accounts, routes
 from ..sandbox.server import JsonHandler, Server
@@ -41,8 +42,7 @@ class AccountBook(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(Struct, frozen=True, kw_only=True):
     """A request that came in."""
 
     method: str
@@ -59,8 +59,7 @@ class Request:
             return None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class Fault(Struct, frozen=True, kw_only=True):
     """One way in which an answer can be wrong."""
 
     name: str
@@ -242,7 +241,7 @@ class _Fallible(JsonHandler):
             released.wait(fault.delay)
             self.send(status, body)
             return
-        wrong = dataclasses.replace(fault, status=fault.status or status)
+        wrong = structs.replace(fault, status=fault.status or status)
         with contextlib.suppress(OSError):
             self._fail(wrong, request, released)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import signal
 import threading
@@ -15,6 +14,7 @@ from typing import Any, ClassVar
 
 import pluggy
 import pytest
+from msgspec import structs
 
 from .. import hookimpl
 from ..errors import ExitCode
@@ -65,7 +65,7 @@ class FlashConformance(Conformance):
             bsp = BspSettings(
                 method="initrd", external_device="nvme0n1p1", partition_xml=layout, size=None
             )
-            return dataclasses.replace(Settings(), bsp=bsp)
+            return structs.replace(Settings(), bsp=bsp)
         return Settings()
 
     def other_writer(
@@ -229,10 +229,10 @@ class FlashConformance(Conformance):
         """Do every step of a build in the sandbox, ``flash`` by the plug-in."""
 
         def build(*, flash: bool = True, also: object = None) -> BuildRecord:
-            changed = dataclasses.replace(
+            changed = structs.replace(
                 settings,
-                build=dataclasses.replace(settings.build, flash=flash),
-                admin_api=dataclasses.replace(settings.admin_api, url=sandbox_admin_api.url),
+                build=structs.replace(settings.build, flash=flash),
+                admin_api=structs.replace(settings.admin_api, url=sandbox_admin_api.url),
             )
             made = sandbox_build(settings=changed, bsp_dir=sandbox_bsp)
             hook = self.with_the_others(pytestconfig.rootpath, also=also)
@@ -304,11 +304,9 @@ def interrupted_when(sign: Path, patience: float) -> Iterator[None]:
 
 def _with_time_limit(flashable: FlashableImage, seconds: float) -> FlashableImage:
     settings = flashable.build.settings
-    limited = dataclasses.replace(settings.build, script_timeout=seconds)
-    changed = dataclasses.replace(settings, build=limited)
-    return dataclasses.replace(
-        flashable, build=dataclasses.replace(flashable.build, settings=changed)
-    )
+    limited = structs.replace(settings.build, script_timeout=seconds)
+    changed = structs.replace(settings, build=limited)
+    return structs.replace(flashable, build=structs.replace(flashable.build, settings=changed))
 
 
 def _refused(flash: Flash, flashable: FlashableImage) -> Exception:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import threading
@@ -12,6 +11,7 @@ from typing import Any, ClassVar
 
 import pluggy
 import pytest
+from msgspec import structs
 
 from ..errors import ExitCode
 from ..identity import device_conf
@@ -48,7 +48,7 @@ _IMPATIENT = 0.1  # seconds that an answer is waited for, where none comes
 _REDIRECTS = [redirects(status) for status in (301, 302, 303, 307, 308)]
 _REFUSALS = [refuses(status) for status in (400, 401, 403, 404, 422, 429, 500, 503)]
 _UNTRUE = [WEB_PAGE, NO_JSON, CUT_OFF, BROKEN, SILENT, SILENT_AFTERWARDS, DRIPPING, refuses(409)]
-_ECHOES = [ECHO, dataclasses.replace(ECHO, name="echo with 400", status=400)]
+_ECHOES = [ECHO, structs.replace(ECHO, name="echo with 400", status=400)]
 
 which_request = pytest.mark.parametrize("after", [0, 1], ids=["first request", "second request"])
 
@@ -85,9 +85,9 @@ class ProvisionIdentityConformance(Conformance):
         """Call the step for a serial; a build of a fleet has neither a BSP nor a rootfs."""
 
         def call(serial: str, kept: Kept | None = None, **api: Any) -> DeviceIdentity:
-            changed = dataclasses.replace(settings.admin_api, **api)
-            chosen = dataclasses.replace(settings, admin_api=changed)
-            build = dataclasses.replace(sandbox_build(serial, settings=chosen), kept=kept)
+            changed = structs.replace(settings.admin_api, **api)
+            chosen = structs.replace(settings, admin_api=changed)
+            build = structs.replace(sandbox_build(serial, settings=chosen), kept=kept)
             try:
                 answer = self.ended(lambda: hook.provision_identity(build=build))
             except Exception as error:
@@ -364,8 +364,8 @@ def _outcome(provision: Provision, serial: str, **api: Any) -> DeviceIdentity | 
 
 
 def _leading_to(settings: Settings, url: str, **more: Any) -> Settings:
-    changed = dataclasses.replace(settings.admin_api, url=url, retries=1, **more)
-    return dataclasses.replace(settings, admin_api=changed)
+    changed = structs.replace(settings.admin_api, url=url, retries=1, **more)
+    return structs.replace(settings, admin_api=changed)
 
 
 def _refuse_closed(identity: DeviceIdentity, accounts: AccountBook) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+
+from msgspec import Struct, structs
 
 from ..errors import VerificationError
 from ..identity.device_conf import LONGEST, DeviceConf, MalformedDeviceConf, parse
@@ -24,8 +24,7 @@ _WINDOW = 256 * _BLOCK
 _LONGEST_FILE = 1 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FlashableImage:
+class FlashableImage(Struct, frozen=True, kw_only=True):
     """An image as the step ``flash`` gets it, and the identity that is in it."""
 
     build: Build
@@ -89,7 +88,7 @@ def _moved(image: Image, source: Path, target: Path) -> Image:
         return tuple(target / path.relative_to(source) for path in paths)
 
     (path,) = moved((image.path,))
-    return dataclasses.replace(image, path=path, also=moved(image.also), aside=moved(image.aside))
+    return structs.replace(image, path=path, also=moved(image.also), aside=moved(image.aside))
 
 
 def first_difference(image: Image, device: Path) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from world import EMAIL, SERIAL, Script
 
 from azaion_imagebuild.admin_api.client import AdminApi
@@ -23,7 +23,7 @@ PASSWORD = "00112233445566778899aabbccddeeff"
 
 
 def enroll(url: str, password: str = PASSWORD, **settings: Any) -> DeviceIdentity:
-    chosen = dataclasses.replace(AdminApiSettings(), url=url, retries=0, **settings)
+    chosen = structs.replace(AdminApiSettings(), url=url, retries=0, **settings)
     with AdminApi(chosen) as api:
         return api.enroll(SERIAL, EMAIL, Secret(password))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import os
@@ -13,9 +12,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from tar_making import any_members, packed
 from world import EMAIL, SERIAL, Run
 
@@ -162,7 +163,7 @@ def edit(path: Path, **changes: Any) -> None:
 
 def as_if_nothing_had_changed(path: Path) -> None:
     """Let the note be of the image as it is now: as if all its times had been kept."""
-    edit(path, image=dataclasses.asdict(places.Version.of(path)))
+    edit(path, image=structs.asdict(places.Version.of(path)))
 
 
 @pytest.fixture
@@ -465,7 +466,7 @@ def plant(image: Path, start: int) -> None:
         archive = places._RememberedTar(image, stream.fileno())
         member = archive.member_at(start)
         assert member is not None
-        place = dataclasses.asdict(archive._place(member))
+        place = msgspec.to_builtins(archive._place(member))
     files = json.loads(note_of(image).read_text())["files"]
     edit(image, files=files | {DEVICE_CONF: place})
 
@@ -643,7 +644,7 @@ def test_a_note_of_another_time_stays_wrong(image: Path) -> None:
     before = places.Version.of(image)
     change(image, 0, image.read_bytes()[:1])
     now = places.Version.of(image)
-    places.follow(image, dataclasses.replace(before, inode=0), now)
+    places.follow(image, structs.replace(before, inode=0), now)
     assert note_of(image).read_bytes() == old
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import stat
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from bench import Bench, a_bench
+from msgspec import structs
 from world import replace_script
 
 from azaion_imagebuild.errors import FlashError, OperatorError, PreflightError, StagingError
@@ -137,7 +137,7 @@ def test_two_of_nvidias_wrappers_at_once_go_wrong_and_ours_never_are(
     for tree in (sandbox.bsp, other):
         conf = tree / f"{initrd.settings.bsp.board}.conf"
         conf.write_text(conf.read_text() + WAIT_AFTER_BOOT)
-    elsewhere = dataclasses.replace(build, bsp_dir=other, rootfs_dir=other / "rootfs")
+    elsewhere = structs.replace(build, bsp_dir=other, rootfs_dir=other / "rootfs")
     InitrdFlash(other).build_image(elsewhere)
     argv = ["./tools/kernel_flash/l4t_initrd_flash.sh", "--flash-only", "--network", "usb0"]
     board = [initrd.settings.bsp.board, "internal"]
@@ -310,14 +310,14 @@ def test_one_that_runs_by_hand_is_waited_for_or_named(
 ) -> None:
     seen = [["process 77"], ["process 77"], []]
     real = Host.in_folder(tmp_path, initrd.sandbox.bsp)
-    monkeypatch.setattr(host, "host_of", lambda _: dataclasses.replace(real, commands=None))
+    monkeypatch.setattr(host, "host_of", lambda _: structs.replace(real, commands=None))
     monkeypatch.setattr(host, "wrappers_at_work", lambda: seen.pop(0))
     monkeypatch.setattr(host, "_PAUSE", 0.0)
     with pytest.raises(PreflightError, match="process 77"), alone(initrd.build):
         pass
     settings = initrd.build.settings
-    patient = dataclasses.replace(settings.build, lock_wait=60.0)
-    build = dataclasses.replace(initrd.build, settings=dataclasses.replace(settings, build=patient))
+    patient = structs.replace(settings.build, lock_wait=60.0)
+    build = structs.replace(initrd.build, settings=structs.replace(settings, build=patient))
     with alone(build) as held:
         assert seen == []
         assert len(held.lock_fds) == len(build.lock_fds) + 1
@@ -334,7 +334,7 @@ def test_a_real_build_works_on_this_host(
         Path("/etc/exports.d"),
         Path("/etc/udev/rules.d"),
     )
-    ours = host.host_of(dataclasses.replace(build, sandbox=True))
+    ours = host.host_of(structs.replace(build, sandbox=True))
     assert ours.lock == tmp_path.parent / "host/initrd-flash.lock"
 
 

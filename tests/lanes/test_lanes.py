@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import pickle
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from bench import METHODS, Bench, a_bench, data_of
+from msgspec import structs
 from world import Run, Tree
 
 from azaion_imagebuild.cli.console import Console
@@ -152,7 +152,7 @@ def test_a_sparse_image_in_the_initrd_packages_is_flashed_too(initrd: Bench) -> 
     subprocess.run([initrd.sandbox.bsp / "bootloader/mksparse", "--fillpattern=0", raw, sparse],
                    check=True)  # fmt: skip
     sparse.replace(packed)
-    image = dataclasses.replace(initrd.image, format="sparse")
+    image = structs.replace(initrd.image, format="sparse")
     with opened_lanes(initrd.build, image, ["0-1"]) as (lane,):
         assert lane.image.format == "sparse"
         assert initrd.flash(lane, "AZJN-0042").error is None
@@ -244,7 +244,7 @@ def test_a_rootfs_outside_the_bsp_becomes_the_lanes_own(tmp_path: Path) -> None:
         elsewhere = tmp_path / "elsewhere"
         (bench.sandbox.bsp / "rootfs").rename(elsewhere)
         (bench.sandbox.bsp / "rootfs").symlink_to(elsewhere)
-        build = dataclasses.replace(bench.build, rootfs_dir=elsewhere)
+        build = structs.replace(bench.build, rootfs_dir=elsewhere)
         with opened_lanes(build, bench.image, ["0-1"]) as (lane,):
             assert not (lane.tree / "rootfs").is_symlink()
             loader = lane.tree / "rootfs/usr/bin/azaion-loader"
@@ -397,7 +397,7 @@ def test_a_base_is_still_current_after_a_fleet(bench: Bench) -> None:
         assert bench.flash(lane, "AZJN-0001").error is None
     at = [path.stat().st_mtime_ns for path in bench.image.files]
     hook = load_plugins(bench.settings.hooks, required=REQUIRED).hook
-    began = dataclasses.replace(bench.build, attempt="again")
+    began = structs.replace(bench.build, attempt="again")
     record = pipeline.with_base(began, hook, Console(sys.stderr), lambda blank: None)
     assert record.image == bench.image
     at = [path.stat().st_mtime_ns for path in bench.image.files]
@@ -546,8 +546,8 @@ def test_packages_of_another_board_are_refused(initrd: Bench) -> None:
 
 def test_a_flash_over_the_lan_is_refused(initrd: Bench) -> None:
     settings = initrd.build.settings
-    lan = dataclasses.replace(settings.bsp, network="eth0:192.168.0.17/24:192.168.0.21")
-    build = dataclasses.replace(initrd.build, settings=dataclasses.replace(settings, bsp=lan))
+    lan = structs.replace(settings.bsp, network="eth0:192.168.0.17/24:192.168.0.21")
+    build = structs.replace(initrd.build, settings=structs.replace(settings, bsp=lan))
     assert 'network = "usb0"' in refused(initrd, build=build).hint
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import dataclasses
 import io
 import json
 import os
@@ -19,6 +18,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sql
+from msgspec import structs
 from postgres import Postgres
 from world import EMAIL, SERIAL, Ran, Run
 
@@ -619,7 +619,7 @@ def test_a_sandbox_that_is_reset_forgets_its_devices(run: Run) -> None:
 
 
 def test_texts_of_the_world_are_stored_as_they_can_be(ledger: Ledger) -> None:
-    row = dataclasses.replace(flashed(), error="\u2603 'quote' \\ \"x\"", seconds=0.1 + 0.2)
+    row = structs.replace(flashed(), error="\u2603 'quote' \\ \"x\"", seconds=0.1 + 0.2)
     ledger.write(row)
     assert [found for _, found, _ in ledger.rows()] == [row]
     assert list(check(ledger)) == []

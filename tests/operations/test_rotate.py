@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 from admin_apis import by_id, serving, upsert
+from msgspec import structs
 from world import EMAIL, SERIAL, Run, Script
 
 from azaion_imagebuild import images
@@ -332,7 +332,7 @@ def test_an_interrupt_waits_until_the_password_is_written(
 
 def settings_of(name: str, url: str) -> AdminApiSettings:
     chosen = load({}, {}, shipped("templates") / name).admin_api
-    return dataclasses.replace(chosen, url=url, token_file=None)
+    return structs.replace(chosen, url=url, token_file=None)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from world import Run
 
 from azaion_imagebuild.errors import UsageError
@@ -25,7 +25,7 @@ def site(tmp_path: Path) -> Site:
         path.mkdir(exist_ok=True)
         for name, text in files.items():
             (path / name).write_text(HEAD + text)
-        return dataclasses.replace(HooksSettings(), dirs=[path], **settings)
+        return structs.replace(HooksSettings(), dirs=[path], **settings)
 
     return make
 

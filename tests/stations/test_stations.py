@@ -15,6 +15,7 @@ from typing import Any
 
 import pyrage
 import pytest
+from msgspec import structs
 from postgres import Postgres
 from stations import Factory, serials, until
 from world import Run
@@ -494,7 +495,7 @@ def signed_on(ledger: Ledger, name: str = "S1") -> Station:
 def claimed(ledger: Ledger, postgres: Postgres, **changes: Any) -> Claim:
     """Return the claim of a station on the only job."""
     station = signed_on(ledger)
-    job = dataclasses.replace(Job(serial=ONE, sandbox=False, after=0), **changes)
+    job = structs.replace(Job(serial=ONE, sandbox=False, after=0), **changes)
     with ledger.writing() as pen:
         put(pen.connection, [job])
     number = postgres.psql(
@@ -518,7 +519,7 @@ def test_what_was_made_since_it_was_queued_is_not_made_again(
     ledger.write(entry(attempt="by hand", outcome="done", flashed=True))
     with pytest.raises(PreflightError, match="was made or flashed since it was queued"):
         claim.begin(entry(), LedgerSettings())
-    meant = dataclasses.replace(claim, job=dataclasses.replace(claim.job, after=ledger.head().row))
+    meant = dataclasses.replace(claim, job=structs.replace(claim.job, after=ledger.head().row))
     meant.begin(entry(), LedgerSettings())
 
 
@@ -528,7 +529,7 @@ def test_yes_at_the_submission_is_yes_at_the_station(ledger: Ledger, postgres: P
     claim = claimed(ledger, postgres, after=1)
     with pytest.raises(PreflightError, match="was flashed on"):
         claim.begin(entry(), policy)
-    dataclasses.replace(claim, job=dataclasses.replace(claim.job, confirmed=True)).begin(
+    dataclasses.replace(claim, job=structs.replace(claim.job, confirmed=True)).begin(
         entry(), policy
     )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import structs
 
 from azaion_imagebuild import images
 from azaion_imagebuild.cli.console import Console
@@ -75,10 +76,10 @@ def a_bench(folder: Path, method: str, number: int = 3, **bsp: Any) -> Iterator[
     instances = sandbox.usb_instances(number)
     settings = Settings()
     chosen = {**REAL[method], "massflash": number, **bsp}
-    settings = dataclasses.replace(settings, bsp=dataclasses.replace(settings.bsp, **chosen))
+    settings = structs.replace(settings, bsp=structs.replace(settings.bsp, **chosen))
     with sandbox.running(settings) as used:
-        lock = dataclasses.replace(used.build, lock_wait=0.0, flash=False)
-        build = builds._image_build("BASE-0", dataclasses.replace(used, build=lock), True)
+        lock = structs.replace(used.build, lock_wait=0.0, flash=False)
+        build = builds._image_build("BASE-0", structs.replace(used, build=lock), True)
         hook = load_plugins(used.hooks, required=REQUIRED).hook
         record = pipeline.base(build, hook, Console(sys.stderr))
         assert record.image is not None, record.error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import shutil
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import requests
+from msgspec import structs
 
 from azaion_imagebuild import hookimpl
 from azaion_imagebuild.admin_api.client import AdminApi
@@ -159,14 +159,14 @@ class NewPasswordForEachTry(WrongIdentity):
     )
 
     def enroll(self, build: Build) -> DeviceIdentity:
-        settings = dataclasses.replace(build.settings.admin_api, retries=0)
+        settings = structs.replace(build.settings.admin_api, retries=0)
         first = new_password()
         with AdminApi(settings) as api:
             try:
                 return api.enroll(build.serial, build.email, first)
             except ProvisioningError:
                 found = api.enroll(build.serial, build.email, new_password())
-                return dataclasses.replace(found, password=first)
+                return structs.replace(found, password=first)
 
 
 class FirstSegment(WrongIdentity):

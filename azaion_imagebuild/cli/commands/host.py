@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from ...errors import ExitCode
 from .. import grammar, stdout
@@ -25,7 +26,7 @@ def doctor(args: argparse.Namespace, console: Console) -> int:
         stdout.print_json(
             {
                 "outcome": "failed" if errors else "done",
-                "findings": [dataclasses.asdict(finding) for finding in findings],
+                "findings": [structs.asdict(finding) for finding in findings],
                 "exit_code": int(ExitCode.PREFLIGHT if errors else ExitCode.DONE),
             },
             console,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from ...errors import UsageError
 from ...identity.serial import parse_serial
@@ -82,7 +83,7 @@ def station_reassign(args: argparse.Namespace, console: Console) -> int:
         console.say(f"{each.serial} of {each.station} is {each.outcome}: {each.reason}")
     console.say(f"DONE: {len(taken)} taken away, {len(moved)} that waited are in the common queue")
     if args.json:
-        found = {"taken": [dataclasses.asdict(each) for each in taken], "moved": moved}
+        found = {"taken": [structs.asdict(each) for each in taken], "moved": moved}
         stdout.print_json({"outcome": "done", **found}, console)
     return 0
 
