@@ -117,7 +117,7 @@ def tracer_to(endpoint: str) -> Tracer:
     exporter = OTLPSpanExporter(endpoint=f"{endpoint}/v1/traces", timeout=_PATIENCE)
     provider.add_span_processor(BatchSpanProcessor(exporter))
     _providers.append(provider)
-    return provider.get_tracer(__package__, __version__)
+    return provider.get_tracer("azaion_imagebuild", __version__)
 
 
 def deliver() -> None:
