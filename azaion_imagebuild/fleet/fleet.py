@@ -17,6 +17,7 @@ from ..config.state_dir import state_dir_of
 from ..errors import PreflightError, UsageError
 from ..identity.serial import parse_serial
 from ..identity.serial_list import Listed, read_list, scanned
+from ..images.digest import fingerprints, sha256_of
 from ..l4t.usb import checked_instances, devices_to_flash
 from ..lanes.lane import opened_lanes
 from ..ledger import Entry, Ledger, Standing
@@ -36,7 +37,7 @@ from ..operations.image import (
 from ..pipeline.attempt import Watcher
 from ..pipeline.hookspecs import REQUIRED
 from ..pipeline.plugins import load_plugins
-from ..pipeline.recipes import Blank, fingerprints, sha256_of, with_base
+from ..pipeline.recipes import Blank, with_base
 from ..report import check_folder, write_report
 from ..settings import Settings
 from .destinations import (

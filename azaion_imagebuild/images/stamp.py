@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from ..model import DEVICE_CONF
 from ..system.locks import locked_file
 from . import CorruptImage
 from . import tar_index as places
+from .digest import renew_sha1
 from .locate import Location, Range
 from .tar_index import Version
 
@@ -242,21 +242,3 @@ def _copy_some(source: int, target: int, size: int, position: int) -> int:
         if error.errno not in _NOT_COPIED:
             raise
     return os.pwrite(target, os.pread(source, min(size, _READ_AT_ONCE), position), position)
-
-
-def renew_sha1(image: Path) -> bool:
-    """Make ``IMAGE.sha1sum`` true again where there is one; tell if there was.
-
-    NVIDIA's initrd flash writes it beside the tar; some releases may compare it. Reads the whole
-    image: a SHA-1 has no shortcut.
-    """
-    beside = image.with_name(image.name + ".sha1sum")
-    if not beside.is_file():
-        return False
-    digest = hashlib.sha1(usedforsecurity=False)
-    with image.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    rest = beside.read_text().partition(" ")[2]
-    beside.write_text(f"{digest.hexdigest()}{f' {rest}' if rest else chr(10)}")
-    return True

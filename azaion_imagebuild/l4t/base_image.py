@@ -22,7 +22,8 @@ from .. import images
 from ..errors import ImageBuildError, OperatorError, VerificationError
 from ..identity import device_conf
 from ..images import tar_index as places
-from ..images.stamp import blank, opened_for_stamping, renew_sha1
+from ..images.digest import renew_sha1
+from ..images.stamp import blank, opened_for_stamping
 from ..model import DEVICE_CONF, Build, Finding, Image, Ownership, StagedFile
 from ..proof import completeness
 from ..rootfs.staging import stage_placeholder, unstage

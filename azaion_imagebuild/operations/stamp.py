@@ -13,12 +13,12 @@ from ..errors import UsageError, VerificationError
 from ..identity.placeholder import is_placeholder, placeholder
 from ..identity.serial import email_for, parse_serial
 from ..images import tar_index as places
-from ..images.stamp import renew_sha1
+from ..images.digest import renew_sha1, sha256_of
 from ..model import Build, BuildRecord, DeviceIdentity, Image, Ownership
 from ..pipeline import recipes as pipeline
 from ..pipeline.attempt import Watcher
 from ..pipeline.plugins import load_plugins
-from ..pipeline.recipes import Blank, sha256_of
+from ..pipeline.recipes import Blank
 from ..proof.readback import of_device_conf
 from ..settings import Settings
 from .image import parts_of_api, stamping_build, the_ledger

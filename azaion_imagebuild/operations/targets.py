@@ -29,8 +29,9 @@ from ..identity import device_conf
 from ..identity.placeholder import padded, placeholder
 from ..images import Filesystem
 from ..images import tar_index as places
+from ..images.digest import renew_sha1
 from ..images.slot import ensure_place
-from ..images.stamp import OpenImage, check_new_file, copy_image, opened_for_stamping, renew_sha1
+from ..images.stamp import OpenImage, check_new_file, copy_image, opened_for_stamping
 from ..model import (
     DEVICE_CONF,
     DEVICE_CONF_MODE,

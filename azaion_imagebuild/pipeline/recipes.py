@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pluggy
@@ -29,6 +27,7 @@ from ..errors import (
     is_denied,
 )
 from ..identity import device_conf
+from ..images.digest import fingerprints, sha256_of
 from ..model import (
     DEVICE_CONF,
     LUKS,
@@ -463,16 +462,6 @@ def _verify(done: Attempt, identity: DeviceIdentity, image: Image) -> None:
         notes.append(f"{proven} {identity.email}")
 
 
-def fingerprints(image: Image) -> list[tuple[int, ...]]:
-    """Return what changes with every write to a file of the image (stat(2))."""
-    found: list[tuple[int, ...]] = []
-    for path in image.files:
-        with contextlib.suppress(OSError):  # the proof says that it is not there
-            at = path.stat()
-            found.append((at.st_dev, at.st_ino, at.st_size, at.st_mtime_ns))
-    return found
-
-
 def _short(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
@@ -535,24 +524,6 @@ def _refuse(
             watcher.warned(finding)
     if errors:
         raise kind.of_problems(errors)
-
-
-def sha256_of(path: Path) -> str:
-    """Return the digest of an image file.
-
-    Raises:
-        VerificationError: it cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise VerificationError(
-            f"cannot read the image {path}: {error.strerror}", hint="check the disk it lies on"
-        ) from None
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

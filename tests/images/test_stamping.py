@@ -20,6 +20,7 @@ from azaion_imagebuild import images
 from azaion_imagebuild.errors import UsageError, VerificationError
 from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.identity.placeholder import SIZE, is_placeholder, padded, placeholder
+from azaion_imagebuild.images import digest
 from azaion_imagebuild.images import slot as placing
 from azaion_imagebuild.images import stamp as stamping
 from azaion_imagebuild.images.locate import locate
@@ -148,7 +149,7 @@ def test_a_stamped_sparse_image_unpacks_to_the_stamped_raw_one(make: Make, tmp_p
 def test_a_stamped_tar_unpacks_with_its_owner_and_mode(make: Make, tmp_path: Path) -> None:
     path = make("tar")
     write(path, conf(7))
-    assert stamping.renew_sha1(path)
+    assert digest.renew_sha1(path)
     said = (path.parent / "system.img.sha1sum").read_text().strip()
     assert said == hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest()
     out = tmp_path / "out"
