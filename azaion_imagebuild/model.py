@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from msgspec import Struct, field
 
@@ -13,8 +13,6 @@ from .errors import OperatorError
 from .secret import Secret
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from .settings import Settings
 
 T = TypeVar("T")
@@ -33,28 +31,12 @@ LUKS = "luks"
 """The format of an encrypted image (ROOTFS_ENC=1): only what was staged can be proven."""
 
 
-class Kept:
-    """What one build opens and the next one can use: a fleet's connection to the admin API.
+class Shared(Protocol):
+    """What one build opens and the next one can use: a fleet's connection to the admin API."""
 
-    A context manager that closes it all. For one thread.
-    """
-
-    def __init__(self) -> None:
-        self._opened = ExitStack()
-        self._found: dict[str, Any] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._opened.close()
-
-    def opened(self, name: str, make: Callable[[], AbstractContextManager[T]]) -> T:
+    def open_once(self, name: str, make: Callable[[], AbstractContextManager[T]]) -> T:
         """Return what ``make`` opened, now or for an earlier build."""
-        if name not in self._found:
-            self._found[name] = self._opened.enter_context(make())
-        found: T = self._found[name]
-        return found
+        ...
 
 
 class Build(Struct, frozen=True, kw_only=True):
@@ -74,10 +56,12 @@ class Build(Struct, frozen=True, kw_only=True):
     flash: bool = True
     fuse: bool = False
     """The site's fuse command was asked for."""
+    stamps: bool = False
+    """The identity is stamped into a finished image, instead of staged into a rootfs."""
     rotates: bool = False
     """The account exists: it gets a new password, outside a build."""
-    kept: Kept | None = None
-    """Where a plug-in may keep what the next device of a fleet can use; None: a build alone."""
+    shared: Shared | None = None
+    """Holds what plug-ins open for the next devices of a fleet; None: a single build."""
     lock_fds: tuple[int, ...] = ()
     """Locked descriptors that a script inherits, so that the lock lives as long as it does."""
     device_instance: int | None = None

@@ -22,7 +22,7 @@ from msgspec import structs
 from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.identity.serial import new_password
 from azaion_imagebuild.model import DeviceIdentity
-from azaion_imagebuild.operations.image import stamping_build
+from azaion_imagebuild.pipeline.new import stamping_build
 from azaion_imagebuild.pipeline.plugins import load_plugins
 from azaion_imagebuild.rootfs import staging
 from azaion_imagebuild.settings import EscrowSettings, Settings

@@ -10,7 +10,8 @@ from azaion_imagebuild import hookimpl
 from azaion_imagebuild.admin_api.client import REACH_HINT, AdminApi
 from azaion_imagebuild.errors import UsageError
 from azaion_imagebuild.identity.serial import new_password
-from azaion_imagebuild.model import Build, DeviceIdentity, Finding, Kept
+from azaion_imagebuild.model import Build, DeviceIdentity, Finding
+from azaion_imagebuild.pipeline.shared import SharedResources
 from azaion_imagebuild.settings import AdminApiSettings
 from azaion_imagebuild.system.http import address, is_loopback, uses_proxy
 
@@ -28,8 +29,8 @@ def preflight(build: Build) -> list[Finding]:
 @hookimpl
 def provision_identity(build: Build) -> DeviceIdentity:
     settings = build.settings.admin_api
-    with nullcontext(build.kept) if build.kept else Kept() as kept:
-        api = kept.opened("admin_api", lambda: AdminApi(settings))
+    with nullcontext(build.shared) if build.shared else SharedResources() as shared:
+        api = shared.open_once("admin_api", lambda: AdminApi(settings))
         give = api.rotate if build.rotates else api.enroll
         return give(build.serial, build.email, new_password())
 

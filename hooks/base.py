@@ -54,4 +54,4 @@ def build_failed(build: Build) -> None:
 
 
 def _stamps(build: Build) -> bool:
-    return build.bsp_dir is not None and build.settings.image.inject == "stamp"
+    return build.stamps and build.bsp_dir is not None

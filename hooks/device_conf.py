@@ -21,7 +21,7 @@ def prepare(build: Build) -> Ownership:
 
 @hookimpl
 def pre_flash(build: Build, identity: DeviceIdentity, ownership: Ownership) -> list[StagedFile]:
-    if build.bsp_dir is not None and build.settings.image.inject == "stamp":
+    if build.stamps:
         return []  # the plug-in base puts it into the image
     return [staging.stage(build, identity, ownership)]
 

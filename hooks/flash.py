@@ -8,7 +8,7 @@ from azaion_imagebuild.model import Build, FlashResult, Image
 
 @hookimpl
 def build_image(build: Build) -> Image | None:
-    if build.bsp_dir is None or build.settings.image.inject == "stamp":
+    if build.bsp_dir is None or build.stamps:
         return None
     from azaion_imagebuild.l4t.base_image import flash_method  # late: `provision` needs none
 

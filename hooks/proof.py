@@ -38,7 +38,7 @@ def verify_image(
             sha256=conf.sha256,
         )
     ]
-    if differences or build.settings.image.inject == "stamp":
+    if differences or build.stamps:
         return differences  # a base was proven to be whole when it was built
     return completeness.findings(build, image)
 

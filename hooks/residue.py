@@ -23,6 +23,6 @@ def build_failed(build: Build) -> None:
         from azaion_imagebuild.l4t import base_image as bases
         from azaion_imagebuild.l4t import image_files as residue
 
-        if build.settings.image.inject == "stamp" and bases.has_base(build.bsp_dir):
+        if build.stamps and bases.has_base(build.bsp_dir):
             return  # the plug-in base has put the placeholder back
         residue.remove(build.bsp_dir, since=build.began)

@@ -230,6 +230,7 @@ def make_build(tmp_path: Path) -> Callable[..., Build]:
             rootfs_dir=rootfs_dir,
             bsp_dir=bsp_dir,
             log_dir=log_dir,
+            stamps=bsp_dir is not None and settings.image.inject == "stamp",
         )
 
     return make

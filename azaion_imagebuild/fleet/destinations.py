@@ -24,7 +24,7 @@ from ..l4t.base_image import stamp_base
 from ..lanes.lane import Lane
 from ..ledger import Entry, Standing
 from ..model import DEVICE_CONF, Build, Image
-from ..operations.image import device_build, stamping_build
+from ..pipeline.new import device_build, stamping_build
 from ..pipeline.recipes import Blank
 from ..settings import Settings
 from ..system.locks import locked
@@ -79,7 +79,8 @@ class Folder(Struct, frozen=True, kw_only=True):
             return structs.replace(self.blank.image, path=final, also=())
 
         image = structs.replace(self.blank.image, path=new, also=())
-        build = stamping_build(each.serial, _stamping(self.settings), sandbox=self.sandbox)
+        build = stamping_build(each.serial, self.settings, sandbox=self.sandbox)
+        build = structs.replace(build, flash=False)  # an image is what was ordered
         try:
             copy_image(self.blank.image.path, new)
             _remove(final)
@@ -107,7 +108,7 @@ class InPlace(Struct, frozen=True, kw_only=True):
     @contextlib.contextmanager
     def ready(self, each: Listed) -> Iterator[tuple[Build, Blank]]:
         """Hand the image out; the next identity overwrites this one."""
-        build = stamping_build(each.serial, _stamping(self.settings), sandbox=self.sandbox)
+        build = stamping_build(each.serial, self.settings, sandbox=self.sandbox)
         build = structs.replace(build, flash=self.flash and self.settings.build.flash)
         try:
             yield build, self.blank
@@ -226,10 +227,3 @@ def device_is_done(each: Listed, standing: Standing) -> Entry | None:
     """
     row = standing.last
     return row if row is not None and row.flashed and row.outcome == "done" else None
-
-
-def _stamping(settings: Settings) -> Settings:
-    """Return the settings with which an identity is stamped, never staged into a rootfs."""
-    image = structs.replace(settings.image, inject="stamp", staging="rootfs", keep=False)
-    build = structs.replace(settings.build, flash=False)
-    return structs.replace(settings, image=image, build=build)

@@ -24,18 +24,17 @@ from ..ledger import Entry, Ledger, Standing
 from ..ledger.entry import user
 from ..model import Build
 from ..operations import stamp as stamps
-from ..operations.image import (
-    base_build,
+from ..operations.parts import (
     is_sandbox,
     ledger_to_read,
     parts,
     parts_of_api,
     the_ledger,
     the_sandbox,
-    unique_name,
 )
 from ..pipeline.attempt import Watcher
 from ..pipeline.hookspecs import REQUIRED
+from ..pipeline.new import base_build, unique_name
 from ..pipeline.plugins import load_plugins
 from ..pipeline.recipes import Blank, with_base
 from ..report import check_folder, write_report

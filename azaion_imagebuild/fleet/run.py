@@ -20,9 +20,10 @@ from msgspec import structs
 from ..errors import BugError, ExitCode, InterruptedBuild, OperatorError
 from ..identity.serial_list import Listed
 from ..ledger import Ledger
-from ..model import Build, Finding, Kept
+from ..model import Build, Finding
 from ..pipeline import recipes as pipeline
 from ..pipeline.attempt import Book
+from ..pipeline.shared import SharedResources
 from ..secret import redacted
 from ..system.signals import check_interrupt, let_threads_go_on, stop_threads
 from .destinations import Place
@@ -172,9 +173,9 @@ class Run:
 
     def _work(self, place: Place) -> None:
         try:
-            with Kept() as kept:
+            with SharedResources() as shared:
                 while (each := self.feed.next(place.name)) is not None:
-                    record = made(place, each, kept, self.hook, self.ledger, self.display)
+                    record = made(place, each, shared, self.hook, self.ledger, self.display)
                     self._note(record)
                     self.display.ended(place.name, record)
                     if record["outcome"] != "done":
@@ -219,7 +220,7 @@ class Run:
 def made(
     place: Place,
     each: Listed,
-    kept: Kept,
+    shared: SharedResources,
     hook: pluggy.HookRelay,
     ledger: Book,
     display: Display,
@@ -230,7 +231,7 @@ def made(
     began = time.time()
     try:
         with place.ready(each) as (build, blank):
-            build = structs.replace(build, kept=kept)
+            build = structs.replace(build, shared=shared)
             record = pipeline.stamped(build, blank, hook, watcher, ledger)
     except (KeyboardInterrupt, InterruptedBuild):
         return {**blank_record(each), "outcome": "not started", "lane": place.name}

@@ -25,8 +25,8 @@ def clear_after(build: Build, identity: DeviceIdentity, image: Image, tree: Path
         VerificationError: the password stands in a file of the tree that was not asked for.
     """
     kept = [image.path] if build.settings.image.keep or not build.flash else []
-    stamped = build.settings.image.inject == "stamp"  # the plug-in base has cleared them
-    removed = [] if stamped else residue.remove(tree, since=build.began, keep=kept)
+    # The plug-in base has cleared the images of a build that stamps.
+    removed = [] if build.stamps else residue.remove(tree, since=build.began, keep=kept)
     lane = build.device_instance is not None
     holders = residue.holders(tree, identity.password, build.began, linked=lane)
     found = [str(path.relative_to(tree)) for path in holders if path not in kept]

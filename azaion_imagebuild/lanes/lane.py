@@ -58,14 +58,13 @@ class Lane(Struct, frozen=True, kw_only=True):
         bsp = structs.replace(
             settings.bsp, dir=self.tree, rootfs_dir=None, usb_instance=self.usb_instance
         )
-        image = structs.replace(
-            settings.image, inject="stamp", rebuild=False, staging="rootfs", keep=False
-        )
+        image = structs.replace(settings.image, rebuild=False, staging="rootfs", keep=False)
         return structs.replace(
             build,
             settings=structs.replace(settings, bsp=bsp, image=image),
             bsp_dir=self.tree,
             rootfs_dir=self.tree / "rootfs",
+            stamps=True,
             device_instance=self.number,
             lock_fds=self.lock_fds,
         )

@@ -17,16 +17,19 @@ from ..errors import ExitCode, UsageError
 from ..identity.serial import email_for, parse_serial
 from ..ledger import Credential, Ledger
 from ..ledger.entry import moment
-from ..model import Build, BuildRecord, Finding, Kept
+from ..model import Build, BuildRecord, Finding
 from ..pipeline import recipes as pipeline
 from ..pipeline.attempt import Watcher
+from ..pipeline.new import stamping_build
 from ..pipeline.plugins import load_plugins
+from ..pipeline.shared import SharedResources
+from ..pipeline.target import Target
 from ..settings import Settings
 from ..system.locks import locked
 from ..system.trust import is_own
-from .image import ledger_to_read, parts_of_api, stamping_build, the_ledger
+from .parts import ledger_to_read, parts_of_api, the_ledger
 from .stamp import wants_sandbox
-from .targets import ConfFile, ImageFile, RootfsFolder, Target
+from .targets import ConfFile, ImageFile, RootfsFolder
 
 _AGE = re.compile(r"(?P<number>[0-9]{1,6})(?P<unit>[hdw])", re.ASCII)
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
@@ -113,9 +116,9 @@ def rotate_all(
         _opened_folder(out, settings.build.lock_wait),
     ):
         due = _due(ledger, age, sandbox=sandbox)
-        with contextlib.suppress(KeyboardInterrupt), Kept() as kept:
+        with contextlib.suppress(KeyboardInterrupt), SharedResources() as shared:
             for each in due:
-                build = structs.replace(_build(each.serial, used, sandbox), kept=kept)
+                build = structs.replace(_build(each.serial, used, sandbox), shared=shared)
                 record = _one(build, out, hook, warned, ledger)
                 records.append(record)
                 told(len(records), len(due), record)

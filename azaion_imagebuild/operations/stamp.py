@@ -17,11 +17,12 @@ from ..images.digest import renew_sha1, sha256_of
 from ..model import Build, BuildRecord, DeviceIdentity, Image, Ownership
 from ..pipeline import recipes as pipeline
 from ..pipeline.attempt import Watcher
+from ..pipeline.new import stamping_build
 from ..pipeline.plugins import load_plugins
 from ..pipeline.recipes import Blank
 from ..proof.readback import of_device_conf
 from ..settings import Settings
-from .image import parts_of_api, stamping_build, the_ledger
+from .parts import parts_of_api, the_ledger
 from .targets import ImageFile, check_owner, of_sandbox, opened_images, owner_in, twins, write_into
 
 
@@ -98,6 +99,7 @@ def stamp_given(
         settings=settings,
         rootfs_dir=nowhere,
         log_dir=nowhere,
+        stamps=True,
     )
     with ImageFile(path=image, out=out).opened(build) as opened:
         opened.write(identity)

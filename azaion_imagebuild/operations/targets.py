@@ -11,9 +11,9 @@ import logging
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from msgspec import Struct, structs
 
@@ -43,6 +43,7 @@ from ..model import (
     Ownership,
     StagedFile,
 )
+from ..pipeline.target import Opened
 from ..proof.identity import prove
 from ..rootfs import staging
 from ..rootfs.accounts import Accounts, UnknownAccount
@@ -58,40 +59,6 @@ REFERENCE_BSP = b"reference BSP"
 _TWINS = {"system.img.raw": "system.img", "system.img": "system.img.raw"}
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _logger = logging.getLogger(__name__)
-
-
-class Opened(Protocol):
-    """A target that was looked at, and is held."""
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """Return what holds the credential then, for a person."""
-        ...
-
-    @property
-    def image(self) -> Image | None:
-        """Return the image that it is, if it is one."""
-        ...
-
-    def write(self, identity: DeviceIdentity) -> StagedFile | None:
-        """Write the credential, whole or not at all, and read it back.
-
-        Raises:
-            OperatorError: it does not stand there as it should.
-        """
-        ...
-
-
-class Target(Protocol):
-    """Something that a credential can be written into."""
-
-    def opened(self, build: Build) -> AbstractContextManager[Opened]:
-        """Look at it and hold it; what it holds stays as it is.
-
-        Raises:
-            OperatorError: the credential could not be written.
-        """
-        ...
 
 
 class ImageFile(Struct, frozen=True, kw_only=True):

@@ -47,7 +47,7 @@ from .attempt import Attempt, Book, Watcher
 from .watchers import observed
 
 if TYPE_CHECKING:
-    from ..operations.targets import Opened, Target
+    from .target import Opened, Target
 
 _logger = logging.getLogger(__name__)
 T = TypeVar("T")

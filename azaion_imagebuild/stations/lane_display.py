@@ -10,14 +10,14 @@ from msgspec import Struct
 
 from ..fleet.destinations import Place
 from ..fleet.run import Display
-from ..model import Kept
+from ..pipeline.shared import SharedResources
 
 
 class Lane(Struct, frozen=True, kw_only=True):
     """One place, and what its devices share."""
 
     place: Place
-    kept: Kept
+    shared: SharedResources
 
 
 class Lanes:

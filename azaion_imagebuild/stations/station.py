@@ -28,10 +28,10 @@ from ..identity.serial_list import Listed
 from ..ledger import Ledger
 from ..ledger.entry import this_host, this_process, user
 from ..ledger.store import PATIENCE
-from ..model import Kept
 from ..pipeline.attempt import Watcher
 from ..pipeline.hookspecs import REQUIRED
 from ..pipeline.plugins import load_plugins
+from ..pipeline.shared import SharedResources
 from ..settings import Settings, StationSettings
 from ..system.signals import let_threads_go_on, stop_threads
 from .claim import Claim
@@ -145,9 +145,10 @@ class _Work:
         _quieten()
         self.lanes.going([place.name for place in places])
         try:
-            with ExitStack() as kept, ThreadPoolExecutor(len(places)) as self._threads:
+            with ExitStack() as held, ThreadPoolExecutor(len(places)) as self._threads:
                 self._free = [
-                    Lane(place=place, kept=kept.enter_context(Kept())) for place in places
+                    Lane(place=place, shared=held.enter_context(SharedResources()))
+                    for place in places
                 ]
                 asyncio.run(self._run())
         finally:
@@ -284,7 +285,7 @@ class _Work:
         return None
 
     def _made(self, lane: Lane, claim: Claim) -> dict[str, Any]:
-        return made(lane.place, _listed(claim.job), lane.kept, self.hook, claim, self.lanes)
+        return made(lane.place, _listed(claim.job), lane.shared, self.hook, claim, self.lanes)
 
     def _end(self, claim: Claim, record: Mapping[str, Any], attempts: int) -> None:
         """Tell what became of a device.

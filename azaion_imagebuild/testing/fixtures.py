@@ -98,6 +98,7 @@ def sandbox_build(tmp_path: Path, sandbox_environment: Path) -> MakeBuild:
             began=time.time(),
             sandbox=True,
             flash=chosen.build.flash,
+            stamps=bsp_dir is not None and chosen.image.inject == "stamp",
         )
 
     return make

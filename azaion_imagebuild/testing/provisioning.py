@@ -16,8 +16,9 @@ from msgspec import structs
 from ..errors import ExitCode
 from ..identity import device_conf
 from ..identity.serial import PASSWORD_FORMAT, email_for
-from ..model import DEVICE_CONF, DeviceIdentity, Kept
+from ..model import DEVICE_CONF, DeviceIdentity, Shared
 from ..pipeline import recipes as pipeline
+from ..pipeline.shared import SharedResources
 from ..sandbox import Accounts
 from ..secret import Secret
 from ..settings import Settings
@@ -84,10 +85,10 @@ class ProvisionIdentityConformance(Conformance):
     ) -> Provision:
         """Call the step for a serial; a build of a fleet has neither a BSP nor a rootfs."""
 
-        def call(serial: str, kept: Kept | None = None, **api: Any) -> DeviceIdentity:
+        def call(serial: str, shared: Shared | None = None, **api: Any) -> DeviceIdentity:
             changed = structs.replace(settings.admin_api, **api)
             chosen = structs.replace(settings, admin_api=changed)
-            build = structs.replace(sandbox_build(serial, settings=chosen), kept=kept)
+            build = structs.replace(sandbox_build(serial, settings=chosen), shared=shared)
             try:
                 answer = self.ended(lambda: hook.provision_identity(build=build))
             except Exception as error:
@@ -156,14 +157,14 @@ class ProvisionIdentityConformance(Conformance):
     def test_a_fleet_of_threads_gives_each_device_its_own_account(
         self, provision: Provision, accounts: AccountBook
     ) -> None:
-        """A fleet calls from several threads, each with a ``build.kept`` of its own."""
+        """A fleet calls from several threads, each with a ``build.shared`` of its own."""
         found: list[DeviceIdentity | BaseException] = []
 
         def work(lane: int) -> None:
-            with Kept() as kept:
+            with SharedResources() as shared:
                 for number in range(3):
                     try:
-                        found.append(provision(f"AZJN-1{lane}{number}", kept=kept))
+                        found.append(provision(f"AZJN-1{lane}{number}", shared=shared))
                     except BaseException as error:
                         found.append(error)
 

@@ -38,9 +38,9 @@ from azaion_imagebuild.lanes import tree as lane_trees
 from azaion_imagebuild.lanes.lane import Lane, opened_lanes
 from azaion_imagebuild.ledger import Ledger
 from azaion_imagebuild.model import Build, BuildRecord, Image
-from azaion_imagebuild.operations import image as builds
 from azaion_imagebuild.pipeline import recipes as pipeline
 from azaion_imagebuild.pipeline.hookspecs import REQUIRED
+from azaion_imagebuild.pipeline.new import device_build
 from azaion_imagebuild.pipeline.plugins import load_plugins
 from azaion_imagebuild.sandbox import Sandbox
 from azaion_imagebuild.system import locks
@@ -310,7 +310,7 @@ def test_any_build_in_the_bsp_takes_the_lanes_of_a_killed_fleet_away(plain: Benc
     lane_trees.make_tree(plain.sandbox.bsp, plain.build.rootfs_dir,
                          plain.image, _made(folder / "0-1") / "Linux_for_Tegra")  # fmt: skip
     hook = load_plugins(plain.settings.hooks, required=REQUIRED).hook
-    build = builds._image_build("AZJN-0042", plain.settings, True)
+    build = device_build("AZJN-0042", plain.settings, sandbox=True)
     with Ledger(f"sqlite:///{plain.sandbox.dir}/ledger.sqlite3") as ledger:
         record = pipeline.run(build, hook, Console(sys.stderr), ledger)
     assert record.error is None

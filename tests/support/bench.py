@@ -18,9 +18,9 @@ from azaion_imagebuild.l4t import usb
 from azaion_imagebuild.lanes.lane import Lane
 from azaion_imagebuild.ledger import Ledger
 from azaion_imagebuild.model import DEVICE_CONF, Build, BuildRecord, Image
-from azaion_imagebuild.operations import image as builds
 from azaion_imagebuild.pipeline import recipes as pipeline
 from azaion_imagebuild.pipeline.hookspecs import REQUIRED
+from azaion_imagebuild.pipeline.new import device_build
 from azaion_imagebuild.pipeline.plugins import load_plugins
 from azaion_imagebuild.sandbox import Sandbox
 from azaion_imagebuild.settings import Settings
@@ -50,7 +50,7 @@ class Bench:
         """Do one device: what a fleet does in each of its lanes."""
         sysfs = self.settings.bsp.sysfs_usb
         usb.wait_for_device(sysfs, lane.usb_instance, 10.0)
-        build = lane.build(builds._image_build(serial, self.settings, True))
+        build = lane.build(device_build(serial, self.settings, sandbox=True))
         hook = load_plugins(self.settings.hooks, required=REQUIRED).hook
         with Ledger(f"sqlite:///{self.sandbox.dir}/ledger.sqlite3") as ledger:
             return pipeline.run(build, hook, Console(sys.stderr), ledger)
@@ -79,7 +79,7 @@ def a_bench(folder: Path, method: str, number: int = 3, **bsp: Any) -> Iterator[
     settings = structs.replace(settings, bsp=structs.replace(settings.bsp, **chosen))
     with sandbox.running(settings) as used:
         lock = structs.replace(used.build, lock_wait=0.0, flash=False)
-        build = builds._image_build("BASE-0", structs.replace(used, build=lock), True)
+        build = device_build("BASE-0", structs.replace(used, build=lock), sandbox=True)
         hook = load_plugins(used.hooks, required=REQUIRED).hook
         record = pipeline.base(build, hook, Console(sys.stderr))
         assert record.image is not None, record.error

@@ -13,7 +13,7 @@ from .. import stdout
 from .common import finish, settings_of
 
 if TYPE_CHECKING:
-    from ...operations.targets import Target
+    from ...pipeline.target import Target
     from ...settings import Settings
     from ..console import Console
 

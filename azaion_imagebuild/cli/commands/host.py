@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def doctor(args: argparse.Namespace, console: Console) -> int:
-    from ...operations.image import examine, parts_in_words
+    from ...operations.doctor import examine, parts_in_words
 
     settings = settings_of(args, console)
     with stdout.reserved():
@@ -60,7 +60,7 @@ def hooks(args: argparse.Namespace, console: Console) -> int:
 
 def sandbox(args: argparse.Namespace, console: Console) -> int:
     from ...ledger.history import retire_sandbox
-    from ...operations.image import the_ledger, the_sandbox
+    from ...operations.parts import the_ledger, the_sandbox
 
     settings = settings_of(args, console)
     sandbox = the_sandbox(settings)

@@ -89,7 +89,7 @@ def ledger_export(args: argparse.Namespace, console: Console) -> int:
 
 def ledger_resolve(args: argparse.Namespace, console: Console) -> int:
     from ...ledger import history as records
-    from ...operations.image import the_ledger
+    from ...operations.parts import the_ledger
 
     settings = settings_of(args, console)
     serial = parse_serial(args.serial, settings.serial.pattern)
@@ -99,6 +99,6 @@ def ledger_resolve(args: argparse.Namespace, console: Console) -> int:
 
 
 def _ledger_to_read(settings: Settings) -> Ledger:
-    from ...operations.image import ledger_to_read
+    from ...operations.parts import ledger_to_read
 
     return ledger_to_read(settings)
