@@ -63,7 +63,7 @@ GUESTFISH, REBUILD = "guestfish upload", "rebuild: mke2fs -d"
 TOOL, SCRIPT = "process: azaion-imagebuild stamp", "process: Python script, loop mount"
 SCRIPT_TOO = "process: the same, with our imports"
 BARE, IMPORTS = "process: python -c pass", "process: python -c 'import' of our modules"
-OUR_IMPORTS = "import azaion_imagebuild.cli.commands.making, azaion_imagebuild.operations.stamp"
+OUR_IMPORTS = "import azaion_imagebuild.cli.commands.stamp, azaion_imagebuild.operations.stamp"
 STARTS = {BARE: "pass", IMPORTS: OUR_IMPORTS}
 SETTLED = 0.01  # seconds: the file's time changes with the next write, as for a single stamp
 

@@ -1,4 +1,4 @@
-"""Write docs/azaion-imagebuild.1, the man page: what the command line says of itself.
+"""Write the man page, docs/azaion-imagebuild.1, from the help of the command line.
 
 usage: .venv/bin/python tools/write_man_page.py > docs/azaion-imagebuild.1
 """
@@ -10,55 +10,56 @@ import textwrap
 from collections.abc import Iterator
 
 from azaion_imagebuild import __version__
-from azaion_imagebuild.cli import grammar, manual
+from azaion_imagebuild.cli.parser import ABOUT, Command, every_command, parser, walk
 from azaion_imagebuild.errors import ExitCode
 
 MEANINGS = {
     ExitCode.DONE: "done",
     ExitCode.USAGE: "the command line, the environment or the configuration is wrong",
-    ExitCode.PREFLIGHT: "a look before the start found something wrong; nothing was changed",
+    ExitCode.PREFLIGHT: "a check before the start found a problem; nothing was changed",
     ExitCode.PROVISIONING: "the admin API did not create or update the account",
     ExitCode.STAGING: "reading or writing in the root filesystem failed",
-    ExitCode.IMAGE_BUILD: "NVIDIA's script built no image",
-    ExitCode.FLASH: "the proven image did not reach the device",
-    ExitCode.VERIFICATION: "what was read back is not what this device must carry",
-    ExitCode.LEDGER: "the ledger cannot be written or read, or its chain is broken",
-    ExitCode.FLEET_INCOMPLETE: "some device of the fleet is not done",
-    ExitCode.BUG: "a bug, with its traceback",
+    ExitCode.IMAGE_BUILD: "NVIDIA's scripts built no image",
+    ExitCode.FLASH: "the device was not flashed with the proven image",
+    ExitCode.VERIFICATION: "what was read back does not match this device",
+    ExitCode.LEDGER: "the ledger cannot be read or written, or its hash chain is broken",
+    ExitCode.FLEET_INCOMPLETE: "some devices of the fleet are not done",
+    ExitCode.BUG: "a bug of azaion-imagebuild, with a traceback",
     ExitCode.INTERRUPTED: "interrupted",
 }
 FILES = {
-    "imagebuild.toml": "Settings, read from the working folder unless --config names another file."
+    "imagebuild.toml": "Settings, read from the current folder unless --config names another file."
     " A template with every key is installed as share/azaion-imagebuild/imagebuild.toml.",
     "~/.local/state/azaion-imagebuild": "Logs, the ledger and the sandbox ([build] state_dir).",
     "/etc/azaion/device.conf": "On the device: its e-mail address and password, mode 0600.",
 }
 ENVIRONMENT = {
-    "AZAION_IMAGEBUILD_API_URL, AZAION_IMAGEBUILD_BSP, ...": "Each key of imagebuild.toml has a"
-    " variable, which the template names. A variable that is set but empty is an error.",
-    "AZAION_IMAGEBUILD_CONFIG": "As --config.",
+    "AZAION_IMAGEBUILD_API_URL, AZAION_IMAGEBUILD_BSP, ...": "Every key of imagebuild.toml"
+    " has a variable; the template names it. A variable that is set but empty is an error.",
+    "AZAION_IMAGEBUILD_CONFIG": "The same as --config.",
 }
 DEFAULT_GROUPS = ("positional arguments", "options", "optional arguments", "commands")
 
 
 def main() -> None:
     """Print the man page."""
-    print("\n".join(page(grammar.parser())))
+    print("\n".join(page()))
 
 
-def page(parser: argparse.ArgumentParser) -> Iterator[str]:
+def page() -> Iterator[str]:
     """Yield the lines of the man page (man(7))."""
+    commands = {command.name: command for command in every_command()}
     yield f'.TH AZAION-IMAGEBUILD 1 "" "azaion-imagebuild {__version__}" "User Commands"'
     yield from ("." + line for line in ("nh", "ad l"))
-    yield from (".SH NAME", r"azaion\-imagebuild \- an identity for every NVIDIA Jetson")
+    yield from (".SH NAME", r"azaion\-imagebuild \- give every NVIDIA Jetson its own identity")
     yield from (".SH SYNOPSIS", r".B azaion\-imagebuild", r"\fICOMMAND\fR [\fIoptions\fR]")
-    yield from (".SH DESCRIPTION", *paragraph(manual.ABOUT))
+    yield from (".SH DESCRIPTION", *paragraph(ABOUT))
     yield ".SH COMMANDS"
     shared: dict[str, argparse._ArgumentGroup] = {}
-    for name, command in manual.commands(parser):
-        yield from command_section(name, command, shared)
+    for name, own in walk(parser()):
+        yield from command_section(commands[name], own, shared)
     yield ".SH OPTIONS"
-    yield "Most commands take these, too; each says which."
+    yield "Options that several commands share."
     for title, group in shared.items():
         yield f".SS {quoted(title)}"
         yield from options(group)
@@ -71,34 +72,35 @@ def page(parser: argparse.ArgumentParser) -> Iterator[str]:
             yield from item(rf"\fB{escaped(name)}\fR", text)
     yield ".SH EXAMPLES"
     yield ".nf"
-    for entry in manual.ENTRIES.values():
-        yield from (rf"azaion\-imagebuild {escaped(example)}" for example in entry.examples)
+    for command in commands.values():
+        yield from (rf"azaion\-imagebuild {escaped(example)}" for example in command.examples)
     yield ".fi"
 
 
 def command_section(
-    name: str, command: argparse.ArgumentParser, shared: dict[str, argparse._ArgumentGroup]
+    command: Command,
+    parser: argparse.ArgumentParser,
+    shared: dict[str, argparse._ArgumentGroup],
 ) -> Iterator[str]:
-    """Yield what is said of one command; its groups of options that others have go to shared."""
-    usage = manual.ENTRIES[name].usage
-    yield f".SS {quoted(name)}"
-    yield rf"\fBazaion\-imagebuild {escaped(name)}\fR {escaped(usage)}"
-    yield from (".PP", *paragraph(manual.ENTRIES[name].about))
+    """Yield the help of one command; groups of options that others have, too, go to shared."""
+    yield f".SS {quoted(command.name)}"
+    yield rf"\fBazaion\-imagebuild {escaped(command.name)}\fR {escaped(command.usage)}"
+    yield from (".PP", *paragraph(command.about))
     also = []
-    for group in command._action_groups:
+    for group in parser._action_groups:
         if group.title in DEFAULT_GROUPS:
             yield from options(group)
         elif group._group_actions:
             title = str(group.title)
             if written(shared.setdefault(title, group)) != written(group):
-                raise ValueError(f"{name}: the options of {title!r} are not those of others")
+                raise ValueError(f"{command.name}: {title!r} has other options elsewhere")
             also.append(title)
     if also:
-        yield from (".PP", *paragraph(f"Also, see OPTIONS: {', '.join(also)}."))
+        yield from (".PP", *paragraph(f"See also OPTIONS: {', '.join(also)}."))
 
 
 def written(group: argparse._ArgumentGroup) -> list[str]:
-    """Return how a group of options is written."""
+    """Return a group of options as it is written."""
     return list(options(group))
 
 
@@ -121,18 +123,18 @@ def item(tag: str, text: str) -> tuple[str, ...]:
 
 
 def paragraph(text: str) -> list[str]:
-    """Return a text as lines that roff fills again; none begins like a request."""
+    """Return a text as lines that roff refills; none starts like a request."""
     lines = textwrap.wrap(escaped(text), 78, break_on_hyphens=False, break_long_words=False)
     return [rf"\&{line}" if line.startswith((".", "'")) else line for line in lines]
 
 
 def quoted(heading: str) -> str:
-    """Return a heading of several words."""
+    """Quote a heading of several words."""
     return f'"{escaped(heading)}"'
 
 
 def escaped(text: str) -> str:
-    """Return text that roff takes literally, a hyphen as a hyphen."""
+    """Escape text for roff: it stays literal, and a hyphen stays a hyphen."""
     return text.replace("\\", r"\e").replace("-", r"\-").replace("'", r"\(aq")
 
 

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from azaion_imagebuild.cli.grammar import FLAGS, parser
+from azaion_imagebuild.cli.options import FLAGS
+from azaion_imagebuild.cli.parser import parser
 from azaion_imagebuild.config.loading import Key, keys
 from azaion_imagebuild.settings import ENV_PREFIX
 

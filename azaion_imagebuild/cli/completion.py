@@ -1,17 +1,17 @@
-"""What a shell needs to complete the command line: static, so that Tab starts no Python."""
+"""The completion scripts of shells: they are static, so that Tab starts no Python."""
 
 from __future__ import annotations
 
 import argparse
 
-from .manual import commands
+from .parser import walk
 
 SHELLS = ("bash", "zsh", "fish")
 
 
 def script(parser: argparse.ArgumentParser, shell: str) -> str:
-    """Return the script that ``shell`` sources; files and folders are completed as such."""
-    import shtab  # late: no other command needs it
+    """Return the script that ``shell`` sources; it completes files and folders, too."""
+    import shtab  # imported late: no other command needs it
 
     kinds = {
         "FILE": shtab.FILE,
@@ -20,7 +20,7 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
         "TARGET": shtab.FILE,
         "DIR": shtab.DIRECTORY,
     }
-    for _, command in [("", parser), *commands(parser)]:
+    for _, command in [("", parser), *walk(parser)]:
         for action in command._actions:
             if isinstance(action.metavar, str) and action.metavar in kinds:
                 action.complete = kinds[action.metavar]  # type: ignore[attr-defined]

@@ -4,39 +4,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
 from ..errors import ExitCode, InterruptedBuild, OperatorError, UsageError, denied, is_denied
 from ..settings import ENV_PREFIX
-from . import grammar, stdout
+from . import stdout
 from .console import Console
-
-_SUBJECTS = {
-    "image": "making",
-    "base": "making",
-    "stamp": "making",
-    "fleet": "making",
-    "provision": "making",
-    "submit": "stations",
-    "station": "stations",
-    "ledger": "ledger",
-    "verify": "devices",
-    "smoke": "devices",
-    "rotate": "devices",
-    "doctor": "host",
-    "hooks": "host",
-    "sandbox": "host",
-    "completion": "host",
-}
-"""First word of a command → the module of :mod:`.commands` that has its function."""
+from .parser import check_first, parser, with_verb
 
 
 def run(argv: Sequence[str]) -> int:
@@ -62,9 +43,9 @@ def _speaks_json(argv: Sequence[str]) -> bool:
 def _ended(argv: Sequence[str], console: Console) -> int:
     """Do the command; whatever happens is said, and ends in an exit code."""
     try:
-        words = grammar.with_verb(argv)
-        grammar.check_first(words)
-        args = grammar.parser(words).parse_args(words)
+        check_first(argv)
+        words = with_verb(argv)
+        args = parser(words).parse_args(words)
         console.debug = args.debug
         with _permitted():
             code = _called(args, console)
@@ -112,18 +93,10 @@ def _deliver_traces() -> None:
 def _called(args: argparse.Namespace, console: Console) -> int:
     """Do the command; a plug-in that exits does not end the process with a code of its own."""
     try:
-        code: int = function_of(args.command)(args, console)
+        code: int = args.command.run(args, console)
     except SystemExit as error:
         raise RuntimeError(f"a plug-in called sys.exit({error.code!r})") from error
     return code
-
-
-def function_of(command: str) -> Callable[[argparse.Namespace, Console], int]:
-    """Return what does a command; modules of other subjects are not imported."""
-    module = importlib.import_module(f".commands.{_SUBJECTS[command.split()[0]]}", __package__)
-    function: Callable[[argparse.Namespace, Console], int]
-    function = getattr(module, command.replace(" ", "_"))
-    return function
 
 
 def _failure(error: OperatorError) -> dict[str, Any]:

@@ -1,58 +1,141 @@
-"""What several commands take, each written once: groups of flags, and what their values are."""
+"""The options that several commands share, and the settings that they override."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..model import Receipt
+from ..config.loading import load
+from ..errors import UsageError
+from ..settings import ENV_PREFIX
+
+if TYPE_CHECKING:
+    from ..model import Receipt
+    from ..settings import Settings
+    from .console import Console
+
+FLAGS: dict[str, tuple[str, str]] = {
+    "api_url": ("admin_api", "url"),
+    "bsp": ("bsp", "dir"),
+    "rootfs_dir": ("bsp", "rootfs_dir"),
+    "board": ("bsp", "board"),
+    "rootdev": ("bsp", "rootdev"),
+    "size": ("bsp", "size"),
+    "owner": ("device_conf", "owner"),
+    "group": ("device_conf", "group"),
+    "flash": ("build", "flash"),
+    "fuse": ("build", "fuse"),
+    "method": ("bsp", "method"),
+    "usb_instance": ("bsp", "usb_instance"),
+    "keep_image": ("image", "keep"),
+    "inject": ("image", "inject"),
+    "rebuild": ("image", "rebuild"),
+    "disable": ("hooks", "disable"),
+    "state_dir": ("build", "state_dir"),
+    "database": ("ledger", "database"),
+    "station": ("ledger", "station"),
+    "operator": ("ledger", "operator"),
+    "yes": ("ledger", "confirmed"),
+    "loader_url": ("smoke", "loader_url"),
+    "ca_file": ("smoke", "ca_file"),
+    "wait": ("smoke", "wait"),
+    "log_format": ("log", "format"),
+}
+"""Flag → the setting that it overrides."""
+
+_PASSWORD = re.compile(r"://[^/@]*:[^@]+@|[?&](ssl)?password=")
+"""In a database's URL."""
+
+
+def settings_of(args: argparse.Namespace, console: Console) -> Settings:
+    """Return the settings from flags, environment and file; set the console's log format.
+
+    Raises:
+        UsageError: a flag cannot be accepted.
+    """
+    flags = {
+        place: value
+        for flag, place in FLAGS.items()
+        if (value := getattr(args, flag, None)) is not None
+    }
+    if _PASSWORD.search(getattr(args, "database", None) or ""):
+        raise UsageError(
+            "a password on the command line can be seen by every user of this host",
+            hint="write it into ~/.pgpass, or the URL into the configuration ([ledger] database)",
+        )
+    config = args.config if args.config is not None else os.environ.get(ENV_PREFIX + "CONFIG")
+    if config == "":
+        raise UsageError("--config (CONFIG=) is empty", hint="name a file, or leave it out")
+    settings = load(flags, os.environ, Path(config) if config else None)
+    console.speak(is_json=settings.log.format == "json")
+    return settings
 
 
 def general(parser: argparse.ArgumentParser) -> None:
-    """Add what every command takes."""
+    """Add the options of every command."""
     group = parser.add_argument_group("general options")
     group.add_argument(
         "--config",
         metavar="FILE",
-        help="settings; default: imagebuild.toml of this folder, if it is there",
+        help="configuration file; default: imagebuild.toml in this folder, if there is one",
     )
     group.add_argument(
         "--state-dir",
         metavar="DIR",
-        help="folder of logs, ledger and sandbox; default: ~/.local/state/azaion-imagebuild",
+        help="folder for logs, ledger and sandbox; default: ~/.local/state/azaion-imagebuild",
     )
     group.add_argument("--json", action="store_true", help="print one line of JSON on stdout")
-    group.add_argument("--debug", action="store_true", help="show all that the scripts print")
+    group.add_argument("--debug", action="store_true", help="show everything that scripts print")
     group.add_argument(
         "--log-format",
         choices=["text", "json"],
-        help="what stderr and the log files hold: text, or a JSON object a line; default: text",
+        help="format of stderr and the log files: text, or one JSON object per line; default: text",
     )
 
 
-def serial(parser: argparse.ArgumentParser) -> None:
+def serial(parser: argparse._ActionsContainer) -> None:
     """Add the device's serial."""
     parser.add_argument("--serial", help="the device's serial, e.g. AZJN-0042")
+
+
+def serials(parser: argparse.ArgumentParser) -> None:
+    """Add a list of serials."""
+    parser.add_argument(
+        "serials",
+        metavar="SERIALS",
+        help="a text file, a CSV with a column serial, a range like AZJN-0001..AZJN-1000, or -"
+        " (stdin)",
+    )
+
+
+def api_url(parser: argparse._ActionsContainer) -> None:
+    """Add the admin API."""
+    parser.add_argument("--api-url", metavar="URL", help="base URL of the admin API")
 
 
 def site(parser: argparse.ArgumentParser) -> None:
     """Add the site's admin API, rootfs and plug-ins."""
     site = parser.add_argument_group("the site")
-    site.add_argument("--api-url", metavar="URL", help="base URL of the admin API")
+    api_url(site)
     site.add_argument(
         "--rootfs-dir",
         metavar="DIR",
-        help="root filesystem to stage into; default: rootfs/ of the BSP",
+        help="root filesystem to write device.conf into; default: rootfs/ in the BSP",
     )
     disable(site)
 
 
 def bsp(parser: argparse.ArgumentParser) -> None:
-    """Add what an image is built of, and how it is flashed."""
+    """Add what an image is built from, and how it is flashed."""
     bsp = parser.add_argument_group("the BSP and the device")
     bsp.add_argument("--bsp", metavar="DIR", help="the Linux_for_Tegra folder")
-    bsp.add_argument("--board", help="the name of its .conf; default: jetson-orin-nano-devkit")
-    bsp.add_argument("--rootdev", help="root device, as flash.sh takes it; default: internal")
+    bsp.add_argument(
+        "--board", help="board name, as in BOARD.conf; default: jetson-orin-nano-devkit"
+    )
+    bsp.add_argument("--rootdev", help="root device for flash.sh; default: internal")
     bsp.add_argument("--size", help="size of the APP partition, e.g. 14GiB")
     bsp.add_argument(
         "--method",
@@ -63,30 +146,49 @@ def bsp(parser: argparse.ArgumentParser) -> None:
     bsp.add_argument(
         "--inject",
         choices=["rootfs", "stamp"],
-        help="build each device's image, or build a base once and stamp it; default: rootfs",
+        help="rootfs: build an image for each device; stamp: build a base once and stamp it;"
+        " default: rootfs",
     )
     bsp.add_argument(
         "--rebuild",
         action="store_const",
         const=True,
-        help="with --inject stamp: build the base anew",
+        help="with --inject stamp: rebuild the base",
     )
     bsp.add_argument("--flash", metavar="0|1", help="0: build and prove, but do not flash")
     bsp.add_argument(
         "--keep-image",
         action="store_const",
         const=True,
-        help="keep the image (0600) after flashing it; otherwise it is removed",
+        help="keep the image (mode 0600) after flashing; by default it is removed",
+    )
+
+
+def lanes(parser: argparse.ArgumentParser) -> None:
+    """Add the USB instances to flash at, or what stands in for flashing."""
+    parser.add_argument(
+        "--lane",
+        metavar="BUS-PORT",
+        action="append",
+        default=[],
+        help="flash at this USB instance, e.g. 1-3; repeatable; default: all devices in recovery"
+        " mode",
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help="write an image for each device; do not flash"
+    )
+    parser.add_argument(
+        "--image", metavar="FILE", type=Path, help="use this base image; no BSP is needed"
     )
 
 
 def fuse(parser: argparse.ArgumentParser, about: str) -> None:
-    """Add ``--fuse``, of which each command says what it means there."""
+    """Add ``--fuse``, whose meaning depends on the command."""
     parser.add_argument("--fuse", metavar="0|1", nargs="?", const="1", help=about)
 
 
 def database(parser: argparse.ArgumentParser) -> None:
-    """Add where the ledger is."""
+    """Add the ledger's database."""
     ledger = parser.add_argument_group("the ledger")
     ledger.add_argument(
         "--database",
@@ -96,57 +198,63 @@ def database(parser: argparse.ArgumentParser) -> None:
 
 
 def operator(parser: argparse.ArgumentParser) -> None:
-    """Add who builds, and their word that a device may be built once more."""
+    """Add the operator's name."""
     parser.add_argument(
-        "--operator", metavar="NAME", help="who builds, for the ledger; default: the user"
+        "--operator", metavar="NAME", help="operator to record in the ledger; default: your user"
     )
+
+
+def confirmation(parser: argparse.ArgumentParser, verb: str) -> None:
+    """Add the operator's consent to rebuild a device."""
     parser.add_argument(
         "--yes",
         action="store_const",
         const=True,
-        help="build a serial that was flashed before ([ledger] reprovision = confirm)",
+        help=f"{verb} serials that were flashed before ([ledger] reprovision = confirm)",
     )
 
 
 def owner(parser: argparse.ArgumentParser) -> None:
-    """Add who owns device.conf in the rootfs."""
+    """Add the owner of device.conf in the rootfs."""
     conf = parser.add_argument_group("device.conf")
     conf.add_argument(
         "--owner",
-        help="account in the rootfs, or a number, that runs the Loader; default: azaion",
+        help="account in the rootfs that runs the Loader: a name or a number; default: azaion",
     )
-    conf.add_argument("--group", help="its group; default: the owner's own")
+    conf.add_argument("--group", help="group of device.conf; default: the owner's own")
 
 
 def disable(parser: argparse._ActionsContainer) -> None:
     """Add ``--disable``."""
     parser.add_argument(
-        "--disable", action="append", metavar="NAME", help="leave this plug-in out; repeatable"
+        "--disable", action="append", metavar="NAME", help="disable this plug-in; repeatable"
     )
 
 
-def verdict(resolve: argparse.ArgumentParser) -> None:
-    """Add what an operator says of an attempt."""
-    resolve.add_argument("serial", metavar="SERIAL", help="the device's serial")
-    resolve.add_argument(
+def verdict(parser: argparse.ArgumentParser) -> None:
+    """Add an operator's verdict on an attempt."""
+    parser.add_argument("serial", metavar="SERIAL", help="the device's serial")
+    parser.add_argument(
         "verdict",
         choices=["done", "failed", "retired", "fused", "unfused"],
         help="done: it has its identity; failed: build it again; retired: out of use; fused,"
-        " unfused: what its fuses are",
+        " unfused: the state of its fuses",
     )
-    resolve.add_argument("--reason", required=True, help="why, for whoever asks later")
-    resolve.add_argument("--sandbox", action="store_true", help="a device of the sandbox")
+    parser.add_argument("--reason", required=True, help="why; recorded in the ledger")
+    parser.add_argument("--sandbox", action="store_true", help="a device of the sandbox")
 
 
 def path(text: str) -> Path:
-    """Return the path that a value names."""
-    if not text:  # Path("") would be the folder that one is in
+    """Return the path in a value, which must not be empty."""
+    if not text:  # Path("") would be the current folder
         raise argparse.ArgumentTypeError("it is empty")
     return Path(text)
 
 
 def anchor(text: str) -> Receipt:
-    """Return the row of a ledger that was written down as ROW:HASH."""
+    """Return the ledger row that a value names as ROW:HASH."""
+    from ..model import Receipt
+
     row, _, seal = text.partition(":")
     if not row.isdigit() or len(seal) != 64:
         raise argparse.ArgumentTypeError(f"{text!a} is not ROW:HASH")

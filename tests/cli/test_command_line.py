@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 
 import azaion_imagebuild
-from azaion_imagebuild.cli import grammar, manual
+from azaion_imagebuild.cli import commands
 from azaion_imagebuild.cli import main as cli
 from azaion_imagebuild.cli.completion import SHELLS
+from azaion_imagebuild.cli.parser import every_command, parser, walk
 
 ROOT = Path(azaion_imagebuild.__file__).parent.parent
-COMMANDS = dict(manual.commands(grammar.parser()))
+COMMANDS = dict(walk(parser()))
+HELP = {command.name: command for command in every_command()}
 BASH = r"""source ./script
 COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}
 function=$(complete -p "$1" | sed 's/.*-F \([^ ]*\) .*/\1/')
@@ -73,10 +75,10 @@ def test_tab_completes_commands_flags_choices_and_files(shell: str) -> None:
 
 
 def test_every_command_says_what_it_does_and_shows_how() -> None:
-    assert set(COMMANDS) == set(manual.ENTRIES)
+    assert set(COMMANDS) == set(HELP)
     for name, command in COMMANDS.items():
         text = command.format_help()
-        entry = manual.ENTRIES[name]
+        entry = HELP[name]
         assert f"usage: azaion-imagebuild {name} {entry.usage}\n" in text
         assert entry.examples
         for line in text.splitlines():
@@ -85,28 +87,34 @@ def test_every_command_says_what_it_does_and_shows_how() -> None:
 
 
 def test_every_example_is_a_command_line() -> None:
-    for entry in manual.ENTRIES.values():
+    for entry in HELP.values():
         for example in entry.examples:
-            grammar.parser().parse_args(shlex.split(example.partition(" > ")[0]))
+            parser().parse_args(shlex.split(example.partition(" > ")[0]))
 
 
 def test_every_command_has_a_function_that_does_it() -> None:
-    done = {c.get_default("command") for c in COMMANDS.values()} - {None}
-    assert done == set(COMMANDS) - {"station", "ledger"}
-    for command in done:
-        assert callable(cli.function_of(command))
+    groups = {name for name, command in HELP.items() if command.verbs}
+    assert groups == {"station", "ledger"}
+    for name in set(COMMANDS) - groups:
+        assert COMMANDS[name].get_default("command") is HELP[name]
+        assert callable(HELP[name].run)
+
+
+def test_every_file_of_the_commands_is_a_command() -> None:
+    files = {path.stem for path in Path(commands.__file__).parent.glob("[!_]*.py")}
+    assert files == set(commands.NAMES) == {name.split()[0] for name in HELP}
 
 
 def test_a_call_is_parsed_by_the_command_that_is_called_alone() -> None:
-    for command in {c.get_default("command") for c in COMMANDS.values()} - {None}:
+    for command in (name for name, command in HELP.items() if command.run):
         nouns = {command, command.split()[0]}
-        assert set(dict(manual.commands(grammar.parser(command.split())))) == nouns
+        assert set(dict(walk(parser(command.split())))) == nouns
 
 
 def test_a_word_that_is_no_command_is_shown_all_of_them() -> None:
     for words in (["imag"], ["--help"], ["--", "image"]):
-        assert set(dict(manual.commands(grammar.parser(words)))) == set(COMMANDS)
-    found = set(dict(manual.commands(grammar.parser(["station", "-h"]))))
+        assert set(dict(walk(parser(words)))) == set(COMMANDS)
+    found = set(dict(walk(parser(["station", "-h"]))))
     assert found == {"station", *(name for name in COMMANDS if name.startswith("station "))}
 
 
@@ -120,10 +128,11 @@ def test_a_wrong_command_line_is_told_where_the_right_one_is_shown(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     listed = "azaion-imagebuild --help lists the commands"
-    assert said(capsys, "imag").endswith(f"no command 'imag' | hint: did you mean image? {listed}")
-    assert said(capsys, "frobnicate").endswith(f"no command 'frobnicate' | hint: {listed}")
+    near = f"unknown command 'imag' | hint: did you mean image? {listed}"
+    assert said(capsys, "imag").endswith(near)
+    assert said(capsys, "frobnicate").endswith(f"unknown command 'frobnicate' | hint: {listed}")
     early = said(capsys, "--state-dir=x", "image")
-    assert early.startswith("error: --state-dir stands before the command | hint: options come")
+    assert early.startswith("error: --state-dir must come after the command | hint: azaion")
     for words in (("ledger", "show"), ("image",), ("station", "status")):
         late = said(capsys, *words, "--bogus")
         assert f"azaion-imagebuild {' '.join(words)} --help lists" in late

@@ -18,8 +18,8 @@ import pytest
 from pages import NEEDS_HARDWARE, PAGES, ROOT, Bench, blocks, inline_commands
 
 import azaion_imagebuild
-from azaion_imagebuild.cli import grammar
 from azaion_imagebuild.cli import main as cli
+from azaion_imagebuild.cli.parser import parser
 from azaion_imagebuild.config.loading import load
 from azaion_imagebuild.errors import ExitCode, UsageError
 from azaion_imagebuild.pipeline import hookspecs
@@ -96,7 +96,7 @@ def test_a_command_in_a_sentence_is_one_with_flags_that_there_are(page: Path) ->
 def _misunderstood(argv: list[str]) -> bool:
     """Tell whether the command line does not know a word of it; one may be left out."""
     try:
-        grammar.parser().parse_args(argv)
+        parser().parse_args(argv)
     except UsageError as error:
         return "required" not in error.message
     except SystemExit:  # --help
@@ -135,14 +135,14 @@ def test_the_readmes_python_call_builds_an_image() -> None:
 
 
 def test_every_command_is_in_the_readme_and_every_exit_code() -> None:
-    parser = grammar.parser()
-    (commands,) = (a for a in parser._actions if a.dest == "command" or a.choices)
+    whole = parser()
+    (commands,) = (a for a in whole._actions if a.dest == "command" or a.choices)
     assert commands.choices is not None
     for command in commands.choices:
         assert f"`azaion-imagebuild {command}" in TEXT, command
     for code in set(ExitCode):
         assert f"`{int(code)}` " in TEXT, code
-        assert re.search(rf"\b{int(code)} \w", parser.epilog or ""), code
+        assert re.search(rf"\b{int(code)} \w", whole.epilog or ""), code
 
 
 def test_help_and_version_go_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,7 +104,7 @@ def test_what_is_done_unknown_or_another_devices_is_not_queued(run: Run, factory
         (["station", "--name", "S 1"], "is no name for a station"),
         (["station", "--name", "S1", "--lanes", "0"], "--lanes is less than 1"),
         (["station", "status"], "no database is set"),
-        (["station", "reassign"], "name one station, or say --dead"),
+        (["station", "reassign"], "give either the name of a station or --dead"),
         (["submit", ONE, "--station", "S@1"], "is no name for a station"),
     ],
 )

@@ -1,0 +1,113 @@
+"""fleet: provision a list of devices."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from ...errors import UsageError
+from .. import options, stdout
+from ..common import folder_of_images
+from ..options import settings_of
+from ..parser import Command
+
+if TYPE_CHECKING:
+    from ...fleet.fleet import Order
+    from ...settings import Settings
+    from ..console import Console
+
+
+def add_flags(fleet: argparse.ArgumentParser) -> None:
+    options.general(fleet)
+    options.serials(fleet)
+    fleet.add_argument("--plan", action="store_true", help="only show what would be done")
+    fleet.add_argument(
+        "--jobs", metavar="N", type=int, default=8, help="devices at a time; default: 8"
+    )
+    options.lanes(fleet)
+    fleet.add_argument("--again", action="store_true", help="redo devices that are already done")
+    fleet.add_argument(
+        "--fail-fast", action="store_true", help="start no further device after a failure"
+    )
+    fleet.add_argument(
+        "--max-failures", metavar="N", type=int, help="start no further device after N failures"
+    )
+    fleet.add_argument(
+        "--report",
+        metavar="DIR",
+        type=Path,
+        help="folder for report.html, .csv and .json; default: a new one in --state-dir",
+    )
+    options.site(fleet)
+    options.bsp(fleet)
+    options.fuse(fleet, "not for a fleet: fuses are burned one device at a time")
+    options.owner(fleet)
+    options.database(fleet)
+    options.operator(fleet)
+    options.confirmation(fleet, "build")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    from ...fleet.fleet import plan_fleet, run_fleet
+
+    settings = settings_of(args, console)
+    order = _order(args, settings)
+    if args.plan:
+        plan = plan_fleet(order, settings)
+        if args.json:
+            stdout.print_json(plan.as_json(), console)
+        console.planned(plan)
+        return plan.exit_code
+    with stdout.reserved():
+        fleet = run_fleet(order, settings, console, console.fleet(scans=order.scans))
+    console.fleet_ended(fleet)
+    if args.json:
+        stdout.print_json(fleet, console)
+    return int(fleet["exit_code"])
+
+
+def _order(args: argparse.Namespace, settings: Settings) -> Order:
+    from ...fleet.fleet import Order
+    from ...identity.serial_list import STDIN
+
+    if args.jobs < 1:
+        raise UsageError("--jobs is less than 1", hint="leave it out for 8")
+    out = folder_of_images(args, settings)
+    if out is None and args.image is not None:
+        raise UsageError(
+            "--image is stamped into copies, not flashed",
+            hint="add --out DIR (or FLASH=0); to flash, leave --image out: the BSP's base is used",
+        )
+    return Order(
+        source=args.serials,
+        scans=args.serials == STDIN and _is_terminal(sys.stdin) and not args.plan,
+        jobs=args.jobs,
+        out=out,
+        base=args.image.absolute() if args.image else None,
+        lanes=tuple(args.lane),
+        again=args.again,
+        max_failures=1 if args.fail_fast else args.max_failures,
+        report=args.report.absolute() if args.report else None,
+    )
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
+
+
+COMMAND = Command(
+    name="fleet",
+    summary="provision a list of devices",
+    usage="SERIALS [options]",
+    about="Provisions a list of devices: flashes each, or with --out writes an image for each. A"
+    " failed device does not stop the others, and the same command again does the rest. Press"
+    " Ctrl-C once to finish the devices in progress, twice to stop at once.",
+    examples=(
+        "fleet AZJN-0001..AZJN-1000 --plan",
+        "fleet list.csv --out images",
+    ),
+    add_flags=add_flags,
+    run=run,
+)

@@ -1,0 +1,172 @@
+"""station: provision devices from the common queue; look after the stations."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from msgspec import structs
+
+from ...errors import UsageError
+from ...identity.serial import parse_serial
+from .. import options, stdout
+from ..common import folder_of_images, resolved
+from ..options import settings_of
+from ..parser import Command
+
+if TYPE_CHECKING:
+    from ...ledger import Ledger
+    from ..console import Console
+
+
+def add_run_flags(run: argparse.ArgumentParser) -> None:
+    options.general(run)
+    run.add_argument("--name", metavar="NAME", dest="station", help="name of this station, e.g. S1")
+    run.add_argument(
+        "--lanes", metavar="N", type=int, default=4, help="images at a time; default: 4"
+    )
+    options.lanes(run)
+    options.operator(run)
+    options.site(run)
+    options.bsp(run)
+    options.owner(run)
+    options.database(run)
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    from ...stations.station import Duty, run_station
+
+    settings = settings_of(args, console)
+    if args.lanes < 1:
+        raise UsageError("--lanes is less than 1", hint="leave it out for 4")
+    duty = Duty(
+        lanes=args.lanes,
+        out=folder_of_images(args, settings),
+        base=args.image.absolute() if args.image else None,
+        ports=tuple(args.lane),
+    )
+    with stdout.reserved():
+        told = run_station(duty, settings, console, console.station())
+    counts = ", ".join(f"{told[name]} {name.replace('_', ' ')}"
+                       for name in ("done", "failed", "unknown", "given_back"))  # fmt: skip
+    console.say(f"station {told['station']} has {told['outcome']}: {counts}")
+    if args.json:
+        stdout.print_json(told, console)
+    return int(told["exit_code"])
+
+
+def add_status_flags(status: argparse.ArgumentParser) -> None:
+    options.general(status)
+    options.database(status)
+
+
+def status(args: argparse.Namespace, console: Console) -> int:
+    from ...stations.status import lines_of, look
+
+    with _shared_ledger(args, console) as ledger:
+        board = look(ledger)
+    if args.json:
+        stdout.print_json(board, console)
+        return 0
+    for line in lines_of(board):
+        stdout.print_line(line, console)
+    return 0
+
+
+def add_resolve_flags(resolve: argparse.ArgumentParser) -> None:
+    options.general(resolve)
+    options.verdict(resolve)
+    options.database(resolve)
+
+
+def resolve(args: argparse.Namespace, console: Console) -> int:
+    from ...stations.resolve import resolve
+
+    serial = parse_serial(args.serial, settings_of(args, console).serial.pattern)
+    with _shared_ledger(args, console) as ledger:
+        receipt = resolve(ledger, serial, args.verdict, args.reason, sandbox=args.sandbox)
+    return resolved(serial, receipt, args, console)
+
+
+def add_reassign_flags(reassign: argparse.ArgumentParser) -> None:
+    options.general(reassign)
+    reassign.add_argument("name", metavar="NAME", nargs="?", help="name of the station")
+    reassign.add_argument("--dead", action="store_true", help="every station that is dead")
+    options.database(reassign)
+
+
+def reassign(args: argparse.Namespace, console: Console) -> int:
+    from ...stations.takeover import reassign
+
+    if (args.name is None) != args.dead:
+        raise UsageError(
+            "give either the name of a station or --dead", hint="station status lists them"
+        )
+    with _shared_ledger(args, console) as ledger:
+        taken, moved = reassign(ledger, args.name)
+    for each in taken:
+        console.say(f"{each.serial} of {each.station} is {each.outcome}: {each.reason}")
+    console.say(f"DONE: {len(taken)} taken away, {len(moved)} waiting ones back in the queue")
+    if args.json:
+        found = {"taken": [structs.asdict(each) for each in taken], "moved": moved}
+        stdout.print_json({"outcome": "done", **found}, console)
+    return 0
+
+
+def _shared_ledger(args: argparse.Namespace, console: Console) -> Ledger:
+    from ...stations.tables import shared_ledger
+
+    return shared_ledger(settings_of(args, console))
+
+
+RUN = Command(
+    name="station run",
+    summary="provision devices until Ctrl-C or SIGTERM",
+    usage="--name NAME --database URL [options]",
+    about="Takes devices from the queue and provisions them as fleet does, until Ctrl-C. The"
+    " devices in progress are then finished, and the others go back to the queue. Press Ctrl-C"
+    " twice to stop at once.",
+    examples=("station run --name S1 --lanes 4 --out images",),
+    add_flags=add_run_flags,
+    run=run,
+)
+STATUS = Command(
+    name="station status",
+    summary="show stations, lanes, queues and orphans",
+    usage="--database URL [options]",
+    about="Shows each station and its last heartbeat, the lanes, the queues, and the devices whose"
+    " station is dead.",
+    examples=("station status",),
+    add_flags=add_status_flags,
+    run=status,
+)
+RESOLVE = Command(
+    name="station resolve",
+    summary="record the outcome of a device",
+    usage="SERIAL {done,failed,retired,fused,unfused} --reason REASON [options]",
+    about="Records the outcome of a device whose station died while flashing it. Such a device is"
+    " never repeated automatically.",
+    examples=('station resolve AZJN-0042 failed --reason "checked: no image"',),
+    add_flags=add_resolve_flags,
+    run=resolve,
+)
+REASSIGN = Command(
+    name="station reassign",
+    summary="give a station's devices to the others",
+    usage="(NAME | --dead) [options]",
+    about="Gives the devices of a dead station to the others. If that station comes back, it cannot"
+    " finish them any more.",
+    examples=("station reassign S1", "station reassign --dead"),
+    add_flags=add_reassign_flags,
+    run=reassign,
+)
+COMMAND = Command(
+    name="station",
+    summary="provision devices from the common queue: run, status, resolve, reassign",
+    usage="[COMMAND] ...",
+    about="Provisions devices from the common queue. COMMAND may be left out before an option:"
+    " station --name S1 means station run --name S1.",
+    examples=("station status",),
+    verbs=(RUN, STATUS, RESOLVE, REASSIGN),
+    default_verb="run",
+)

@@ -1,0 +1,41 @@
+"""What several commands share: where images go, and how a command ends."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import stdout
+
+if TYPE_CHECKING:
+    from ..model import BuildRecord, Receipt
+    from ..settings import Settings
+    from .console import Console
+
+
+def finish(record: BuildRecord, args: argparse.Namespace, console: Console) -> int:
+    """Show and print the record of a build; return its exit code."""
+    console.summary(record)
+    if args.json:
+        stdout.print_json(record.as_json(), console)
+    return record.exit_code
+
+
+def folder_of_images(args: argparse.Namespace, settings: Settings) -> Path | None:
+    """Return the folder to write images to, or None if devices are flashed."""
+    from ..fleet.fleet import default_out
+
+    if args.out is None and settings.build.flash:
+        return None
+    out: Path = args.out or default_out(settings)
+    return out.absolute()
+
+
+def resolved(serial: str, receipt: Receipt, args: argparse.Namespace, console: Console) -> int:
+    """Report that the ledger holds an operator's verdict."""
+    if args.json:
+        record = {"serial": serial, "outcome": args.verdict, "ledger": receipt.as_json()}
+        stdout.print_json(record, console)
+    console.say(f"DONE: {serial} is {args.verdict} (row {receipt.row})")
+    return 0
