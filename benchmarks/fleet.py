@@ -145,7 +145,7 @@ def fleet(url: str, devices: int, jobs: int) -> dict[str, float]:
     from azaion_imagebuild.model import Image, Ownership
     from azaion_imagebuild.pipeline.hookspecs import REQUIRED
     from azaion_imagebuild.pipeline.plugins import load_plugins
-    from azaion_imagebuild.pipeline.recipes import Blank
+    from azaion_imagebuild.pipeline.target import Blank
     from azaion_imagebuild.settings import Settings
 
     settings = Settings()

@@ -25,7 +25,7 @@ from ..lanes.lane import Lane
 from ..ledger import Entry, Standing
 from ..model import DEVICE_CONF, Build, Image
 from ..pipeline.new import device_build, stamping_build
-from ..pipeline.recipes import Blank
+from ..pipeline.target import Blank
 from ..settings import Settings
 from ..system.locks import locked
 from ..system.trust import is_own

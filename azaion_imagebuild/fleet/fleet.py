@@ -36,7 +36,8 @@ from ..pipeline.attempt import Watcher
 from ..pipeline.hookspecs import REQUIRED
 from ..pipeline.new import base_build, unique_name
 from ..pipeline.plugins import load_plugins
-from ..pipeline.recipes import Blank, with_base
+from ..pipeline.recipes import use_base
+from ..pipeline.target import Blank
 from ..report import check_folder, write_report
 from ..settings import Settings
 from .destinations import (
@@ -333,7 +334,7 @@ def _of_base(
         OperatorError: there is no base, and none can be built.
     """
     found: list[T] = []
-    record = with_base(build, hook, watcher, lambda blank: found.append(take(blank)))
+    record = use_base(build, hook, watcher, lambda blank: found.append(take(blank)))
     if record.error is not None:
         raise record.error
     return found[0]

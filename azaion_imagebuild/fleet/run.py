@@ -232,7 +232,7 @@ def made(
     try:
         with place.ready(each) as (build, blank):
             build = structs.replace(build, shared=shared)
-            record = pipeline.stamped(build, blank, hook, watcher, ledger)
+            record = pipeline.stamp(build, blank, hook, watcher, ledger)
     except (KeyboardInterrupt, InterruptedBuild):
         return {**blank_record(each), "outcome": "not started", "lane": place.name}
     except OperatorError as error:

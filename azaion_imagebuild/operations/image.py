@@ -44,7 +44,7 @@ def build_base(settings: Settings, watcher: Watcher, out: Path | None) -> BuildR
         check_new_file(out)
     hook = load_plugins(settings.hooks, required=REQUIRED).hook
     with parts(settings) as (used, sandbox):
-        record = pipeline.base(base_build(used, sandbox=sandbox), hook, watcher)
+        record = pipeline.build_base(base_build(used, sandbox=sandbox), hook, watcher)
     if out is None or record.image is None or record.error is not None:
         return record
     copy_image(record.image.path, out)

@@ -64,7 +64,7 @@ def rotate(
     if sandbox:
         _require_sandbox_device(serial, settings)
     with parts_of_api(settings) as used, the_ledger(used) as ledger:
-        return pipeline.issued(_build(serial, used, sandbox), targets, hook, watcher, ledger)
+        return pipeline.issue(_build(serial, used, sandbox), targets, hook, watcher, ledger)
 
 
 def plan_all(age: timedelta, settings: Settings) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def _one(
     ledger: Ledger,
 ) -> BuildRecord:
     target = ConfFile(path=out / f"{build.serial}.conf", held=True)
-    return pipeline.issued(build, [target], hook, _Quiet(warned), ledger)
+    return pipeline.issue(build, [target], hook, _Quiet(warned), ledger)
 
 
 def _summary(

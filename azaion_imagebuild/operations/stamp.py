@@ -19,7 +19,7 @@ from ..pipeline import recipes as pipeline
 from ..pipeline.attempt import Watcher
 from ..pipeline.new import stamping_build
 from ..pipeline.plugins import load_plugins
-from ..pipeline.recipes import Blank
+from ..pipeline.target import Blank
 from ..proof.readback import of_device_conf
 from ..settings import Settings
 from .parts import parts_of_api, the_ledger
@@ -75,7 +75,7 @@ def stamp(
     hook = load_plugins(settings.hooks, required=("provision_identity",)).hook
     with parts_of_api(settings) as used, the_ledger(used) as ledger:
         build = stamping_build(serial, used, sandbox=sandbox)
-        return pipeline.issued(build, [ImageFile(path=image, out=out)], hook, watcher, ledger)
+        return pipeline.issue(build, [ImageFile(path=image, out=out)], hook, watcher, ledger)
 
 
 def stamp_given(

@@ -95,7 +95,7 @@ class Attempt:
         yield notes
         self.watcher.ended(name, time.monotonic() - begin, ", ".join(notes))
 
-    def intends(self, step: str) -> None:
+    def intend(self, step: str) -> None:
         """Commit to the ledger that a step is about to be done.
 
         Raises:
@@ -114,8 +114,8 @@ class Attempt:
             self.receipt = self.ledger.begin(entry, self.build.settings.ledger)
             self.begun = True
 
-    def concludes(self, step: str) -> None:
-        """Commit that a step is done, whatever comes; the next intent begins the attempt anew.
+    def conclude(self, step: str) -> None:
+        """Commit that a step is done, whatever comes; the next intent begins it again.
 
         Raises:
             LedgerError: it cannot be written.
@@ -127,7 +127,7 @@ class Attempt:
         self.receipt = self.ledger.write(Entry.of(self.record(), step=step, outcome="done"))
         self.begun = False
 
-    def recorded(self, error: OperatorError | None = None) -> BuildRecord:
+    def finish(self, error: OperatorError | None = None) -> BuildRecord:
         """Return the record of the whole attempt, which the ledger holds too."""
         record = self.record(error)
         if self.ledger is None or not self.begun:

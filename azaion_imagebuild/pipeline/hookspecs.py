@@ -153,18 +153,7 @@ REQUIRED: tuple[str, ...] = (
 )
 """Steps that a build cannot do without."""
 
-EVERY_STEP: tuple[str, ...] = (
-    "preflight",
-    "prepare",
-    "fuse",
-    "pre_provision",
-    "provision_identity",
-    "post_provision",
-    "pre_flash",
-    "build_image",
-    "verify_image",
-    "flash",
-    "post_flash",
-    "build_failed",
-    "cleanup",
+EVERY_STEP: tuple[str, ...] = tuple(
+    name for name, value in list(globals().items()) if hasattr(value, "azaion_imagebuild_spec")
 )
+"""All steps, in their order on this page."""

@@ -1,12 +1,29 @@
-"""What a new credential can be written into outside a build, as the pipeline sees it."""
+"""What an identity can be written into outside a build: a blank image, or any other target."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from ..model import Build, DeviceIdentity, Image, StagedFile
+from msgspec import Struct
+
+from ..model import Build, DeviceIdentity, Image, Ownership, StagedFile
+
+
+class Blank(Struct, frozen=True, kw_only=True):
+    """A finished image that holds a placeholder, for one device's identity."""
+
+    image: Image
+    ownership: Ownership
+    sha256: str
+    """SHA-256 of the image with the placeholder."""
+    size: int
+    """Size of the placeholder in bytes."""
+    release: str | None = None
+    publish: Callable[[], Image] | None = None
+    """Moves the image, once stamped and proven, to where it belongs."""
 
 
 class Opened(Protocol):

@@ -144,7 +144,7 @@ def test_what_cannot_stand_in_a_device_conf_is_refused_at_once(
         ran = run("provision", "--serial", SERIAL, "--api-url", other.url, "--rootfs-dir",
                   rootfs_dir, "--json")  # fmt: skip
     assert (ran.code, ran.json["step"]) == (4, "provision_identity"), ran.err
-    assert "cannot stand in device.conf" in ran.json["error"]
+    assert "cannot be written to device.conf" in ran.json["error"]
     assert not (rootfs_dir / DEVICE_CONF).exists()
 
 

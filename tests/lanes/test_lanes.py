@@ -398,10 +398,10 @@ def test_a_base_is_still_current_after_a_fleet(bench: Bench) -> None:
     at = [path.stat().st_mtime_ns for path in bench.image.files]
     hook = load_plugins(bench.settings.hooks, required=REQUIRED).hook
     began = structs.replace(bench.build, attempt="again")
-    record = pipeline.with_base(began, hook, Console(sys.stderr), lambda blank: None)
+    record = pipeline.use_base(began, hook, Console(sys.stderr), lambda blank: None)
     assert record.image == bench.image
     at = [path.stat().st_mtime_ns for path in bench.image.files]
-    record = pipeline.base(bench.build, hook, Console(sys.stderr))
+    record = pipeline.build_base(bench.build, hook, Console(sys.stderr))
     assert record.image == bench.image
     assert bench.image.path.stat().st_mtime_ns > at[0]
 

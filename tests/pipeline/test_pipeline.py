@@ -322,7 +322,7 @@ def test_what_a_plug_in_adds_to_the_record_is_json(build: Build, steps: Steps, v
 
     record, _ = run(build, steps, Site())
     assert (record.exit_code, record.step) == (70, "post_flash")
-    assert "a plug-in's answer to post_flash is no JSON" in record.error.message
+    assert "a plug-in's answer to post_flash is not valid JSON" in record.error.message
     assert json.dumps(record.as_json())
     assert record.as_json()["serial"] == SERIAL
 

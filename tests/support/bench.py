@@ -81,6 +81,6 @@ def a_bench(folder: Path, method: str, number: int = 3, **bsp: Any) -> Iterator[
         lock = structs.replace(used.build, lock_wait=0.0, flash=False)
         build = device_build("BASE-0", structs.replace(used, build=lock), sandbox=True)
         hook = load_plugins(used.hooks, required=REQUIRED).hook
-        record = pipeline.base(build, hook, Console(sys.stderr))
+        record = pipeline.build_base(build, hook, Console(sys.stderr))
         assert record.image is not None, record.error
         yield Bench(sandbox, used, build, record.image, instances)

@@ -1,0 +1,108 @@
+"""What surrounds the steps of an attempt: the lock, errors that become a record, the clean-up."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+import traceback
+from collections.abc import Callable, Iterator
+
+import pluggy
+from msgspec import structs
+
+from ..errors import BugError, InterruptedBuild, OperatorError, PreflightError, denied, is_denied
+from ..model import Build, BuildRecord, Finding
+from ..system.locks import locked
+from ..system.signals import held_back
+from .answers import try_all
+from .attempt import Attempt, Book, Watcher
+from .watchers import observed
+
+_logger = logging.getLogger(__name__)
+
+
+def run_steps(
+    build: Build,
+    hook: pluggy.HookRelay,
+    watcher: Watcher,
+    steps: Callable[[Attempt], None],
+    ledger: Book | None = None,
+) -> BuildRecord:
+    """Run the steps of one attempt; return its record, whatever went wrong."""
+    with observed(build, watcher) as observers:
+        attempt = Attempt(build=build, hook=hook, watcher=observers, ledger=ledger)
+        record = structs.replace(_run_to_record(attempt, steps), log=observers.log)
+        observers.finished(record)
+    return record
+
+
+def _run_to_record(attempt: Attempt, steps: Callable[[Attempt], None]) -> BuildRecord:
+    try:
+        with _locked(attempt.build) as build, _always_cleaned_up(attempt):
+            attempt.build = build
+            steps(attempt)
+    except BaseException as error:  # sys.exit(), a panic of a Rust extension
+        return attempt.finish(_for_operator(attempt, error))
+    return attempt.finish()
+
+
+def _for_operator(attempt: Attempt, error: BaseException) -> OperatorError:
+    """Return the error to show; a bug's traceback goes to the log."""
+    if isinstance(error, OperatorError):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        interrupted = InterruptedBuild(
+            f"interrupted during {attempt.current}",
+            hint="run the same command again: repeating it is safe",
+        )
+        interrupted.problems += tuple(attempt.left_behind)
+        return interrupted
+    if is_denied(error) and attempt.current in ("lock", "preflight"):
+        return PreflightError.of_problems([denied(error)])
+    _logger.error("a bug in the step %s", attempt.current, exc_info=error)
+    return BugError(
+        f"a bug in {_culprit(error)}, step {attempt.current}: {type(error).__name__}: {error}",
+        hint="report it with the traceback above; --disable NAME turns a plug-in off",
+    )
+
+
+def _culprit(error: BaseException) -> str:
+    """Return the file and line that raised: a plug-in's or ours."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "azaion-imagebuild"
+
+
+@contextlib.contextmanager
+def _locked(build: Build) -> Iterator[Build]:
+    folders = [folder for folder in (build.bsp_dir, build.rootfs_dir) if folder is not None]
+    with locked(folders, build.settings.build.lock_wait) as descriptors:
+        held = structs.replace(build, lock_fds=(*build.lock_fds, *descriptors), began=time.time())
+        if build.settings.image.staging == "overlay" and build.rootfs_dir.is_dir():
+            from ..rootfs.overlay import staged_over  # imported late: few builds use it
+
+            with staged_over(build.rootfs_dir) as staging_dir:
+                yield structs.replace(held, rootfs_dir=staging_dir)
+        else:
+            yield held
+
+
+@contextlib.contextmanager
+def _always_cleaned_up(attempt: Attempt) -> Iterator[None]:
+    hook = attempt.hook
+    try:
+        yield
+    except BaseException as error:
+        with held_back():
+            left = try_all(
+                hook.build_failed, build=attempt.build, staged=attempt.staged, error=error
+            )
+            left += try_all(hook.cleanup, build=attempt.build)
+            attempt.left_behind += left
+        if isinstance(error, OperatorError):
+            error.problems += tuple(each for each in left if each not in error.problems)
+        raise
+    with held_back():
+        left = try_all(hook.cleanup, build=attempt.build)
+    for message, hint in left:
+        attempt.watcher.warned(Finding(message=message, hint=hint, severity="warning"))

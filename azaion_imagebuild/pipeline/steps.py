@@ -1,0 +1,334 @@
+"""The steps of an attempt, one function each: what a step asks plug-ins, and what it checks."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from msgspec import structs
+
+from ..errors import (
+    FlashError,
+    LedgerError,
+    OperatorError,
+    PreflightError,
+    ProvisioningError,
+    StagingError,
+    VerificationError,
+)
+from ..identity import device_conf
+from ..images.digest import fingerprints, sha256_of
+from ..model import (
+    DEVICE_CONF,
+    LUKS,
+    Build,
+    DeviceIdentity,
+    Finding,
+    FuseResult,
+    Image,
+    Ownership,
+    StagedFile,
+)
+from ..system.signals import held_back
+from .answers import add_fields, flatten, refuse_errors, require_answer
+from .attempt import Attempt
+
+if TYPE_CHECKING:
+    from .target import Blank, Opened, Target
+
+
+def prepare(attempt: Attempt) -> Ownership:
+    """Check everything that can be checked, then clear the rootfs of an earlier attempt."""
+    with attempt.step("preflight"):
+        objections = _ledger_objections(attempt)
+        findings = attempt.hook.preflight(build=attempt.build)
+        refuse_errors([*findings, objections], PreflightError, attempt.watcher)
+    with attempt.step("prepare"):
+        ownership: Ownership = require_answer("prepare", attempt.hook.prepare(build=attempt.build))
+    return ownership
+
+
+def prepare_device(attempt: Attempt) -> Ownership:
+    """Prepare, and burn the device's fuses where that was asked for."""
+    ownership = prepare(attempt)
+    attempt.release = _release(attempt.build) if attempt.ledger else None
+    if attempt.build.fuse:
+        fuse(attempt)
+    return ownership
+
+
+def fuse(attempt: Attempt) -> None:
+    """Burn the device's fuses, and write that down before anything else is done."""
+    with held_back():  # an interrupted fuse command leaves the device in an unknown state
+        attempt.intend("fuse")
+        with attempt.step("fuse") as notes:
+            result: FuseResult = require_answer("fuse", attempt.hook.fuse(build=attempt.build))
+            attempt.extra |= {
+                "fused": "now",
+                "fuse_command": result.command,
+                "fuse_device": result.device,
+            }
+            _write_down_fusing(attempt)
+            notes.append(f"the device at USB {result.device} is fused")
+
+
+def _write_down_fusing(attempt: Attempt) -> None:
+    try:
+        attempt.conclude("fuse")
+    except LedgerError as error:
+        message = (
+            f"the fuses of {attempt.build.serial} are burned, but the ledger could not record it"
+        )
+        error.problems += ((message, "fix the ledger, then: ledger resolve … fused"),)
+        raise
+
+
+def provision_identity(attempt: Attempt) -> DeviceIdentity:
+    """Give the device a credential."""
+    with _provisioned(attempt, "provision_identity") as identity:
+        return identity
+
+
+@contextlib.contextmanager
+def _provisioned(attempt: Attempt, intent: str) -> Iterator[DeviceIdentity]:
+    """Give the device a credential; signals are held back while it is in use.
+
+    Every recipe gets its credential here.
+    """
+    hook = attempt.hook
+    attempt.current = "preflight"
+    refuse_errors(hook.pre_provision(build=attempt.build), PreflightError, attempt.watcher)
+    attempt.intend(intent)
+    with contextlib.ExitStack() as held:
+        with attempt.step("provision_identity") as notes:
+            identity: DeviceIdentity = require_answer(
+                "provision_identity", hook.provision_identity(build=attempt.build)
+            )
+            _check_owner(attempt.build, identity)
+            attempt.identity = identity
+            _check_usable(identity)
+            notes.append(f"account {identity.email} {identity.enrolled}")
+            held.enter_context(held_back())
+            answers = hook.post_provision(build=attempt.build, identity=identity)
+            add_fields(attempt, "post_provision", answers)
+        yield identity
+
+
+def _check_owner(build: Build, identity: DeviceIdentity) -> None:
+    """Raise if a plug-in answered with the identity of another device."""
+    if (identity.serial, identity.email) != (build.serial, build.email):
+        raise ProvisioningError(
+            f"a plug-in answered with {identity.serial!a} and {identity.email!a}, not with"
+            f" {build.serial} and {build.email}",
+            hint="fix the provisioning plug-in: azaion-imagebuild hooks shows which one it is",
+        )
+
+
+def _check_usable(identity: DeviceIdentity) -> None:
+    if why := device_conf.unusable(identity):
+        raise ProvisioningError(
+            f"the credential of {identity.serial} cannot be written to device.conf: {why}",
+            hint="fix the provisioning plug-in, or the credential that its API returns",
+        )
+
+
+def stage(attempt: Attempt, identity: DeviceIdentity, ownership: Ownership) -> None:
+    """Have device.conf, and whatever else a site wants, written into the rootfs."""
+    with attempt.step("pre_flash") as notes:
+        answers = attempt.hook.pre_flash(
+            build=attempt.build, identity=identity, ownership=ownership
+        )
+        attempt.staged = tuple(flatten(answers))
+        if not any(staged.path == DEVICE_CONF for staged in attempt.staged):
+            raise StagingError(
+                f"no plug-in staged {DEVICE_CONF}",
+                hint="enable the plug-in device_conf, or one that returns its StagedFile",
+            )
+        notes += [_described(staged) for staged in attempt.staged]
+
+
+def build_image(attempt: Attempt, identity: DeviceIdentity) -> Image:
+    """Have the image built with this identity."""
+    with attempt.step("build_image") as notes:
+        image: Image = require_answer(
+            "build_image",
+            attempt.hook.build_image(build=attempt.build, identity=identity, staged=attempt.staged),
+        )
+        attempt.image = image
+        notes.append(f"{image.path} ({image.format})")
+    return image
+
+
+def build_base(attempt: Attempt, ownership: Ownership) -> None:
+    """Build an image with a placeholder."""
+    from ..l4t import base_image  # imported late: `provision` does not need it
+
+    with attempt.step("build_image") as notes:
+        attempt.image, attempt.proven = base_image.build_base(attempt.build, ownership), True
+        attempt.image_sha256 = sha256_of(attempt.image.path)
+        notes.append(_holds_placeholder(attempt.image))
+
+
+def ensure_base(attempt: Attempt, ownership: Ownership) -> Blank:
+    """Return an image with a placeholder; rebuild it if it is out of date."""
+    from ..identity.placeholder import placeholder
+    from ..l4t import base_image
+    from .target import Blank
+
+    build = attempt.build
+    size = build.settings.image.placeholder_size
+    with attempt.step("build_image") as notes:
+        attempt.image = image = base_image.current_base(build, ownership)
+        # A base from an earlier build may still hold an identity.
+        base_image.stamp_base(build, image, placeholder(size))
+        attempt.image_sha256 = digest = sha256_of(image.path)
+        notes.append(_holds_placeholder(image))
+    return Blank(
+        image=image, ownership=ownership, sha256=digest, size=size, release=_release(build)
+    )
+
+
+def stamp_image(attempt: Attempt, identity: DeviceIdentity, blank: Blank) -> Image:
+    """Write the identity over the placeholder of a finished image."""
+    from ..l4t import base_image
+    from ..rootfs import staging
+
+    with attempt.step("build_image"):
+        content = staging.stamped_content(attempt.build, identity, blank.size)
+        attempt.staged = (staging.to_be_stamped(content, blank.ownership),)
+        base_image.stamp_base(attempt.build, blank.image, content)
+        attempt.image = blank.image
+    return blank.image
+
+
+def verify(attempt: Attempt, identity: DeviceIdentity, image: Image) -> None:
+    """Have the finished image read back; refuse every difference."""
+    with attempt.step("verify_image") as notes:
+        findings = attempt.hook.verify_image(
+            build=attempt.build, identity=identity, staged=attempt.staged, image=image
+        )
+        refuse_errors(findings, VerificationError, attempt.watcher)
+        attempt.proven = True
+        proven = "staged, not read back:" if image.format == LUKS else "carries"
+        notes.append(f"{proven} {identity.email}")
+
+
+def flash(attempt: Attempt, image: Image, before: list[tuple[int, ...]]) -> None:
+    """Flash the image, unless one of its files has changed since the proof."""
+    if not attempt.build.flash:
+        return
+    attempt.intend("flash")
+    with attempt.step("flash") as notes:
+        if fingerprints(image) != before:
+            raise VerificationError(
+                f"{image.path} was changed by another program after its proof",
+                hint="let nothing else work in this BSP tree, then run the same command again",
+            )
+        attempt.flashed = require_answer(
+            "flash", attempt.hook.flash(build=attempt.build, image=image)
+        )
+        if fingerprints(image) != before:
+            raise FlashError(
+                f"{image.path} was changed while it was flashed: what the device got is not"
+                " what was proven",
+                hint="do not ship this device; run the same command again",
+            )
+        notes.append(f"wrote {attempt.flashed.device}")
+
+
+def finish(attempt: Attempt, identity: DeviceIdentity, image: Image) -> None:
+    """Have the secret removed from the tree, and the device tested."""
+    with attempt.step("post_flash") as notes:
+        answers = attempt.hook.post_flash(
+            build=attempt.build,
+            identity=identity,
+            staged=attempt.staged,
+            image=image,
+            result=attempt.flashed,
+        )
+        fields = add_fields(attempt, "post_flash", answers)
+        notes += [f"{name}: {_short(value)}" for name, value in fields.items() if value]
+
+
+def open_targets(
+    attempt: Attempt, targets: Sequence[Target], held: contextlib.ExitStack
+) -> list[Opened]:
+    """Check and lock what a new credential is to be written into, until ``held`` is closed."""
+    build = attempt.build
+    with attempt.step("preflight"):
+        objections = _ledger_objections(attempt)
+        if build.rotates:  # its purpose is to end the old password: warnings of that are noise
+            objections = [each for each in objections if each.severity == "error"]
+        refuse_errors([objections], PreflightError, attempt.watcher)
+        return [held.enter_context(target.opened(build)) for target in targets]
+
+
+def issue(attempt: Attempt, opened: Sequence[Opened]) -> None:
+    """Give the device a new credential, and write it into every target."""
+    rotates = attempt.build.rotates
+    name = "rotate" if rotates else "stamp"
+    intent = name if rotates else "provision_identity"
+    with _provisioned(attempt, intent) as identity, attempt.step(name) as notes:
+        _write(attempt, opened, identity)
+        notes += attempt.extra["written"]
+
+
+def _write(attempt: Attempt, opened: Sequence[Opened], identity: DeviceIdentity) -> None:
+    """Write a credential into every target: if one fails, another may save the device."""
+    attempt.extra["written"] = []
+    errors = []
+    for each in opened:
+        try:
+            staged = each.write(identity)
+        except OperatorError as error:
+            errors.append(error)
+            continue
+        attempt.extra["written"] += map(str, each.files)
+        attempt.staged += (staged,) if staged else ()
+        if each.image is not None:
+            attempt.image, attempt.proven = each.image, True
+            attempt.extra["also"] = [str(path) for path in each.image.also]
+    if errors:
+        errors[0].problems = tuple(pair for error in errors for pair in error.problems)
+        raise errors[0]
+
+
+def _ledger_objections(attempt: Attempt) -> list[Finding]:
+    """Return the ledger's objections to another attempt for this serial.
+
+    A device that the ledger shows as fused is not fused again: the build goes on without fusing.
+    """
+    if attempt.ledger is None:
+        return []
+    build = attempt.build
+    standings = attempt.ledger.standings({build.serial: build.email}, sandbox=build.sandbox)
+    policy, known = build.settings.ledger, standings[build.serial]
+    if build.fuse and known.fused is not None:
+        attempt.build = structs.replace(build, fuse=False)
+        attempt.extra["fused"] = "before"
+    return [
+        *known.findings(policy.reprovision, confirmed=policy.confirmed),
+        *known.findings_of_fuses(asked=build.fuse),
+    ]
+
+
+def _release(build: Build) -> str | None:
+    if build.bsp_dir is None:
+        return None
+    from ..l4t.bsp import LinuxForTegra
+
+    return LinuxForTegra(build.bsp_dir).release(build.rootfs_dir)
+
+
+def _holds_placeholder(image: Image) -> str:
+    return f"{image.path} ({image.format}) holds a placeholder"
+
+
+def _described(staged: StagedFile) -> str:
+    owner = f"{staged.ownership.uid}:{staged.ownership.gid}"
+    return f"{staged.path} {staged.mode:04o} {owner}"
+
+
+def _short(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
