@@ -26,12 +26,12 @@ def build_image(
 ) -> Image | None:
     if not _stamps(build):
         return None
-    from azaion_imagebuild.l4t import base_image as bases
+    from azaion_imagebuild.l4t import base_image
     from azaion_imagebuild.rootfs import staging
 
     (conf,) = (each for each in staged if each.path == DEVICE_CONF)
-    image = bases.current_base(build, conf.ownership)
-    bases.stamp_base(build, image, staging.stamped_content(build, identity))
+    image = base_image.current_base(build, conf.ownership)
+    base_image.stamp_base(build, image, staging.stamped_content(build, identity))
     return image
 
 
@@ -39,18 +39,18 @@ def build_image(
 def post_flash(build: Build, image: Image) -> dict[str, Any] | None:
     if not _stamps(build):
         return None
-    from azaion_imagebuild.l4t import base_image as bases
+    from azaion_imagebuild.l4t import base_image
 
     kept = build.settings.image.keep or not build.flash
-    return {"cleared": bases.clear_base(build, keep=image.path if kept else None)}
+    return {"cleared": base_image.clear_base(build, keep=image.path if kept else None)}
 
 
 @hookimpl
 def build_failed(build: Build) -> None:
     if _stamps(build):
-        from azaion_imagebuild.l4t import base_image as bases
+        from azaion_imagebuild.l4t import base_image
 
-        bases.clear_base(build)
+        base_image.clear_base(build)
 
 
 def _stamps(build: Build) -> bool:

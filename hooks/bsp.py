@@ -1,4 +1,4 @@
-"""The BSP: looks whether it is ready, and gives back what its scripts leave attached."""
+"""The BSP: checks that it is ready, and releases what its scripts leave mounted or attached."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from azaion_imagebuild.model import Build, Finding
 def preflight(build: Build) -> list[Finding]:
     if build.bsp_dir is None:  # only the rootfs is provisioned
         return []
-    from azaion_imagebuild.l4t.bsp import LinuxForTegra  # late: `provision` needs none
+    from azaion_imagebuild.l4t.bsp import (
+        LinuxForTegra,  # imported late: `provision` does not need it
+    )
 
     return LinuxForTegra(build.bsp_dir).findings(build)
 
@@ -18,8 +20,8 @@ def preflight(build: Build) -> list[Finding]:
 @hookimpl
 def cleanup(build: Build) -> None:
     if build.bsp_dir is not None and build.bsp_dir.is_dir():
-        from azaion_imagebuild.l4t.cleanup import give_back
+        from azaion_imagebuild.l4t.cleanup import release
         from azaion_imagebuild.lanes.lane import remove_lanes
 
-        remove_lanes(build.bsp_dir, build.settings.build.lock_wait)  # of a fleet that was killed
-        give_back(build.bsp_dir)
+        remove_lanes(build.bsp_dir, build.settings.build.lock_wait)  # left by a killed fleet
+        release(build.bsp_dir)

@@ -10,7 +10,7 @@ from azaion_imagebuild.model import Build, FlashResult, Image
 def build_image(build: Build) -> Image | None:
     if build.bsp_dir is None or build.stamps:
         return None
-    from azaion_imagebuild.l4t.base_image import flash_method  # late: `provision` needs none
+    from azaion_imagebuild.l4t.flashing import flash_method  # late: `provision` needs none of it
 
     return flash_method(build, build.bsp_dir).build_image(build)
 
@@ -19,6 +19,6 @@ def build_image(build: Build) -> Image | None:
 def flash(build: Build) -> FlashResult | None:
     if build.bsp_dir is None:
         return None
-    from azaion_imagebuild.l4t.base_image import flash_method
+    from azaion_imagebuild.l4t.flashing import flash_method
 
     return flash_method(build, build.bsp_dir).flash(build)

@@ -1,4 +1,4 @@
-"""Residue: takes the images out of the BSP tree, and looks whether the password is gone."""
+"""Residue: removes the images from the BSP tree and checks that the password is gone."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from azaion_imagebuild.model import Build, DeviceIdentity, Image
 def post_flash(build: Build, identity: DeviceIdentity, image: Image) -> dict[str, Any]:
     if build.bsp_dir is None:
         return {}
-    from azaion_imagebuild.l4t.cleanup import clear_after  # late: `provision` needs none
+    from azaion_imagebuild.l4t.cleanup import (
+        clean_up,  # imported late: `provision` does not need it
+    )
 
-    return clear_after(build, identity, image, build.bsp_dir)
+    return clean_up(build, identity, image, build.bsp_dir)
 
 
 @hookimpl
 def build_failed(build: Build) -> None:
     if build.bsp_dir is not None and build.bsp_dir.is_dir():
-        from azaion_imagebuild.l4t import base_image as bases
-        from azaion_imagebuild.l4t import image_files as residue
+        from azaion_imagebuild.l4t.base_image import has_base
+        from azaion_imagebuild.l4t.cleanup import remove_images_since
 
-        if build.stamps and bases.has_base(build.bsp_dir):
-            return  # the plug-in base has put the placeholder back
-        residue.remove(build.bsp_dir, since=build.began)
+        if build.stamps and has_base(build.bsp_dir):
+            return  # hooks/base.py has restored the placeholder
+        remove_images_since(build.bsp_dir, build.began)

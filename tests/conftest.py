@@ -77,9 +77,6 @@ def a_world_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Passwords cost little: nothing is guarded by those of a test.
     """
     monkeypatch.setattr(Accounts, "cost", 2)
-    monkeypatch.setattr(
-        "azaion_imagebuild.l4t.initrd_host._has_a_host_of_its_own", lambda build: True
-    )
     for name in list(os.environ):
         if name.startswith("AZAION_") or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)

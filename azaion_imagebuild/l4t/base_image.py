@@ -21,29 +21,18 @@ from msgspec import structs
 from .. import images
 from ..errors import ImageBuildError, OperatorError, VerificationError
 from ..identity import device_conf
-from ..images import tar_index as places
+from ..images import tar_index
 from ..images.digest import renew_sha1
 from ..images.stamp import blank, opened_for_stamping
 from ..model import DEVICE_CONF, Build, Finding, Image, Ownership, StagedFile
 from ..proof import completeness
 from ..rootfs.staging import stage_placeholder, unstage
-from . import image_files as residue
-from .flashing import FlashSh, InitrdFlash
+from . import image_files
+from .flashing import flash_method
 from .image_files import BASE_NOTE
 
 _CHANGED_BY_EVERY_RUN = ("etc/user_release_version",)
 _CHANGED_IN_PLACE = ("boot/", "etc/nv_boot_control.conf")  # written anew with the same content
-
-
-def flash_method(build: Build, tree: Path, devices: int = 1) -> FlashSh | InitrdFlash:
-    """Return NVIDIA's way to build and write an image that the settings choose.
-
-    Args:
-        build: for its settings.
-        tree: the Linux_for_Tegra folder.
-        devices: to how many at once an image that is built shall be flashed.
-    """
-    return InitrdFlash(tree, devices) if build.settings.bsp.method == "initrd" else FlashSh(tree)
 
 
 def build_base(build: Build, ownership: Ownership) -> Image:
@@ -144,7 +133,7 @@ def clear_base(build: Build, keep: Path | None = None) -> list[str]:
         except (OperatorError, OSError):
             (tree / BASE_NOTE).unlink(missing_ok=True)
             path.unlink(missing_ok=True)
-            places.forget(path)
+            tar_index.forget(path)
         cleared.append(name)
     return cleared
 
@@ -171,7 +160,7 @@ def _read_note(tree: Path) -> dict[str, Any]:
         return {}
     usable = isinstance(note, dict) and isinstance(note.get("image"), list)
     usable = usable and isinstance(note.get("devices", 1), int)
-    if not usable or not note["image"] or not set(note["image"]) <= set(residue.IMAGES):
+    if not usable or not note["image"] or not set(note["image"]) <= set(image_files.IMAGES):
         return {}
     return dict(note)
 

@@ -1,52 +1,173 @@
-"""After a build: no copy of the secret stays in the BSP tree, nothing stays attached."""
+"""After a build: remove the images, search the BSP tree for the secret, unmount what is left."""
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import StagingError, VerificationError
 from ..model import Build, DeviceIdentity, Image
-from ..system import mounts as leftovers
-from . import image_files as residue
+from ..secret import Secret
+from ..system import mounts
+from . import image_files
+from .image_files import BASE_NOTE
+
+_WINDOW = 1 << 20
+_CLOCK = 2.0  # seconds by which a file's time may lag behind the clock
 
 
-def clear_after(build: Build, identity: DeviceIdentity, image: Image, tree: Path) -> dict[str, Any]:
-    """Remove the images, keep the one that was asked for, and look whether the secret is gone.
+def clean_up(build: Build, identity: DeviceIdentity, image: Image, tree: Path) -> dict[str, Any]:
+    """Remove the images except the one to keep, then check that the secret is gone.
 
-    Without flashing the image is the product and stays, its other copies do not; after flashing it
-    stays when ``[image] keep`` says so.
+    Without flashing, the image is the product: it stays, and its other copies are removed. After
+    flashing it stays only with ``[image] keep``.
 
     Returns:
-        ``removed``: what was removed; ``residue``: where the password still stands (nowhere).
+        ``removed``: the removed files; ``residue``: files that still hold the password (none).
 
     Raises:
-        VerificationError: the password stands in a file of the tree that was not asked for.
+        VerificationError: the password was found in a file that is not to be kept.
     """
     kept = [image.path] if build.settings.image.keep or not build.flash else []
-    # The plug-in base has cleared the images of a build that stamps.
-    removed = [] if build.stamps else residue.remove(tree, since=build.began, keep=kept)
+    # hooks/base.py has cleared the images of a build that stamps.
+    removed = [] if build.stamps else remove_images_since(tree, build.began, kept)
     lane = build.device_instance is not None
-    holders = residue.holders(tree, identity.password, build.began, linked=lane)
+    holders = files_with_secret(tree, identity.password, build.began, linked=lane)
     found = [str(path.relative_to(tree)) for path in holders if path not in kept]
     if found:
         raise VerificationError(
-            f"the device's password still stands in {', '.join(found)}",
-            hint=f"remove these files of {tree}, then run the same command again: the password"
-            " will be a new one",
+            f"the device's password was still found in {', '.join(found)}",
+            hint=f"remove these files from {tree}, then run the same command again: it sets a new"
+            " password",
         )
     return {"removed": removed, "residue": found}
 
 
-def give_back(tree: Path) -> None:
-    """Unmount and detach what a script left of the tree.
+def release(tree: Path) -> None:
+    """Unmount and detach what a script left mounted or attached in the tree.
 
     Raises:
-        StagingError: something could not be given back.
+        StagingError: something could not be unmounted or detached.
     """
-    if os.geteuid() == 0 and (stuck := leftovers.give_back(tree)):
+    if os.geteuid() == 0 and (stuck := mounts.give_back(tree)):
         raise StagingError(
-            f"{', '.join(stuck)} could not be given back",
-            hint="umount it or detach it by losetup -d",
+            f"{', '.join(stuck)} could not be unmounted or detached",
+            hint="run umount on a mount, losetup -d on a loop device",
         )
+
+
+def remove_images(tree: Path) -> None:
+    """Remove the images of any earlier build: a stale one must not pass for a new one."""
+    images = image_files.present_images(tree)
+    for path in (*images, tree / BASE_NOTE, *image_files.derived_files(tree)):
+        path.unlink(missing_ok=True)
+
+
+def remove_massflash_archives(tree: Path) -> None:
+    """Remove what massflash packs for other hosts."""
+    for path in image_files.massflash_archives(tree):
+        _remove(path)
+
+
+def remove_images_since(tree: Path, since: float, keep: Iterable[Path] = ()) -> list[str]:
+    """Remove a build's images, their backups and massflash's archives; return their names.
+
+    Args:
+        tree: the Linux_for_Tegra folder.
+        since: seconds since the epoch; a file last changed before is not of this build and stays.
+        keep: files to leave.
+    """
+    kept = set(keep)
+    candidates = [
+        *image_files.present_images(tree),
+        *image_files.backups(tree),
+        *image_files.massflash_archives(tree),
+        *image_files.derived_files(tree),
+    ]
+    removed = []
+    for path in candidates:
+        if path in kept or path.lstat().st_ctime < since - _CLOCK:
+            continue
+        _remove(path)
+        removed.append(str(path.relative_to(tree)))
+    return removed
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def files_with_secret(
+    tree: Path, secret: Secret, since: float, *, linked: bool = False
+) -> list[Path]:
+    """Return the files below ``tree`` that hold the secret, among those changed since then.
+
+    A file that was last changed before the secret existed cannot hold it. Holes are skipped;
+    memory is bounded. Links are not followed and only regular files are opened.
+
+    Args:
+        since: seconds since the epoch, compared with each file's ctime.
+        linked: the tree is a lane. A file that it shares with others counts by its mtime: every
+            lane that is made or removed changes the ctime of all of them.
+    """
+    needle = secret.reveal().encode()
+    changed = _changed(tree, since - _CLOCK, linked)
+    return [path for path in changed if _holds(path, needle)]
+
+
+def _changed(tree: Path, since: float, linked: bool) -> Iterator[Path]:
+    for folder, _, names in os.walk(tree):
+        for name in names:
+            path = Path(folder, name)
+            try:
+                found = path.lstat()
+            except OSError:
+                continue
+            shared = linked and found.st_nlink > 1
+            when = found.st_mtime if shared else found.st_ctime
+            if stat.S_ISREG(found.st_mode) and when >= since:
+                yield path
+
+
+def _holds(path: Path, needle: bytes) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        tail, position = b"", 0
+        for start, data in _data(descriptor):
+            joined = (tail if start == position else b"") + data
+            if needle in joined:
+                return True
+            tail, position = joined[-len(needle) + 1 :], start + len(data)
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _data(descriptor: int) -> Iterator[tuple[int, bytes]]:
+    """Yield (offset, bytes) of a file's data, without its holes."""
+    position = 0
+    while True:
+        try:
+            position = os.lseek(descriptor, position, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return  # only a hole is left
+            raise
+        end = os.lseek(descriptor, position, os.SEEK_HOLE)
+        while position < end:
+            block = os.pread(descriptor, min(_WINDOW, end - position), position)
+            if not block:
+                return
+            yield position, block
+            position += len(block)

@@ -12,11 +12,10 @@ from ..errors import FlashError, ImageBuildError
 from ..images import format_of
 from ..model import LUKS, Build, FlashResult, Image
 from ..system.mounts import give_back
-from . import image_files as residue
-from . import initrd_wrapper as wrapper
+from . import cleanup, image_files, initrd_wrapper
 from .bsp import FLASH_SH, INITRD_FLASH_SH, INITRD_INTERNAL_SH
-from .initrd_host import alone
-from .scripts import judge, run_script, see
+from .initrd_host import exclusive
+from .scripts import check_result, log_hint, run_script
 from .usb import RecoveryDevice, device_at, recovery_devices
 
 # What the scripts print (l4t-facts: ran and seen on R35.3.1, or read there).
@@ -40,15 +39,15 @@ class FlashSh(Struct, frozen=True):
         _clear(self.tree, build)
         argv = [f"./{FLASH_SH}", "--no-flash", *self._options(build)]
         finished = run_script(self.tree, build, argv, ImageBuildError)
-        judge(finished, build, (_FLASH_SH_BUILT,), ImageBuildError)
-        images = residue.present_images(self.tree)
+        check_result(finished, build, (_FLASH_SH_BUILT,), ImageBuildError)
+        images = image_files.present_images(self.tree)
         raw = [path for path in images if path.name.endswith(".raw")]
         # The raw image is the one that other tools can look at; flash.sh writes its sparse twin.
         ordered = [*raw, *(path for path in images if path not in raw)]
         sparse = self.tree / "bootloader/system.img"
         if sparse not in images:
             raise ImageBuildError(
-                f"flash.sh reported success, but {sparse} is not there", hint=see(build)
+                f"flash.sh reported success, but {sparse} is missing", hint=log_hint(build)
             )
         return Image(path=ordered[0], format=_format(ordered[0], build), also=tuple(ordered[1:]))
 
@@ -61,7 +60,7 @@ class FlashSh(Struct, frozen=True):
         device = _device(build)
         argv = [f"./{FLASH_SH}", "-r", *_instance(build), *self._options(build)]
         finished = run_script(self.tree, build, argv, FlashError)
-        judge(finished, build, (_FLASH_SH_FLASHED,), FlashError)
+        check_result(finished, build, (_FLASH_SH_FLASHED,), FlashError)
         return _flashed(build, device)
 
     def _options(self, build: Build) -> list[str]:
@@ -87,18 +86,19 @@ class InitrdFlash(Struct, frozen=True):
         _clear(self.tree, build)
         devices = ["--massflash", str(self.devices)] if self.devices > 1 else []
         argv = [f"./{INITRD_FLASH_SH}", "--no-flash", *devices, *self._options(build)]
-        with alone(build) as held:
+        with exclusive(build) as held:
             finished = run_script(self.tree, held, argv, ImageBuildError)
         if devices:
-            residue.remove_copies(self.tree)  # the whole rootfs again; a lane needs none of it
-        judge(finished, build, (_INITRD_BUILT,), ImageBuildError)
+            cleanup.remove_massflash_archives(self.tree)  # the whole rootfs again; no lane needs it
+        check_result(finished, build, (_INITRD_BUILT,), ImageBuildError)
         where = "external" if build.settings.bsp.external_device else "internal"
         packed = self.tree / f"tools/kernel_flash/images/{where}/system.img"
         if not packed.is_file():
             raise ImageBuildError(
-                f"the initrd flash reported success, but {packed} is not there", hint=see(build)
+                f"the initrd flash reported success, but {packed} is missing",
+                hint=log_hint(build),
             )
-        others = [path for path in residue.present_images(self.tree) if path != packed]
+        others = [path for path in image_files.present_images(self.tree) if path != packed]
         second = [path for path in others if path.parent == packed.parent]
         aside = [path for path in others if path not in second]
         return Image(
@@ -118,13 +118,13 @@ class InitrdFlash(Struct, frozen=True):
         if build.device_instance is not None:
             success = (_INITRD_FLASHED,) if build.settings.bsp.network else (_INITRD_BUILT,)
             argv = self._call_in_lane(build, build.device_instance)
-            finished = run_script(self.tree, build, argv, FlashError, wrapper.ENVIRON)
+            finished = run_script(self.tree, build, argv, FlashError, initrd_wrapper.ENVIRON)
         else:
             options = [*_instance(build), *self._options(build)]
             argv = [f"./{INITRD_FLASH_SH}", "--flash-only", *options]
-            with alone(build) as held:
+            with exclusive(build) as held:
                 finished = run_script(self.tree, held, argv, FlashError)
-        judge(finished, build, success, FlashError, logged=self._logged(began))
+        check_result(finished, build, success, FlashError, logged=self._logged(began))
         return _flashed(build, device)
 
     def _call_in_lane(self, build: Build, number: int) -> list[str]:
@@ -137,7 +137,7 @@ class InitrdFlash(Struct, frozen=True):
             "--device-instance",
             str(number),
             "--flash-only",
-            *wrapper.packed_parameters(self.tree, build),
+            *initrd_wrapper.packed_parameters(self.tree, build),
         ]
 
     def _logged(self, since: float) -> str:
@@ -162,6 +162,17 @@ class InitrdFlash(Struct, frozen=True):
         ]
 
 
+def flash_method(build: Build, tree: Path, devices: int = 1) -> FlashSh | InitrdFlash:
+    """Return the method that ``[bsp] method`` chooses, to build and flash images in ``tree``.
+
+    Args:
+        build: for its settings.
+        tree: the Linux_for_Tegra folder.
+        devices: how many devices an image is packed for, to be flashed at once.
+    """
+    return InitrdFlash(tree, devices) if build.settings.bsp.method == "initrd" else FlashSh(tree)
+
+
 def _clear(tree: Path, build: Build) -> None:
     """Take away what an earlier run left: its images must not pass for new ones."""
     if os.geteuid() == 0 and (stuck := give_back(tree)):
@@ -169,7 +180,7 @@ def _clear(tree: Path, build: Build) -> None:
             f"an earlier run left {', '.join(stuck)} attached",
             hint="umount it or detach it by losetup -d, then run the same command again",
         )
-    residue.remove_images(tree)
+    cleanup.remove_images(tree)
 
 
 def _size(build: Build) -> list[str]:

@@ -18,7 +18,7 @@ from ..model import Build, Finding, FuseResult
 from ..system.log_files import make_log_dir
 from ..system.process import Finished, run
 from .bsp import LinuxForTegra
-from .scripts import complaint, environment
+from .scripts import environment, failure_reason
 from .usb import recovery_devices
 
 _SERIAL, _USB_INSTANCE = "{serial}", "{usb_instance}"
@@ -59,7 +59,7 @@ def burn(build: Build) -> FuseResult:
     _logger.warning("this does not replace the security phase's checklist (secure boot, fTPM)")
     finished = _run(build, argv)
     settings = build.settings.fuse
-    what = complaint(finished, (settings.success,), limit="[fuse] timeout")
+    what = failure_reason(finished, (settings.success,), limit="[fuse] timeout")
     if what is not None:
         raise FuseError(f"{what}: which fuses are burned is not known", hint=_hint(build))
     return FuseResult(command=line, device=device)

@@ -21,6 +21,7 @@ from ..system.process import Finished, run
 _SCRIPT = re.compile(r"l4t_initrd_flash(_internal)?\.sh")
 _SHELLS = ("sh", "bash", "dash")
 _SYSTEM_PATH = "/usr/sbin:/sbin"
+_REFERENCE_HOST = "tools/reference_host"
 _PAUSE = 0.5
 _logger = logging.getLogger(__name__)
 
@@ -76,18 +77,19 @@ class Host(Struct, frozen=True, kw_only=True):
 
 
 def host_of(build: Build) -> Host:
-    """Return the host that a build works on: this one, or the sandbox's own."""
-    if build.bsp_dir is None or not _has_a_host_of_its_own(build):
+    """Return the host that a build changes: this one, or the folder that a reference BSP uses.
+
+    The scripts of a reference BSP (see :mod:`azaion_imagebuild.sandbox`) export in a folder of
+    their own, never on this host, whether the build is of the sandbox or not.
+    """
+    tree = build.bsp_dir
+    if tree is None or not (tree / _REFERENCE_HOST).is_dir():
         return Host()
-    return Host.in_folder(build.bsp_dir.parent / "host", build.bsp_dir / "tools/reference_host")
-
-
-def _has_a_host_of_its_own(build: Build) -> bool:
-    return build.sandbox
+    return Host.in_folder(tree.parent / "host", tree / _REFERENCE_HOST)
 
 
 @contextlib.contextmanager
-def alone(build: Build) -> Iterator[Build]:
+def exclusive(build: Build) -> Iterator[Build]:
     """Hold the host's one place for an initrd flash; yield the build whose scripts hold it too.
 
     Two of NVIDIA's wrappers at once, even from two trees, give their devices the same address, and

@@ -42,7 +42,7 @@ def findings(build: Build, tree: Path, numbers: Sequence[int]) -> Iterator[Findi
         )
     if _flashes_unified(tree, build.settings.bsp.board):
         yield _error(
-            f"{build.settings.bsp.board} is flashed in another way (unified flash), which knows no"
+            f"{build.settings.bsp.board} is flashed in another way (unified flash), which has no"
             " lanes",
             "flash one device at a time",
         )
@@ -65,7 +65,7 @@ def findings(build: Build, tree: Path, numbers: Sequence[int]) -> Iterator[Findi
     if missing:
         yield _error(
             f"the base was packed for {missing[0]} of the {len(numbers)} devices",
-            f"set [bsp] massflash = {len(numbers)} and build it anew: azaion-imagebuild base",
+            f"set [bsp] massflash = {len(numbers)} and rebuild it: azaion-imagebuild base",
         )
 
 
@@ -94,7 +94,7 @@ def packed_parameters(tree: Path, build: Build) -> list[str]:
     if words[-2:] != wanted:
         raise FlashError(
             f"{tree / PARAMETERS} is not of packages for {' '.join(wanted)}",
-            hint="build the base anew: azaion-imagebuild base",
+            hint="rebuild the base: azaion-imagebuild base",
         )
     return words
 
@@ -108,10 +108,10 @@ def _packed_numbers(tree: Path) -> set[int]:
 
 
 @contextlib.contextmanager
-def around(build: Build, tree: Path, lanes: Mapping[int, Path]) -> Iterator[None]:
-    """Have the host ready for the devices of lanes; give all back at the end.
+def host_prepared(build: Build, tree: Path, lanes: Mapping[int, Path]) -> Iterator[None]:
+    """Prepare the host for the devices of lanes; undo all of it at the end.
 
-    Only for the holder of :func:`.initrd_host.alone`. What a killed run left goes first.
+    Only for the holder of :func:`.initrd_host.exclusive`. What a killed run left is removed first.
 
     Args:
         build: of the fleet.
@@ -120,7 +120,7 @@ def around(build: Build, tree: Path, lanes: Mapping[int, Path]) -> Iterator[None
 
     Raises:
         PreflightError: the host cannot export the lanes.
-        StagingError: something could not be given back.
+        StagingError: something of it could not be undone.
     """
     host = host_of(build)
     folder = next(iter(lanes.values())).parent.parent
@@ -134,7 +134,7 @@ def around(build: Build, tree: Path, lanes: Mapping[int, Path]) -> Iterator[None
                 export(host, lanes)
         except OSError as error:
             raise PreflightError(
-                f"cannot have the host ready: {error.strerror} ({error.filename})",
+                f"cannot prepare the host: {error.strerror} ({error.filename})",
                 hint="an initrd flash writes into /etc/udev/rules.d and /etc/exports.d",
             ) from None
         yield

@@ -12,7 +12,7 @@ from ..errors import OperatorError
 from ..model import Build
 from ..system.log_files import make_log_dir
 from ..system.process import TIMED_OUT, Finished, run
-from . import image_files as residue
+from . import image_files
 from .usb import RECOVERY_HINT
 
 # What the scripts print (l4t-facts: ran and seen on R35.3.1, or read there).
@@ -43,7 +43,7 @@ def run_script(
     """
     make_log_dir(build)
     try:
-        with residue.out_of_sight(tree):
+        with image_files.hidden_from_others(tree):
             return run(
                 argv,
                 cwd=tree,
@@ -51,7 +51,7 @@ def run_script(
                 log=_log(build),
                 timeout=build.settings.build.script_timeout,
                 keep_open=build.lock_fds,
-                on_progress=lambda: residue.hide_images(tree),
+                on_progress=lambda: image_files.hide_images(tree),
             )
     except OSError as cause:
         raise error(
@@ -69,7 +69,7 @@ def environment(build: Build) -> dict[str, str]:
     return environ
 
 
-def judge(
+def check_result(
     finished: Finished,
     build: Build,
     success: tuple[str, ...],
@@ -88,13 +88,13 @@ def judge(
     Raises:
         OperatorError: of the class ``error``.
     """
-    what = complaint(finished, success, logged)
+    what = failure_reason(finished, success, logged)
     if what is not None:
         lines = [*finished.tail, *logged.splitlines()]
         raise error(what, hint=_meaning(lines, finished, build))
 
 
-def complaint(
+def failure_reason(
     finished: Finished,
     success: tuple[str, ...],
     logged: str = "",
@@ -126,10 +126,10 @@ def _meaning(lines: list[str], finished: Finished, build: Build) -> str:
     for words, meaning in _MEANINGS.items():
         if any(words in line for line in lines):
             return meaning
-    return f"{see(build)}; to repeat it: {finished.command_line}"
+    return f"{log_hint(build)}; to repeat it: {finished.command_line}"
 
 
-def see(build: Build) -> str:
+def log_hint(build: Build) -> str:
     """Return the hint that names the log."""
     return f"see its log {shlex.quote(str(_log(build)))}"
 

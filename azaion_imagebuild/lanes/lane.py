@@ -22,16 +22,14 @@ from msgspec import Struct, structs
 
 from ..errors import OperatorError, PreflightError, StagingError
 from ..images.stamp import blank
-from ..l4t import base_image as bases
-from ..l4t import image_files as residue
-from ..l4t import initrd_wrapper as wrapper
-from ..l4t.initrd_host import alone
+from ..l4t import base_image, image_files, initrd_wrapper
+from ..l4t.initrd_host import exclusive
 from ..l4t.usb import checked_instances, is_instance
 from ..model import Build, Image
-from ..system import mounts as leftovers
+from ..system import mounts
 from ..system.locks import locked
 from ..system.signals import held_back
-from . import tree as lane_trees
+from . import tree as lane_tree
 
 _MOST_NAMES = 8
 _logger = logging.getLogger(__name__)
@@ -84,7 +82,7 @@ def opened_lanes(build: Build, image: Image, usb_instances: Sequence[str]) -> It
     Raises:
         PreflightError: something is wrong; nothing has been changed.
         ImageBuildError: the images cannot be copied.
-        StagingError: at the end something could not be given back.
+        StagingError: at the end something could not be unmounted or detached.
     """
     assert build.bsp_dir is not None  # noqa: S101 - only builds with a BSP have lanes
     tree, wait = build.bsp_dir.resolve(), build.settings.build.lock_wait
@@ -94,17 +92,19 @@ def opened_lanes(build: Build, image: Image, usb_instances: Sequence[str]) -> It
         build = structs.replace(build, lock_fds=(*build.lock_fds, *descriptors))
         initrd = build.settings.bsp.method == "initrd"
         if initrd:
-            build = held.enter_context(alone(build))
+            build = held.enter_context(exclusive(build))
         image = _in(tree, image)
         _check(build, tree, image, len(instances))
         remove_lanes(tree, wait)
         held.callback(remove_lanes, tree, wait)
         lanes = _made(build, tree, image, instances)
-        made = lane_trees.lanes_dir(tree).stat().st_mtime_ns  # by the filesystem's own clock
+        made = lane_tree.lanes_dir(tree).stat().st_mtime_ns  # by the filesystem's own clock
         held.callback(_warn_of_written, tree, build.rootfs_dir, made)
         if initrd:
             held.enter_context(
-                wrapper.around(build, tree, {each.number: each.tree for each in lanes})
+                initrd_wrapper.host_prepared(
+                    build, tree, {each.number: each.tree for each in lanes}
+                )
             )
         held.callback(_wait_for_builds, lanes, wait)
         yield lanes
@@ -119,17 +119,17 @@ def remove_lanes(tree: Path, wait: float) -> None:
         PreflightError: a script of a killed run is still at work in one.
         StagingError: something of them stays.
     """
-    folder = lane_trees.lanes_dir(tree)
+    folder = lane_tree.lanes_dir(tree)
     if not _is_ours(folder, tree.resolve().name):
         return
     trees = sorted(folder.glob(f"*/{tree.resolve().name}"))
     with locked(trees, wait), held_back():
         for lane in trees:
             _blank_images(lane, wait)
-    if os.geteuid() == 0 and (stuck := leftovers.give_back(folder)):
+    if os.geteuid() == 0 and (stuck := mounts.give_back(folder)):
         raise StagingError(
-            f"{', '.join(stuck)} could not be given back",
-            hint="umount it or detach it by losetup -d",
+            f"{', '.join(stuck)} could not be unmounted or detached",
+            hint="run umount on a mount, losetup -d on a loop device",
         )
     try:
         shutil.rmtree(folder)
@@ -155,7 +155,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def _blank_images(lane: Path, wait: float) -> None:
-    for path in residue.present_images(lane):
+    for path in image_files.present_images(lane):
         if path.stat().st_nlink > 1:
             continue  # the BSP's own: nothing is ever stamped into it
         try:
@@ -171,22 +171,22 @@ def _in(tree: Path, image: Image) -> Image:
 
 
 def _check(build: Build, tree: Path, image: Image, lanes: int) -> None:
-    found = lane_trees.findings(tree, build.rootfs_dir, image, lanes)
+    found = lane_tree.findings(tree, build.rootfs_dir, image, lanes)
     if build.settings.bsp.method == "initrd":
-        found += wrapper.findings(build, tree, range(lanes))
+        found += initrd_wrapper.findings(build, tree, range(lanes))
     if found:
         raise PreflightError.of_problems((each.message, each.hint) for each in found)
 
 
 def _made(build: Build, tree: Path, image: Image, instances: Sequence[str]) -> list[Lane]:
-    folder = lane_trees.lanes_dir(tree)
+    folder = lane_tree.lanes_dir(tree)
     _make_folder(folder)
     lanes = []
     for number, instance in enumerate(instances):
         _make_folder(folder / instance)
         lane = folder / instance / tree.name
-        own = lane_trees.make_tree(tree, build.rootfs_dir, image, lane)
-        bases.note_base(lane, own, origin="a lane", devices=len(instances))
+        own = lane_tree.make_tree(tree, build.rootfs_dir, image, lane)
+        base_image.note_base(lane, own, origin="a lane", devices=len(instances))
         lanes.append(
             Lane(
                 number=number,
@@ -216,7 +216,7 @@ def _wait_for_builds(lanes: Sequence[Lane], wait: float) -> None:
 
 
 def _warn_of_written(tree: Path, rootfs: Path, since: int) -> None:
-    if found := lane_trees.written_meanwhile(tree, rootfs, since):
+    if found := lane_tree.written_meanwhile(tree, rootfs, since):
         more = f" and {len(found) - _MOST_NAMES} more" if len(found) > _MOST_NAMES else ""
         shown = ", ".join(found[:_MOST_NAMES]) + more
         _logger.warning("files that all lanes share were written while they were open: %s", shown)

@@ -25,9 +25,9 @@ from ..errors import OperatorError
 from ..identity import device_conf
 from ..identity.placeholder import is_placeholder
 from ..images.stamp import shares_blocks
-from ..l4t import image_files as residue
+from ..l4t import image_files
 from ..model import DEVICE_CONF, Finding, Image
-from ..system import mounts as leftovers
+from ..system.mounts import mounts_below
 from .hardlink_copy import Share, twin
 
 _OWN = ("bootloader/", "tools/kernel_flash/images/", "rootfs/boot/", "rootfs/etc/")
@@ -58,7 +58,7 @@ def make_tree(tree: Path, rootfs: Path, base: Image, lane: Path) -> Image:
     def share(path: str) -> Share:
         if _LEFT_OUT.fullmatch(path) or (path == "rootfs" and not inside):
             return Share.LEAVE
-        if path in residue.IMAGES and path not in carrying:
+        if path in image_files.IMAGES and path not in carrying:
             return Share.LINK if path.startswith("tools/") else Share.LEAVE
         if path.startswith(_OWN) and not _ONLY_READ.fullmatch(path):
             return Share.COPY
@@ -106,7 +106,7 @@ def _tree_findings(tree: Path, rootfs: Path) -> Iterator[Finding]:
             f"{rootfs} lies on another filesystem than {tree}: its files cannot be linked",
             "move it to the BSP's own filesystem",
         )
-    for point in {*leftovers.mounts_below(tree), *leftovers.mounts_below(rootfs)}:
+    for point in {*mounts_below(tree), *mounts_below(rootfs)}:
         yield _error(f"something is mounted at {point}", f"umount {point}")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ..l4t.image_files import holders
+from ..l4t.cleanup import files_with_secret
 from ..secret import Secret
 
 _SHORTEST_PASSWORD = 6  # a shorter text stands anywhere by chance
@@ -46,7 +46,7 @@ class Shown:
             for place, text in places.items():
                 if password.lower() in text.lower():
                     pytest.fail(f"the password stands in {place}")
-            for path in holders(self._folder, Secret(password), 0.0):
+            for path in files_with_secret(self._folder, Secret(password), 0.0):
                 if path.resolve() not in kept:
                     pytest.fail(f"the password was left in the file {path}")
 

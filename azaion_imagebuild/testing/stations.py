@@ -14,7 +14,7 @@ from ..identity.serial import new_password
 from ..images import CorruptImage, Filesystem, opened, read_file
 from ..images.sparse import SparseReader
 from ..images.stream import Readable
-from ..l4t.base_image import flash_method
+from ..l4t.flashing import flash_method
 from ..model import DEVICE_CONF, Build, DeviceIdentity, FileEntry, Image
 from ..rootfs import staging
 from ..system.process import run

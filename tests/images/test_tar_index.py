@@ -29,7 +29,7 @@ from azaion_imagebuild.images import tar
 from azaion_imagebuild.images import tar_index as places
 from azaion_imagebuild.images.stream import read_exactly
 from azaion_imagebuild.images.tar import BLOCK, Tar
-from azaion_imagebuild.l4t import image_files as residue
+from azaion_imagebuild.l4t import cleanup, image_files
 from azaion_imagebuild.model import DEVICE_CONF, RELEASE_FILE, FileEntry
 from azaion_imagebuild.sandbox import Sandbox
 
@@ -682,8 +682,8 @@ def test_a_note_goes_with_its_image(run: Run, tmp_path: Path) -> None:
 
 
 def test_notes_are_removed_with_the_images_of_a_tree(tmp_path: Path) -> None:
-    for clear in (residue.remove_images, lambda tree: residue.remove(tree, since=0)):
-        for name in residue.IMAGES:
+    for clear in (cleanup.remove_images, lambda tree: cleanup.remove_images_since(tree, 0)):
+        for name in image_files.IMAGES:
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_bytes(tar_of(rootfs()))
             write(tmp_path / name, conf(1))

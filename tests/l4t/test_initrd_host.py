@@ -19,10 +19,10 @@ from world import replace_script
 
 from azaion_imagebuild.errors import FlashError, OperatorError, PreflightError, StagingError
 from azaion_imagebuild.l4t import initrd_host as host
-from azaion_imagebuild.l4t import initrd_wrapper as wrapper
+from azaion_imagebuild.l4t import initrd_wrapper
 from azaion_imagebuild.l4t import nfs_exports as exports
 from azaion_imagebuild.l4t.flashing import InitrdFlash
-from azaion_imagebuild.l4t.initrd_host import Host, alone
+from azaion_imagebuild.l4t.initrd_host import Host, exclusive
 from azaion_imagebuild.lanes import tree as lane_trees
 from azaion_imagebuild.lanes.lane import opened_lanes
 from azaion_imagebuild.model import Build
@@ -102,7 +102,7 @@ def test_no_lane_loses_its_exports_when_another_one_restarts_the_server(
     def only_named(host: Host, lanes: object) -> None:
         host.run("service", "nfs-kernel-server", "start")
 
-    monkeypatch.setattr(wrapper, "export", only_named)
+    monkeypatch.setattr(initrd_wrapper, "export", only_named)
     first, second, last = flash_together(initrd)
     assert last is None
     for error in (first, second):
@@ -154,14 +154,14 @@ def test_two_of_nvidias_wrappers_at_once_go_wrong_and_ours_never_are(
     sizes = [sandbox.device_at(instance).stat().st_size for instance in ("0-1", "0-2")]
     assert ended[0] or not sizes[0], "the first device has not got its image"
     with (
-        alone(build),
+        exclusive(build),
         pytest.raises(PreflightError, match=r"initrd-flash\.lock is in use"),
     ):
         InitrdFlash(other).flash(elsewhere)
-    with alone(build), pytest.raises(PreflightError, match="in use"):
+    with exclusive(build), pytest.raises(PreflightError, match="in use"):
         InitrdFlash(other).build_image(elsewhere)
     with (
-        alone(elsewhere),
+        exclusive(elsewhere),
         pytest.raises(PreflightError, match="in use"),
         opened_lanes(build, initrd.image, ["0-1"]),
     ):
@@ -241,7 +241,7 @@ def test_a_server_that_does_not_export_is_found_before_a_device_is_touched(
 def test_a_host_that_cannot_be_written_is_told(initrd: Bench, folder: Path) -> None:
     (folder / "udev").write_text("in the place of the folder")
     with (
-        pytest.raises(PreflightError, match="cannot have the host ready"),
+        pytest.raises(PreflightError, match="cannot prepare the host"),
         opened_lanes(initrd.build, initrd.image, ["0-1"]),
     ):
         pass
@@ -313,29 +313,28 @@ def test_one_that_runs_by_hand_is_waited_for_or_named(
     monkeypatch.setattr(host, "host_of", lambda _: structs.replace(real, commands=None))
     monkeypatch.setattr(host, "wrappers_at_work", lambda: seen.pop(0))
     monkeypatch.setattr(host, "_PAUSE", 0.0)
-    with pytest.raises(PreflightError, match="process 77"), alone(initrd.build):
+    with pytest.raises(PreflightError, match="process 77"), exclusive(initrd.build):
         pass
     settings = initrd.build.settings
     patient = structs.replace(settings.build, lock_wait=60.0)
     build = structs.replace(initrd.build, settings=structs.replace(settings, build=patient))
-    with alone(build) as held:
+    with exclusive(build) as held:
         assert seen == []
         assert len(held.lock_fds) == len(build.lock_fds) + 1
 
 
 def test_a_real_build_works_on_this_host(
-    make_build: Callable[..., Build], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_build: Callable[..., Build], tmp_path: Path, initrd: Bench
 ) -> None:
     build = make_build(tmp_path, tmp_path)
-    monkeypatch.setattr(host, "_has_a_host_of_its_own", lambda build: build.sandbox)
     real = host.host_of(build)
     assert real == Host()
     assert (real.exports_dir, real.udev_rules) == (
         Path("/etc/exports.d"),
         Path("/etc/udev/rules.d"),
     )
-    ours = host.host_of(structs.replace(build, sandbox=True))
-    assert ours.lock == tmp_path.parent / "host/initrd-flash.lock"
+    reference = host.host_of(initrd.build)
+    assert reference.lock == initrd.sandbox.bsp.parent / "host/initrd-flash.lock"
 
 
 # The lock.
@@ -394,11 +393,11 @@ def test_a_lock_that_somebody_else_put_there_is_refused(
 
 
 def test_packages_are_read_as_the_wrapper_reads_them(initrd: Bench, tmp_path: Path) -> None:
-    parameters = tmp_path / wrapper.PARAMETERS
+    parameters = tmp_path / initrd_wrapper.PARAMETERS
     parameters.parent.mkdir(parents=True)
     parameters.write_text('-c "a b.xml" -S 14GiB jetson-orin-nano-devkit internal\n')
-    words = wrapper.packed_parameters(tmp_path, initrd.build)
+    words = initrd_wrapper.packed_parameters(tmp_path, initrd.build)
     assert words == ["-c", "a b.xml", "-S", "14GiB", "jetson-orin-nano-devkit", "internal"]
     parameters.write_text('-c "open jetson-orin-nano-devkit internal\n')
     with pytest.raises(FlashError, match="not of packages"):
-        wrapper.packed_parameters(tmp_path, initrd.build)
+        initrd_wrapper.packed_parameters(tmp_path, initrd.build)

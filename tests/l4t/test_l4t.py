@@ -14,7 +14,7 @@ from world import EMAIL, SERIAL, Ran, Run, Tree, add_usb_device, mounts_of, repl
 
 from azaion_imagebuild import images
 from azaion_imagebuild.identity import device_conf
-from azaion_imagebuild.l4t import image_files as residue
+from azaion_imagebuild.l4t import cleanup, image_files
 from azaion_imagebuild.l4t.usb import recovery_devices
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox import Accounts
@@ -205,7 +205,7 @@ LIES: dict[str, tuple[str, str, int, str]] = {
         INITRD, "{real} && mkdir -p x/etc/azaion && echo bad > x/etc/azaion/device.conf && tar -rf"
         " tools/kernel_flash/images/external/system.img -C x ./etc/azaion/device.conf", 8, "",
     ),
-    "the packages are not made": (INITRD, "echo Success", 6, "is not there"),
+    "the packages are not made": (INITRD, "echo Success", 6, "is missing"),
     "the image is encrypted unasked": (
         "", "ROOTFS_ENC=1 {real}", 6, "ROOTFS_ENC is not set",
     ),
@@ -232,7 +232,7 @@ def test_a_lie_is_caught_before_anything_is_flashed(
     assert words in ran.json["error"]
     assert (bsp.parent / "device.img").stat().st_size == 0
     assert not (bsp / "rootfs" / DEVICE_CONF).exists()
-    assert residue.present_images(bsp) == []
+    assert image_files.present_images(bsp) == []
 
 
 @needs_root
@@ -258,7 +258,7 @@ def test_a_flash_that_is_not_confirmed_is_a_flash_error(
     assert (ran.code, ran.json["step"]) == (7, "flash"), ran.err
     assert words in ran.json["error"]
     assert ran.json["flashed"] is False
-    assert residue.present_images(bsp) == []
+    assert image_files.present_images(bsp) == []
 
 
 @needs_root
@@ -505,9 +505,9 @@ def test_the_search_finds_a_secret_wherever_it_stands_and_passes_holes_over(
         stream.write(value)
     (tmp_path / "link").symlink_to("split")
     os.mkfifo(tmp_path / "fifo")
-    found = residue.holders(tmp_path, secret, since=time.time() - 60)
+    found = cleanup.files_with_secret(tmp_path, secret, since=time.time() - 60)
     assert sorted(path.name for path in found) == ["sparse", "split"]
-    assert residue.holders(tmp_path, secret, since=time.time() + 60) == []
+    assert cleanup.files_with_secret(tmp_path, secret, since=time.time() + 60) == []
 
 
 def test_in_a_lane_a_shared_file_counts_by_when_it_was_written(tmp_path: Path) -> None:
@@ -518,11 +518,11 @@ def test_in_a_lane_a_shared_file_counts_by_when_it_was_written(tmp_path: Path) -
         os.utime(path, (1, 1))
     (tmp_path / "second-name").hardlink_to(old)  # changes its ctime
     since = time.time() - 60
-    found = residue.holders(tmp_path, secret, since)
+    found = cleanup.files_with_secret(tmp_path, secret, since)
     assert sorted(path.name for path in found) == ["old", "own", "second-name"]
-    assert residue.holders(tmp_path, secret, since, linked=True) == [own]
+    assert cleanup.files_with_secret(tmp_path, secret, since, linked=True) == [own]
     os.utime(old)
-    found = residue.holders(tmp_path, secret, since, linked=True)
+    found = cleanup.files_with_secret(tmp_path, secret, since, linked=True)
     assert sorted(path.name for path in found) == ["old", "own", "second-name"]
 
 
@@ -547,4 +547,4 @@ def test_a_copy_that_a_site_script_makes_is_found_and_fails_loudly(
     )
     ran = image()
     assert ran.code == 8
-    assert "still stands in copied" in ran.json["error"]
+    assert "still found in copied" in ran.json["error"]

@@ -30,9 +30,7 @@ from azaion_imagebuild.errors import (
 from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.identity.placeholder import SIZE, is_placeholder, padded
 from azaion_imagebuild.images import stamp as stamping
-from azaion_imagebuild.l4t import base_image as bases
-from azaion_imagebuild.l4t import image_files as residue
-from azaion_imagebuild.l4t import usb
+from azaion_imagebuild.l4t import base_image, image_files, usb
 from azaion_imagebuild.lanes import lane as lanes
 from azaion_imagebuild.lanes import tree as lane_trees
 from azaion_imagebuild.lanes.lane import Lane, opened_lanes
@@ -179,7 +177,7 @@ def test_a_lane_shares_what_is_read_and_owns_what_is_written(bench: Bench) -> No
                 assert (at.st_ino == theirs[name].st_ino) is shared, name
                 copied = (at.st_mode, at.st_uid, at.st_gid, at.st_size)
                 was = theirs[name]
-                if name != residue.BASE_NOTE:
+                if name != image_files.BASE_NOTE:
                     assert copied == (was.st_mode, was.st_uid, was.st_gid, was.st_size), name
                     assert at.st_mtime_ns == was.st_mtime_ns, name
         own = [{at.st_ino for at in files.values() if at.st_nlink == 1} for files in mine.values()]
@@ -192,7 +190,7 @@ def test_a_lane_shares_what_is_read_and_owns_what_is_written(bench: Bench) -> No
             assert (lane.tree / "rootfs/usr/bin/linked").read_bytes()
             assert lane.image.path.is_relative_to(lane.tree)
             assert os.listdir(lane.tree / "initrdlog") == []
-            assert bases.has_base(lane.tree)
+            assert base_image.has_base(lane.tree)
 
 
 def test_a_lane_costs_little_beyond_its_image(plain: Bench) -> None:
@@ -376,7 +374,7 @@ def test_a_script_that_outlives_its_fleet_keeps_the_bsp_locked(tmp_path: Path, m
             time.sleep(0.01)
         fleet.kill()
     lane = lane_trees.lanes_dir(sandbox.bsp) / "0-1/Linux_for_Tegra"
-    (image,) = [path for path in residue.present_images(lane) if path.stat().st_nlink == 1]
+    (image,) = [path for path in image_files.present_images(lane) if path.stat().st_nlink == 1]
     password = device_conf.parse(data_of(image)).password.reveal()
     with pytest.raises(PreflightError, match=f"in use by .*process {held.read_text().strip()} "):
         locks.locked([sandbox.bsp], 0).__enter__()

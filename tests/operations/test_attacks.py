@@ -26,7 +26,7 @@ import pytest
 from making import make
 from world import SERIAL, TOOL, Run, Script, replace_script
 
-from azaion_imagebuild.l4t import image_files as residue
+from azaion_imagebuild.l4t import image_files
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox import Accounts, Sandbox
 from azaion_imagebuild.system import process
@@ -313,7 +313,7 @@ def test_bootloader_is_closed_while_scripts_run_and_gets_its_mode_back(
     assert run("image", "--serial", SERIAL).code == 0
     assert (sandbox.dir / "seen").read_text().split() == ["700"] * 4
     assert stat.S_IMODE(bootloader.stat().st_mode) == 0o751
-    (kept,) = residue.present_images(sandbox.bsp)
+    (kept,) = image_files.present_images(sandbox.bsp)
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
 
 
@@ -331,7 +331,7 @@ def test_an_interrupted_build_leaves_the_password_nowhere(sandbox: Sandbox, tmp_
         tool.send_signal(signal.SIGINT)
         _, err = tool.communicate(timeout=60)
     assert tool.returncode == 130, err
-    assert residue.present_images(sandbox.bsp) == []
+    assert image_files.present_images(sandbox.bsp) == []
     assert holders(sandbox.dir.parent, password) == []
     assert not (sandbox.bsp / unpacked / "device.conf").exists()
     assert stat.S_IMODE((sandbox.bsp / "bootloader").stat().st_mode) & 0o077
@@ -476,7 +476,7 @@ def test_an_image_that_is_not_the_proven_one_is_never_done(
     assert (ran.code, ran.json["outcome"]) == (code, "failed"), ran.err
     assert words in ran.json["error"]
     assert "DONE" not in ran.err
-    assert residue.present_images(sandbox.bsp) == []
+    assert image_files.present_images(sandbox.bsp) == []
     assert not (sandbox.bsp / "rootfs" / DEVICE_CONF).exists()
     assert bool(sandbox.device.stat().st_size) == (code == 7)
 
@@ -639,7 +639,7 @@ def test_a_plug_in_that_exits_with_0_is_a_bug_and_no_success(
     assert (record["outcome"], record["step"]) == ("failed", step)
     assert f"plugins/mine.py:5, step {step}: SystemExit" in record["error"]
     assert sandbox.device.stat().st_size == 0
-    assert residue.present_images(sandbox.bsp) == []
+    assert image_files.present_images(sandbox.bsp) == []
     assert not (sandbox.bsp / "rootfs" / DEVICE_CONF).exists()
 
 

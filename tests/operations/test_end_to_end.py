@@ -177,7 +177,7 @@ LIES: dict[str, tuple[str, int, str]] = {
     ),
     "makes no image": (
         "rm -f bootloader/system.img*; echo '*** no-flash flag enabled. Exiting now... ***'",
-        6, "is not there",
+        6, "is missing",
     ),
     "drops the file": (
         "./flash.sh.real \"$@\" && debugfs -w -R 'rm /etc/azaion/device.conf'"

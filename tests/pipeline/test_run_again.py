@@ -14,7 +14,7 @@ from world import EMAIL, SERIAL, Run, mounts_of, replace_script
 
 from azaion_imagebuild import images
 from azaion_imagebuild.identity import device_conf
-from azaion_imagebuild.l4t import image_files as residue
+from azaion_imagebuild.l4t import image_files
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox import Sandbox
 from azaion_imagebuild.system.mounts import loops_of
@@ -146,7 +146,7 @@ def test_kill_9_of_tool_or_script_leaves_nothing_that_stops_or_outlives_the_next
     assert entry is not None
     password = device_conf.parse(entry.data).password.reveal()
     assert sandbox.accounts.login(EMAIL, password)
-    kept = residue.present_images(sandbox.bsp)
+    kept = image_files.present_images(sandbox.bsp)
     held = subprocess.run(["grep", "-rl", password, str(sandbox.bsp)], check=False,
                           capture_output=True, text=True).stdout.split()  # fmt: skip
     assert held == [str(path) for path in kept]

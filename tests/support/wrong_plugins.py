@@ -21,7 +21,7 @@ from azaion_imagebuild import hookimpl
 from azaion_imagebuild.admin_api.client import AdminApi
 from azaion_imagebuild.errors import FlashError, ProvisioningError
 from azaion_imagebuild.identity.serial import new_password
-from azaion_imagebuild.l4t.base_image import flash_method
+from azaion_imagebuild.l4t.flashing import flash_method
 from azaion_imagebuild.model import Build, DeviceIdentity, FlashResult, Image
 from azaion_imagebuild.secret import Secret
 
