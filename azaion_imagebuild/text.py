@@ -1,15 +1,21 @@
-"""Text from outside (a script, a plug-in, a scanner), made safe to look at."""
+"""How a value is written: on one line of a terminal, in a spreadsheet's cell, as a time in UTC."""
 
 from __future__ import annotations
 
+import re
+from datetime import datetime, timezone
 from typing import Any
+
+# A spreadsheet calculates a cell that begins with one of these, in their wide and small forms too.
+# Where it splits a line at semicolons, what follows one (and a quote) begins a cell as well.
+_FORMULA = re.compile(r'(^|;)(?=[ "]*[=+\-@＝＋－＠﹦﹢﹣﹫])')
 
 
 def visible(text: str, limit: int | None = None) -> str:
-    """Return ``text`` on one line: what cannot be printed is shown as its escape, e.g. ``\\x1b``.
+    """Return ``text`` on one line, with ``\\x1b`` and the like for what cannot be printed.
 
-    That is every control character, every mark that turns or hides text (U+202E, U+200B, …) and
-    what is no character at all. Longer text than ``limit`` is cut, which an ellipsis shows.
+    Escaped are control characters, characters that hide or reorder text (U+202E, U+200B, …), and
+    lone surrogates. Text longer than ``limit`` is cut and ends in an ellipsis.
     """
     if limit is not None and len(text) > limit:
         text = text[: limit - 1] + "…"
@@ -21,9 +27,35 @@ def visible(text: str, limit: int | None = None) -> str:
 
 
 def word(value: Any) -> str:
-    """Return any JSON value as text for a reader: ``yes`` and ``no``, and nothing for null."""
+    """Return any JSON value as text for a reader: ``yes``, ``no``, and nothing for null."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(value)
+
+
+def spreadsheet_cell(text: str) -> str:
+    """Return ``text`` so that no spreadsheet runs it as a formula: on one line, ``'`` before it."""
+    return _FORMULA.sub(r"\1'", visible(text))
+
+
+def utc(seconds: float, timespec: str = "seconds") -> str:
+    """Return a time as ISO 8601 in UTC: ``2026-11-28T02:43:05Z``. Such texts sort as times do.
+
+    Args:
+        seconds: since the epoch.
+        timespec: ``seconds``, ``milliseconds`` or ``microseconds``, always that many digits.
+    """
+    when = datetime.fromtimestamp(seconds, timezone.utc)
+    return when.isoformat(timespec=timespec).replace("+00:00", "Z")
+
+
+def to_the_second(at: str) -> str:
+    """Return a text of :func:`utc` without its fraction of a second."""
+    return f"{at[:19]}Z"
+
+
+def spoken_time(at: str) -> str:
+    """Return a text of :func:`utc` for a reader: ``2026-11-28 02:43:05 UTC``."""
+    return f"{at[:10]} {at[11:19]} UTC"

@@ -12,7 +12,7 @@ from ..model import Build, BuildRecord, Finding
 from ..pipeline import attempt_log, events
 from ..pipeline.events import Event
 from ..secret import redact
-from ..text import visible
+from ..text import to_the_second, visible
 from .live_line import Lasting, Live, Quiet
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class Console:
     def rotation_planned(self, plan: Mapping[str, Any]) -> None:
         """It is known whose credentials are old."""
         for each in plan["devices"]:
-            self.say(f"  {each['serial']}  since {each['since'][:19]}Z")
+            self.say(f"  {each['serial']}  since {to_the_second(each['since'])}")
         where = "SANDBOX: " if plan["sandbox"] else ""
         self.say(f"{where}{plan['total']} devices would get a new credential; nothing was changed")
 

@@ -40,6 +40,7 @@ from ..pipeline.recipes import use_base
 from ..pipeline.target import Blank
 from ..report import check_folder, write_report
 from ..settings import Settings
+from ..text import to_the_second, utc
 from .destinations import (
     Folder,
     InPlace,
@@ -52,7 +53,7 @@ from .destinations import (
 )
 from .device_watch import DeviceWatch
 from .plan import Plan, make_plan, space_on
-from .run import Display, Feed, Run, blank_record, exit_code, failed, utc
+from .run import Display, Feed, Run, blank_record, exit_code, failed
 from .scanner import Scanner
 
 T = TypeVar("T")
@@ -445,7 +446,7 @@ def _known(each: Listed, row: Entry, outcome: str) -> dict[str, Any]:
         **known,
         **fields,
         "outcome": outcome,
-        "began": row.at[:19] + "Z",
+        "began": to_the_second(row.at),
         **(said if outcome == "unknown" else {}),
     }
 

@@ -26,6 +26,7 @@ from ..pipeline.attempt import Book
 from ..pipeline.shared import SharedResources
 from ..secret import redacted
 from ..system.signals import check_interrupt, let_threads_go_on, stop_threads
+from ..text import utc
 from .destinations import Place
 
 _logger = logging.getLogger(__name__)
@@ -306,11 +307,6 @@ def failed(each: Listed, error: OperatorError, *, place: str | None = None) -> d
         "hint": error.hint,
         "exit_code": int(error.exit_code),
     }
-
-
-def utc(seconds: float) -> str:
-    """Return a time as ISO 8601, in UTC, to the second."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def exit_code(outcome: str) -> ExitCode:

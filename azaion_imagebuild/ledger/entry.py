@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import pwd
-from datetime import datetime, timezone
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from msgspec import Struct
 from .. import __version__
 from ..model import BuildRecord
 from ..secret import redact, redacted
+from ..text import utc
 
 Outcome = Literal["started", "done", "failed", "unknown", "retired"]
 FIRST_HASH = "0" * 64
@@ -145,12 +146,7 @@ def user() -> str:
 
 def now() -> str:
     """Return this moment, as ``at`` holds it."""
-    return moment(datetime.now(timezone.utc))
-
-
-def moment(when: datetime) -> str:
-    """Return a time in UTC as ``at`` holds it: such texts sort as the times do."""
-    return when.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return utc(time.time(), "microseconds")
 
 
 @cache

@@ -12,6 +12,7 @@ from msgspec import structs
 from ..errors import UsageError
 from ..identity.serial import email_for
 from ..model import Receipt
+from ..text import spreadsheet_cell, to_the_second
 from . import Entry, Ledger, this_process
 from .entry import FIELDS, Outcome, is_running, now, text_of, this_host, user
 from .standing import FUSE, RESOLVE, died
@@ -26,7 +27,6 @@ _VERDICTS: dict[Verdict, tuple[str, Outcome]] = {
     "unfused": (FUSE, "failed"),
 }
 """An operator's word → step and outcome of its row."""
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def attempts(ledger: Ledger, serial: str | None = None) -> Iterator[dict[str, Any]]:
@@ -167,16 +167,16 @@ def _verdict(last: Entry, verdict: Verdict, reason: str) -> Entry:
 
 
 def _cell(value: object) -> object:
-    """Return a cell that no spreadsheet takes for a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    return spreadsheet_cell(value) if isinstance(value, str) else value
 
 
 def line_of(entry: dict[str, Any]) -> str:
     """Return an attempt on one line, for a person."""
+    at = to_the_second(entry["at"])
     where = "SANDBOX " if entry["sandbox"] else ""
     flashed = f" → {entry['device']}" if entry["flashed"] and entry["device"] else ""
     error = f"  {entry['error']}" if entry["error"] else ""
     return (
-        f"{entry['at'][:19]}Z  {entry['serial']:<16} {entry['outcome']:<8} {entry['step']:<18}"
+        f"{at}  {entry['serial']:<16} {entry['outcome']:<8} {entry['step']:<18}"
         f" {where}{entry['operator']}@{entry['host']}{flashed}{error}"
     )

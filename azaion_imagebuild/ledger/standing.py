@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from msgspec import Struct
 
 from ..model import Finding
+from ..text import spoken_time
 from .entry import Entry, is_alive
 
 FLASH = "flash"
@@ -195,7 +196,7 @@ def _resolve(row: Entry) -> str:
 
 
 def _when(row: Entry) -> str:
-    return f"{row.at[:10]} {row.at[11:19]} UTC"
+    return spoken_time(row.at)
 
 
 def _who(row: Entry) -> str:

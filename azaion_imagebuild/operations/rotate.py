@@ -16,7 +16,6 @@ from msgspec import structs
 from ..errors import ExitCode, UsageError
 from ..identity.serial import email_for, parse_serial
 from ..ledger import Credential, Ledger
-from ..ledger.entry import moment
 from ..model import Build, BuildRecord, Finding
 from ..pipeline import recipes as pipeline
 from ..pipeline.attempt import Watcher
@@ -27,6 +26,7 @@ from ..pipeline.target import Target
 from ..settings import Settings
 from ..system.locks import locked
 from ..system.trust import is_own
+from ..text import utc
 from .parts import ledger_to_read, parts_of_api, the_ledger
 from .stamp import wants_sandbox
 from .targets import ConfFile, ImageFile, RootfsFolder
@@ -185,7 +185,7 @@ def parse_age(text: str) -> timedelta:
 
 def _due(ledger: Ledger, age: timedelta, *, sandbox: bool) -> list[Credential]:
     """Return the devices whose credential is older than ``age``, the oldest first."""
-    before = moment(_ago(age))
+    before = utc(_ago(age).timestamp(), "microseconds")
     return [each for each in ledger.credentials(sandbox=sandbox) if each.since < before]
 
 

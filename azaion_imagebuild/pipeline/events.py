@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from msgspec import Struct, field, structs
 from ..errors import OperatorError
 from ..model import BASE, Build, BuildRecord, Finding
 from ..secret import redact, redacted
-from ..text import visible
+from ..text import utc, visible
 
 Level = Literal["debug", "info", "warning", "error"]
 LOGGERS = ("azaion_imagebuild", "azaion_imagebuild_hooks")
@@ -42,7 +41,8 @@ class Event(Struct, frozen=True, kw_only=True):
     def as_json(self, when: float) -> str:
         """Return one line of JSON, redacted; ``when`` is in seconds since the epoch."""
         known = {
-            "time": utc(when), "level": self.level, "event": self.name, "message": self.message,
+            "time": utc(when, "milliseconds"), "level": self.level, "event": self.name,
+            "message": self.message,
         }  # fmt: skip
         return json.dumps(redacted({**known, **self.fields, **known}), default=str)
 
@@ -50,15 +50,11 @@ class Event(Struct, frozen=True, kw_only=True):
         """Return one line of text, redacted, with a problem's hint; a traceback's lines follow."""
         is_problem = self.name in ("warning", "error")
         hint = f" (hint: {self.fields['hint']})" if is_problem else ""
-        line = f"{utc(when)} {self.level:7} {redact(self.message + hint).expandtabs()}"
+        line = (
+            f"{utc(when, 'milliseconds')} {self.level:7} {redact(self.message + hint).expandtabs()}"
+        )
         trace = redact(self.fields.get("traceback", "")).rstrip().split("\n")
         return "\n    ".join(map(visible, [line, *filter(None, trace)]))
-
-
-def utc(when: float) -> str:
-    """Return a time as ISO 8601 in UTC, to the millisecond."""
-    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(when))
-    return f"{whole}.{int(when % 1 * 1000):03}Z"
 
 
 def began(build: Build) -> Event:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from ..shipped import shipped
-from ..text import visible, word
+from ..text import spoken_time, visible, word
 from .causes import NOT_DONE, find_causes, said
 from .durations import Axis, device_median, spoken, step_times
 from .totals import Totals, percent
@@ -156,5 +156,5 @@ def _time(value: object) -> str:
     """Return an ISO time in UTC as people write it; anything else as it is."""
     text = word(value)
     if len(text) >= 20 and text[10] == "T" and text.endswith("Z"):
-        return f"{text[:10]} {text[11:19]} UTC"
+        return spoken_time(text)
     return text

@@ -5,12 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..pipeline.hookspecs import EVERY_STEP
-from ..text import visible, word
+from ..text import spreadsheet_cell, word
 
 FIELDS = (
     "serial", "email", "outcome", "sandbox", "attempt", "account", "image", "image_format",
@@ -24,10 +23,6 @@ _TIMED = tuple(step for step in EVERY_STEP if step not in _UNTIMED)
 
 COLUMNS = (*FIELDS, "ledger_row", "ledger_hash", *(f"seconds_{step}" for step in _TIMED), "other")
 """Always these, in this order: what plug-ins add stands in ``other``, as JSON."""
-
-# A spreadsheet calculates a cell that begins so. Where it parts cells at semicolons, what follows
-# one begins a cell as well.
-_FORMULA = re.compile(r"(^|;)(?= *[=+\-@＝＋－＠])")
 
 
 def lines(fleet: Mapping[str, Any]) -> Iterator[str]:
@@ -64,4 +59,4 @@ def _cells(record: dict[str, Any]) -> Iterator[Any]:
 def _cell(value: object) -> object:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
-    return _FORMULA.sub(r"\1'", visible(word(value)))
+    return spreadsheet_cell(word(value))

@@ -30,6 +30,7 @@ class Account(Struct, frozen=True, kw_only=True):
     email: str
     role: str
     created: str
+    """As :func:`.text.utc`."""
     updated: str
 
 
@@ -88,7 +89,8 @@ class Accounts:
         """Return every account, by e-mail."""
         with self._connected() as connection:
             rows = connection.execute(
-                "SELECT email, role, created, updated FROM users ORDER BY email"
+                "SELECT email, role, strftime('%Y-%m-%dT%H:%M:%SZ', created),"
+                " strftime('%Y-%m-%dT%H:%M:%SZ', updated) FROM users ORDER BY email"
             ).fetchall()
         return [Account(email=e, role=r, created=c, updated=u) for e, r, c, u in rows]
 

@@ -64,8 +64,8 @@ def _show_accounts(sandbox: Sandbox, args: argparse.Namespace, console: Console)
         {
             "email": each.email,
             "role": each.role,
-            "created": _in_utc(each.created),
-            "updated": _in_utc(each.updated),
+            "created": each.created,
+            "updated": each.updated,
         }
         for each in sandbox.accounts.list()
     ]
@@ -76,11 +76,6 @@ def _show_accounts(sandbox: Sandbox, args: argparse.Namespace, console: Console)
         line = "{email}  {role}  created {created}  updated {updated}".format(**account)
         stdout.print_line(line, console)
     return 0
-
-
-def _in_utc(time: str) -> str:
-    """Return a time of SQLite in the ledger's format."""
-    return f"{time.replace(' ', 'T')}Z"
 
 
 COMMAND = Command(
