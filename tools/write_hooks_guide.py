@@ -2,8 +2,8 @@
 
 usage: .venv/bin/python tools/write_hooks_guide.py [--check]
 
-What stands before and after the two marks is written by hand. --check only says whether the page is
-as it would be written (exit 1: it is not).
+Only the text between the two marks is generated. --check writes nothing and exits with 1 if the
+page is out of date.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ END = "<!-- end -->"
 
 
 def main() -> int:
-    """Write the page, or say whether it is current."""
+    """Write the page, or check that it is up to date."""
     old = PAGE.read_text()
     before, _, rest = old.partition(BEGIN)
     _, _, after = rest.partition(END)
@@ -50,7 +50,7 @@ def generated() -> Iterator[str]:
 
 
 def signature(step: str) -> str:
-    """Return the line to copy, broken where it is too long."""
+    """Return the signature to copy, on several lines if it is long."""
     shown = inspect.signature(getattr(hookspecs, step))
     line = f"def {step}{shown}".replace("'", "")
     if len(line) <= 88:

@@ -1,4 +1,4 @@
-"""Write what is generated from the settings: every one, its help, its default or an example.
+"""Write the configuration's template and its reference: each key, its help, a default or example.
 
 usage: .venv/bin/python tools/write_template.py > templates/imagebuild.toml
        .venv/bin/python tools/write_template.py --page > docs/configuration.md
@@ -19,26 +19,25 @@ from azaion_imagebuild.config.loading import Key, keys
 from azaion_imagebuild.settings import ENV_PREFIX
 
 INTRODUCTION = """\
-# Settings of azaion-imagebuild. Every key is here: a commented one shows its default, or an example
-# where there is none. Flags come before variables, variables before this file. Relative paths start
-# at this file's folder.
+# Settings of azaion-imagebuild. This file has every key, commented out, with its default or an
+# example. Flags override variables, variables override this file. Relative paths start in the
+# folder of this file.
 """
 SECTIONS = {
     "admin_api": "The admin API, which holds one account per device (runbook).",
     "bsp": "NVIDIA's Linux_for_Tegra.",
     "device_conf": "/etc/azaion/device.conf on the device.",
-    "escrow": "The devices' credentials, encrypted to your team's keys: docs/escrow.md says what it"
-    " costs.",
+    "escrow": "Copies of the credentials, encrypted to your team's keys: see docs/escrow.md.",
     "serial": "The serial on the label.",
     "hooks": "Plug-ins: one file per concern.",
     "build": "The build itself.",
-    "fuse": "Fuses, burned where --fuse (FUSE=1) asks for it. It does not replace the security"
-    " phase's checklist.",
+    "fuse": "Fuses, burned only with --fuse (FUSE=1). This does not replace the checklist of the"
+    " security phase.",
     "image": "The image.",
     "smoke": "The test of the flashed device.",
-    "ledger": "The ledger: which identity went into which device, when, from which image.",
+    "ledger": "The ledger: which identity went into which device, when, and from which image.",
     "station": "Many stations on one PostgreSQL ([ledger] database).",
-    "log": "What is told of each attempt: stderr, its log file, a trace.",
+    "log": "What is logged about each attempt: stderr, its log file, a trace.",
 }
 EXAMPLES: dict[str, Any] = {
     "admin_api.url": "https://admin.internal.example.com",
@@ -98,27 +97,27 @@ PAGE = """\
 
 <!-- Written by tools/write_template.py --page: change the settings, not this page. -->
 
-A setting is looked for in this order; the first one that is found counts:
+A setting comes from the first of these that has it:
 
 1. a flag: `azaion-imagebuild image --board NAME` (some are variables of make: `BOARD=NAME`);
 2. an environment variable: `AZAION_IMAGEBUILD_BOARD=NAME`;
-3. the file: `--config FILE` (`CONFIG=FILE`), or `imagebuild.toml` of the folder that you are in;
+3. the file: `--config FILE` (`CONFIG=FILE`), or `imagebuild.toml` in the current folder;
 4. the default.
 
-Copy `templates/imagebuild.toml`: every key is in it, with its help. Relative paths in the file
-start at the file's folder. An `imagebuild.toml` that is not named is only read when it is yours (or
-root's), and not everybody may write it. An unknown key or variable is an error that names the
-nearest known one. `sudo` drops most variables: use flags or the file there.
+Start with a copy of `templates/imagebuild.toml`, which has every key with its help. Relative paths
+in the file start in its folder. Without `--config`, `imagebuild.toml` is read only if it belongs to
+you (or root) and is not writable by everybody. An unknown key or variable is an error that suggests
+the nearest known one. `sudo` drops most variables: use flags or the file with it.
 
 In a variable, a list is written as a shell writes words:
-`AZAION_IMAGEBUILD_HOOKS_DISABLE="smoke residue"`. Yes or no is `1`, `0`, `true`, `false`, `yes` or
-`no`. The variables below begin with `AZAION_IMAGEBUILD_`. A table (`{ NAME = "value" }`) can only
-stand in the file.
+`AZAION_IMAGEBUILD_HOOKS_DISABLE="smoke residue"`. Write yes or no as `1`, `0`, `true`, `false`,
+`yes` or `no`. The variables below start with `AZAION_IMAGEBUILD_`. A table (`{ NAME = "value" }`)
+can only be set in the file.
 """
 
 
 def main() -> None:
-    """Print what was asked for."""
+    """Print the page or the template."""
     print_page() if "--page" in sys.argv[1:] else print_template()
 
 
@@ -153,7 +152,7 @@ def flags_of(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def help_of(key: Key) -> str:
-    """Return a key's help with its default; with an example where there is none."""
+    """Return a key's help with its default, or with an example if it has no default."""
     text = key.help.replace("|", "\\|")
     for name in ("{email}", "{id}", "{serial}", "{usb_instance}"):
         text = text.replace(name, f"`{name}`")
@@ -166,7 +165,7 @@ def help_of(key: Key) -> str:
 
 
 def variable_of(key: Key) -> str:
-    """Return a key's variable without the prefix that all have."""
+    """Return a key's variable without the common prefix."""
     return "" if key.kind == "table" else f"`{key.env.removeprefix(ENV_PREFIX)}`"
 
 

@@ -1,4 +1,4 @@
-"""The command line: parse, call, and end with an exit code, whatever happens."""
+"""The command line: parse it, run the command, and always end with an exit code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .parser import check_first, parser, with_verb
 
 
 def run(argv: Sequence[str]) -> int:
-    """Do what the command line says and return the exit code."""
+    """Run a command line and return its exit code."""
     began = time.monotonic()
     _guard_the_process()
     console = Console(sys.stderr, is_json=_speaks_json(argv))
@@ -33,7 +33,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _speaks_json(argv: Sequence[str]) -> bool:
-    """Tell whether a program reads stderr, as far as this is known before the line is parsed."""
+    """Tell whether stderr must be JSON: needed before parsing, to report a wrong line."""
     words = [word for each in argv for word in each.split("=", 1)]
     if "--log-format" in words:
         return words[words.index("--log-format") + 1 :][:1] == ["json"]
@@ -41,7 +41,7 @@ def _speaks_json(argv: Sequence[str]) -> bool:
 
 
 def _ended(argv: Sequence[str], console: Console) -> int:
-    """Do the command; whatever happens is said, and ends in an exit code."""
+    """Run the command; report every failure and return its exit code."""
     try:
         check_first(argv)
         words = with_verb(argv)
@@ -55,7 +55,9 @@ def _ended(argv: Sequence[str], console: Console) -> int:
             stdout.print_json({"outcome": "failed", **_failure(error)}, console)
         return int(error.exit_code)
     except KeyboardInterrupt:
-        ended = InterruptedBuild("interrupted", hint="run the same command again: it ends well")
+        ended = InterruptedBuild(
+            "interrupted", hint="run the same command again: repeating it is safe"
+        )
         console.failed(ended)
         if "--json" in argv:
             stdout.print_json({"outcome": "interrupted", **_failure(ended)}, console)
@@ -73,7 +75,7 @@ def _ended(argv: Sequence[str], console: Console) -> int:
 
 @contextlib.contextmanager
 def _permitted() -> Iterator[None]:
-    """A path that this user may not look at is no bug, wherever it was looked at."""
+    """Report a path without read permission as a usage error, wherever it was opened."""
     try:
         yield
     except PermissionError as error:
@@ -83,15 +85,15 @@ def _permitted() -> Iterator[None]:
 
 
 def _deliver_traces() -> None:
-    """Wait, not for long, for what a collector has not got yet; an interrupt ends that."""
-    tracing = sys.modules.get("azaion_imagebuild.pipeline.trace")  # most commands make no trace
+    """Wait briefly until the collector has the traces; an interrupt ends the wait."""
+    tracing = sys.modules.get("azaion_imagebuild.pipeline.trace")  # most commands trace nothing
     if tracing is not None:
         with contextlib.suppress(KeyboardInterrupt):
             tracing.deliver()
 
 
 def _called(args: argparse.Namespace, console: Console) -> int:
-    """Do the command; a plug-in that exits does not end the process with a code of its own."""
+    """Call the command's function; a plug-in that exits cannot choose the exit code."""
     try:
         code: int = args.command.run(args, console)
     except SystemExit as error:
@@ -105,7 +107,7 @@ def _failure(error: OperatorError) -> dict[str, Any]:
 
 
 def _guard_the_process() -> None:
-    """No core dump with a password in it; a termination unwinds like an interrupt."""
+    """Forbid core dumps, which would hold passwords; make a termination unwind as an interrupt."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,4 +1,4 @@
-"""What a command prints on stdout: lines, or one line of JSON. All else is said on stderr."""
+"""The output of a command on stdout: lines, or one line of JSON. Messages go to stderr."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 def reserved() -> contextlib.AbstractContextManager[Any]:
-    """Send what a plug-in prints to stderr: stdout is one line of JSON or nothing."""
+    """Send what plug-ins print to stderr, because stdout holds one line of JSON or nothing."""
     return contextlib.redirect_stdout(sys.stderr)
 
 
 @contextlib.contextmanager
 def said(console: Console) -> Iterator[None]:
-    """Let the console say what others write to stderr: redacted, and in its form."""
+    """Pass everything written to stderr through the console, which redacts and formats it."""
     lines = _Lines(console.say)
     try:
         with contextlib.redirect_stderr(lines):
@@ -36,7 +36,7 @@ def said(console: Console) -> Iterator[None]:
 
 
 class _Lines(io.TextIOBase):
-    """Passes on whole lines; each thread writes lines of its own."""
+    """Passes on whole lines, and keeps the lines of threads apart."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
@@ -49,18 +49,18 @@ class _Lines(io.TextIOBase):
         return len(text)
 
     def end(self) -> None:
-        """Pass on what this thread wrote last, without an end of line."""
+        """Pass on this thread's last line, if it has no line end."""
         if getattr(self._own, "rest", ""):
             self.write("\n")
 
 
 def print_json(value: object, console: Console) -> None:
-    """Print one line; a reader that has gone away changes nothing of what was done."""
+    """Print one line of JSON; a reader that is gone does not change the outcome."""
     print_line(json.dumps(redacted(value)), console)
 
 
 def print_line(line: str, console: Console) -> None:
-    """Print a line; what a terminal would obey, and what it cannot show, is escaped."""
+    """Print a line; escape control characters and what the terminal cannot show."""
     with quiet_pipe(console):
         if sys.stdout is not None:
             encoding = sys.stdout.encoding or "utf-8"
@@ -70,13 +70,13 @@ def print_line(line: str, console: Console) -> None:
 
 @contextlib.contextmanager
 def stream() -> Iterator[TextIO]:
-    """Yield stdout for what is worthless when it is cut; a reader that has gone away knows that.
+    """Yield stdout for output that must be complete; only a reader that is gone may cut it.
 
     Raises:
-        UsageError: it is closed, or not all of it can be written.
+        UsageError: stdout is closed, or cannot be written.
     """
     if sys.stdout is None:
-        raise UsageError("stdout is closed", hint="let it lead to a file or a program")
+        raise UsageError("stdout is closed", hint="redirect it to a file or a program")
     try:
         yield sys.stdout
         sys.stdout.flush()
@@ -84,13 +84,14 @@ def stream() -> Iterator[TextIO]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the exit flushes again
         if not isinstance(error, BrokenPipeError):
             raise UsageError(
-                f"cannot write to stdout: {error.strerror}", hint="what is there is not whole"
+                f"cannot write to stdout: {error.strerror}",
+                hint="the output is incomplete: free some space, or redirect it elsewhere",
             ) from None
 
 
 @contextlib.contextmanager
 def quiet_pipe(console: Console) -> Iterator[None]:
-    """A reader that has gone away (``| head``) is no bug."""
+    """Warn if the reader is gone (``| head``)."""
     try:
         yield
     except OSError as error:
