@@ -34,7 +34,7 @@ help:
 	@echo "                               with neither BSP nor API_URL: in the sandbox"
 	@echo "make fleet SERIALS=list.txt    the same for many devices: a list, a CSV, a range, or -"
 	@echo "           OUT=folder JOBS=8   and all of the above"
-	@echo "make test                      run the tests"
+	@echo "make test                      run the tests (two minutes)"
 	@echo "make check                     what CI runs: lint, types, tests on every Python, docs"
 	@echo "make docs                      make a site of the documentation in site/"
 	@echo "make clean                     remove what make has made here"
@@ -64,7 +64,7 @@ fleet: $(VENV)/.image | known e2fsprogs
 	exec $(RUN)/azaion-imagebuild fleet "$$@" -- "$${SERIALS-}"
 
 test: $(VENV)/.test | e2fsprogs
-	@$(RUN)/pytest -n auto --dist worksteal
+	@$(RUN)/pytest -n auto --dist worksteal -m "not thorough"
 
 check: $(VENV)/.test | e2fsprogs
 	@$(RUN)/ruff format --check .

@@ -70,6 +70,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+ALIEN = {"PYTHONUNBUFFERED", "PYTHONPATH", "PYTHONHOME"}
+"""Variables of the machine that an operator does not have, and that hide faults."""
+
+
 @pytest.fixture(autouse=True)
 def a_world_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No configuration, state or proxy of this machine reaches a test, and none of its NFS.
@@ -78,7 +82,7 @@ def a_world_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     monkeypatch.setattr(Accounts, "cost", 2)
     for name in list(os.environ):
-        if name.startswith("AZAION_") or name.lower().endswith("_proxy"):
+        if name in ALIEN or name.startswith("AZAION_") or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("PATH", os.environ["PATH"] + ":/usr/sbin:/sbin")  # e2fsprogs
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from thorough import thorough
 
 import azaion_imagebuild
 from azaion_imagebuild import testing
@@ -34,6 +35,7 @@ def package(tmp_path: Path) -> Path:
     return folder
 
 
+@thorough
 def test_the_pages_package_installs_is_found_and_keeps_its_promises(
     package: Path, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from thorough import one_of
 from world import Ran, Run, add_usb_device, outcomes, replace_script, tool_started
 
 from azaion_imagebuild import images
@@ -231,7 +232,9 @@ def said_of_a_signal(fleet: subprocess.Popen[str]) -> str:
     return next(line for line in fleet.stderr if "nothing new begins" in line or "stopping" in line)
 
 
-@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGINT] * 2, [signal.SIGTERM]])
+@pytest.mark.parametrize(
+    "signals", one_of([[signal.SIGINT], [signal.SIGINT] * 2, [signal.SIGTERM]])
+)
 def test_an_interrupted_fleet_says_what_is_left_and_goes_on_later(
     run: Run, slow: None, state: Path, signals: list[signal.Signals]
 ) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from thorough import thorough
 
 import azaion_imagebuild
 
@@ -99,6 +100,7 @@ def test_the_installed_wheel_builds_proves_and_flashes_in_an_empty_folder(as_use
     assert "OK" in as_user("ledger", "verify").stderr
 
 
+@thorough
 def test_the_installed_wheel_makes_a_fleet_and_its_report(as_user: Call) -> None:
     as_user("fleet", "AZJN-0001..AZJN-0002", "--out", "images", "--report", "report")
     as_user("verify", "images/AZJN-0002.img", "--serial", "AZJN-0002")
@@ -137,6 +139,7 @@ def test_the_wheel_holds_what_it_needs_and_no_tests(wheel: Path) -> None:
     assert tops == {"azaion_imagebuild", f"{about}.data", f"{about}.dist-info"}
 
 
+@thorough
 def test_the_sdist_builds_the_same_wheel(unpacked: Path, wheel: Path, tmp_path: Path) -> None:
     run(sys.executable, "-m", "pip", "wheel", *OFFLINE, "-w", tmp_path, unpacked, cwd=tmp_path)
     again = tmp_path / wheel.name
@@ -151,6 +154,7 @@ OF_ITS_FILES = (
 """Tests that read what an sdist might lack: Makefile, tools, templates, docs, hooks, CI."""
 
 
+@thorough
 def test_the_sdists_own_tests_run(unpacked: Path) -> None:
     """All can be collected, and those that look at the sdist's files pass."""
     path = {"PYTHONPATH": str(unpacked)}

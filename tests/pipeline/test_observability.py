@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from thorough import thorough
 from world import SERIAL, TOOL, Run, outcomes, replace_script
 
 from azaion_imagebuild.config.loading import load
@@ -401,6 +402,7 @@ def test_a_trace_has_a_span_for_each_step_and_no_secret(
     assert "a-token" not in (sandbox.bsp / "spied").read_text()
 
 
+@thorough
 def test_a_failed_step_is_seen_in_the_trace(collector: Collector) -> None:
     plugin(FAILS)
     done = call("image", "--serial", SERIAL, AZAION_IMAGEBUILD_OTLP_ENDPOINT=collector.url)
@@ -411,6 +413,7 @@ def test_a_failed_step_is_seen_in_the_trace(collector: Collector) -> None:
     assert values(collector.spans[-1].attributes)["azaion.exit_code"] == 70
 
 
+@thorough
 def test_a_collector_that_is_away_stops_nothing() -> None:
     done = call("image", "--serial", SERIAL, AZAION_IMAGEBUILD_OTLP_ENDPOINT="http://127.0.0.1:9")
     assert done.returncode == 0, done.stderr
@@ -438,6 +441,7 @@ def read_request(connection: socket.socket) -> None:
         stream.read(int(headers[b"content-length"]))
 
 
+@thorough
 @pytest.mark.parametrize(
     ("answer", "pause", "said"),
     [
@@ -505,6 +509,7 @@ def test_the_path_that_a_collectors_manual_shows_may_stand_there() -> None:
         assert settings.log.otlp_endpoint == "http://collector:4318"
 
 
+@thorough
 @pytest.mark.parametrize("name", ["OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "OTEL_BSP_SCHEDULE_DELAY"])
 def test_a_wrong_variable_of_opentelemetry_stops_nothing(collector: Collector, name: str) -> None:
     environ = {name: "-1", "AZAION_IMAGEBUILD_OTLP_ENDPOINT": collector.url}
@@ -514,6 +519,7 @@ def test_a_wrong_variable_of_opentelemetry_stops_nothing(collector: Collector, n
     assert "hint: mend or unset OpenTelemetry's variables" in done.stderr
 
 
+@thorough
 def test_a_text_that_utf8_cannot_hold_does_not_lose_the_trace(collector: Collector) -> None:
     plugin(FAILS.replace("identity.password.reveal()", "'/srv/\\udcff'"))
     done = call("image", "--serial", SERIAL, AZAION_IMAGEBUILD_OTLP_ENDPOINT=collector.url,

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from thorough import one_of
 from world import EMAIL, SERIAL, Run, mounts_of, replace_script
 
 from azaion_imagebuild import images
@@ -61,16 +62,18 @@ def again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
 # Every two of signal, call and moment meet: each signal at both calls, and at both moments.
 @pytest.mark.parametrize(
     ("number", "when", "hold_before"),
-    [
-        (signal.SIGKILL, "--no-flash", True),
-        (signal.SIGKILL, "-r", False),
-        (signal.SIGTERM, "--no-flash", False),
-        (signal.SIGTERM, "-r", True),
-        (signal.SIGINT, "--no-flash", True),
-        (signal.SIGINT, "-r", False),
-        (signal.SIGHUP, "--no-flash", False),
-        (signal.SIGHUP, "-r", True),
-    ],
+    one_of(
+        [
+            (signal.SIGKILL, "--no-flash", True),
+            (signal.SIGKILL, "-r", False),
+            (signal.SIGTERM, "--no-flash", False),
+            (signal.SIGTERM, "-r", True),
+            (signal.SIGINT, "--no-flash", True),
+            (signal.SIGINT, "-r", False),
+            (signal.SIGHUP, "--no-flash", False),
+            (signal.SIGHUP, "-r", True),
+        ]
+    ),
 )
 def test_a_build_that_is_stopped_anywhere_is_healed_by_the_same_command(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run,
@@ -106,14 +109,16 @@ def test_a_build_that_is_stopped_anywhere_is_healed_by_the_same_command(
 # Every two of victim, call and way meet.
 @pytest.mark.parametrize(
     ("killed", "when", "way"),
-    [
-        ("tool", "--no-flash", "overlay"),
-        ("tool", "-r", "initrd"),
-        ("script", "--no-flash", "initrd"),
-        ("script", "-r", "overlay"),
-        ("both", "--no-flash", "overlay"),
-        ("both", "-r", "initrd"),
-    ],
+    one_of(
+        [
+            ("tool", "--no-flash", "overlay"),
+            ("tool", "-r", "initrd"),
+            ("script", "--no-flash", "initrd"),
+            ("script", "-r", "overlay"),
+            ("both", "--no-flash", "overlay"),
+            ("both", "-r", "initrd"),
+        ]
+    ),
 )
 def test_kill_9_of_tool_or_script_leaves_nothing_that_stops_or_outlives_the_next_build(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run,

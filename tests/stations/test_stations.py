@@ -18,6 +18,7 @@ import pytest
 from msgspec import structs
 from postgres import Postgres
 from stations import Factory, serials, until
+from thorough import thorough
 from world import Run
 
 from azaion_imagebuild.cli.console import Console
@@ -181,6 +182,7 @@ def test_a_station_without_flashing_writes_images(run: Run, factory: Factory) ->
     assert run("verify", "images/AZJN-0001.img", "--serial", ONE).code == 0
 
 
+@thorough
 def test_a_station_keeps_each_credential_in_its_escrow(
     run: Run, factory: Factory, accounts: Accounts
 ) -> None:
@@ -248,6 +250,7 @@ def ended(factory: Factory) -> tuple[int, int]:
     return found["done"], found["unknown"]
 
 
+@thorough
 def test_a_frozen_flash_is_unknown_and_its_end_is_not_believed(run: Run, factory: Factory) -> None:
     factory.build(dead_after=2.0)
     factory.hold("flash")
@@ -272,6 +275,7 @@ def test_a_frozen_flash_is_unknown_and_its_end_is_not_believed(run: Run, factory
     assert list(run("submit", ONE, "--json").json["unknown"]) == [ONE]
 
 
+@thorough
 def test_a_frozen_station_cannot_spoil_what_another_has_made_since(
     run: Run, factory: Factory
 ) -> None:
@@ -292,6 +296,7 @@ def test_a_frozen_station_cannot_spoil_what_another_has_made_since(
     assert "may have that attempt's password" in (factory.attempts()[ONE].error or "")
 
 
+@thorough
 def test_a_station_that_is_started_again_takes_up_what_it_left(run: Run, factory: Factory) -> None:
     factory.hold("provision")
     run("submit", "AZJN-0001..AZJN-0002")
@@ -309,6 +314,7 @@ def test_a_station_that_is_started_again_takes_up_what_it_left(run: Run, factory
     assert factory.flashed() == dict.fromkeys(serials(2), 1)
 
 
+@thorough
 def test_a_signal_lets_running_devices_end_and_two_give_them_back(
     run: Run, factory: Factory
 ) -> None:
@@ -341,6 +347,7 @@ def test_a_signal_lets_running_devices_end_and_two_give_them_back(
     assert factory.flashed() == dict.fromkeys(serials(3), 1)
 
 
+@thorough
 def test_what_the_api_refuses_is_tried_again_and_a_flash_never(run: Run, factory: Factory) -> None:
     factory.build(retries=2, retry_wait=0.1)
     (factory.line / "refuse").touch()
@@ -361,6 +368,7 @@ def test_what_the_api_refuses_is_tried_again_and_a_flash_never(run: Run, factory
     assert factory.flashed()[ONE] == 1
 
 
+@thorough
 def test_what_waits_for_a_station_that_never_comes_goes_to_the_others(
     run: Run, factory: Factory
 ) -> None:
@@ -396,6 +404,7 @@ def test_an_operator_decides_on_an_orphaned_flash(run: Run, factory: Factory) ->
     assert (again["done_before"], again["queued"]) == ([ONE], ["AZJN-0002"])
 
 
+@thorough
 def test_a_job_that_was_fetched_unseen_goes_back_into_the_queue(
     run: Run, factory: Factory, postgres: Postgres
 ) -> None:
@@ -414,6 +423,7 @@ def test_a_job_that_was_fetched_unseen_goes_back_into_the_queue(
         factory.stop(station)
 
 
+@thorough
 def test_ended_jobs_are_purged(run: Run, factory: Factory, postgres: Postgres) -> None:
     (factory.line / "refuse").touch()
     factory.build(retries=0, keep=24)
@@ -431,6 +441,7 @@ def test_ended_jobs_are_purged(run: Run, factory: Factory, postgres: Postgres) -
     assert board(run)["undone"][0]["serial"] == "AZJN-0002"
 
 
+@thorough
 def test_a_device_at_a_usb_instance_is_made_on_its_lane(
     run: Run, factory: Factory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

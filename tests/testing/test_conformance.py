@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy  # noqa: F401 - what an inner run of pytester imports first, it takes away again
 import wrong_plugins
+from thorough import one_of
 from wrong_plugins import WrongFlash, WrongIdentity
 
 import azaion_imagebuild
@@ -76,7 +77,9 @@ def cleared_up() -> Iterator[None]:
 @pytest.mark.usefixtures("cleared_up")
 @pytest.mark.parametrize(
     ("kit", "wrong"),
-    [(AdminApiConformance, wrong_plugins.IDENTITIES), (FlashConformance, wrong_plugins.FLASHES)],
+    one_of(
+        [(AdminApiConformance, wrong_plugins.IDENTITIES), (FlashConformance, wrong_plugins.FLASHES)]
+    ),
 )
 def test_every_test_of_the_kit_finds_a_plug_in_that_breaks_its_promise(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, kit: type, wrong: Sequence[Wrong]
