@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import os
 import sys
 
 
@@ -14,8 +16,24 @@ def main() -> None:
         code = run(sys.argv[1:])
     except KeyboardInterrupt:  # while that is imported, or once more at its end
         code = 130
-    gc.freeze()  # the end of the process gives everything back: looking for cycles is in vain
+    finally:
+        _flush()
+    gc.freeze()  # the process ends: do not look for reference cycles first
     sys.exit(code)
+
+
+def _flush() -> None:
+    """Write what is buffered; drop it where nobody can read it.
+
+    The interpreter flushes once more and would replace the command's exit code with 120: a device
+    that is done must not look like one that failed because the terminal went away.
+    """
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":
