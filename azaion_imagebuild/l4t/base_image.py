@@ -1,8 +1,8 @@
 """The base: an image with a placeholder, built once; each device's identity is stamped into it.
 
-``bootloader/azaion-base.json`` says what it was built from. It is built anew when the rootfs, the
-settings or the release are others than noted there, or when it was packed for fewer devices at once
-than ``[bsp] massflash`` asks for. In a lane (see :mod:`.lane`) the base is the lane's image.
+``bootloader/azaion-base.json`` says what it was built from. It is rebuilt when the rootfs, the
+settings or the release differ from that note, or when it was packed for fewer devices at once than
+``[bsp] massflash`` asks for. In a lane (see :mod:`.lane`) the base is the lane's image.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from .flashing import flash_method
 from .image_files import BASE_NOTE
 
 _CHANGED_BY_EVERY_RUN = ("etc/user_release_version",)
-_CHANGED_IN_PLACE = ("boot/", "etc/nv_boot_control.conf")  # written anew with the same content
+_CHANGED_IN_PLACE = ("boot/", "etc/nv_boot_control.conf")  # rewritten with the same content
 
 
 def build_base(build: Build, ownership: Ownership) -> Image:
-    """Have NVIDIA's script build an image with a placeholder, prove it, and note what it is of.
+    """Build an image with a placeholder by NVIDIA's script, prove it, and note its origin.
 
     Raises:
         OperatorError: it was not built, or does not hold the placeholder as it was staged.
@@ -68,7 +68,7 @@ def note_base(tree: Path, image: Image, origin: str, devices: int) -> None:
 
 
 def current_base(build: Build, ownership: Ownership) -> Image:
-    """Return the base, built anew where it is missing or out of date (or ``[image] rebuild``)."""
+    """Return the base; rebuild it if it is missing, out of date, or ``[image] rebuild`` is set."""
     tree = _tree(build)
     if build.device_instance is not None:
         return _base_of_lane(tree)
@@ -88,7 +88,7 @@ def _base_of_lane(tree: Path) -> Image:
     if image is None:
         raise ImageBuildError(
             f"the lane {tree} has lost its image",
-            hint="start the fleet again: its lanes are made anew",
+            hint="start the fleet again: it creates new lanes",
         )
     return image
 
@@ -118,7 +118,7 @@ def stamp_base(build: Build, image: Image, data: bytes) -> None:
 
 
 def clear_base(build: Build, keep: Path | None = None) -> list[str]:
-    """Put the placeholder back into the base's files, but for ``keep``; return their names.
+    """Restore the placeholder in the base's files, except ``keep``; return their names.
 
     A file that cannot be cleared is removed: better no base than one with an identity in it.
     """
@@ -139,12 +139,12 @@ def clear_base(build: Build, keep: Path | None = None) -> list[str]:
 
 
 def base_files(tree: Path | None) -> list[Path]:
-    """Return the files of the base in a tree, the one that counts first; none: it has none."""
+    """Return the files of the base in a tree, the main one first; empty without a base."""
     return [tree / name for name in _read_note(tree).get("image", [])] if tree else []
 
 
 def has_base(tree: Path) -> bool:
-    """Tell whether a base stands in the tree."""
+    """Tell whether the tree has a base."""
     return (tree / BASE_NOTE).is_file()
 
 

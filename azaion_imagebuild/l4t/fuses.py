@@ -47,7 +47,7 @@ def burn(build: Build) -> FuseResult:
 
     Raises:
         PreflightError: it was not started; nothing was burned.
-        FuseError: it was, and did not end well.
+        FuseError: it was started, and failed or may have failed.
     """
     device = _device(build)
     argv = [
@@ -118,7 +118,7 @@ def _command_findings(build: Build, words: list[str]) -> Iterator[Finding]:
         )
     elif build.sandbox and not path.resolve().is_relative_to(tree.resolve()):
         yield Finding(
-            message=f"[fuse] command: {path} is not of the sandbox, where nothing real is touched",
+            message=f"[fuse] command: {path} is not part of the sandbox",
             hint="leave --fuse out in the sandbox; a real build needs --bsp and --api-url",
         )
     for word in words:

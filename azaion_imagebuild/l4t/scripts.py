@@ -1,4 +1,4 @@
-"""NVIDIA's scripts: how one is run, and when its words are believed."""
+"""NVIDIA's scripts: run one, and decide whether it succeeded."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run_script(
     error: type[OperatorError],
     environ: Mapping[str, str] | None = None,
 ) -> Finished:
-    """Run a script of the BSP in its tree, out of other users' sight.
+    """Run a script of the BSP in its tree, hidden from other users.
 
     Raises:
         OperatorError: of the class ``error``, when it cannot be started.
@@ -76,7 +76,7 @@ def check_result(
     error: type[OperatorError],
     logged: str = "",
 ) -> None:
-    """Raise unless a script is believed.
+    """Raise an error unless a script succeeded.
 
     Args:
         finished: the script.
@@ -101,9 +101,9 @@ def failure_reason(
     *,
     limit: str = "[build] script_timeout",
 ) -> str | None:
-    """Return what is wrong with a script's end; None: it is believed.
+    """Return why a script failed; None if it succeeded.
 
-    That is so only when its exit code, its errors and its own success line agree.
+    It succeeded only if its exit code, its errors and its own success line agree.
     """
     name = Path(finished.argv[0]).name
     lines = [*finished.tail, *logged.splitlines()]

@@ -93,7 +93,10 @@ def checked_instances(instances: Sequence[str]) -> tuple[str, ...]:
         PreflightError: none, more than ten, one twice, or one that is no instance.
     """
     problems = [
-        (f"{each!a} is no USB instance", "give bus and port, e.g. 1-3 or 2-1.4: ls /sys/bus/usb")
+        (
+            f"{each!a} is not a valid USB instance",
+            "give bus and port, e.g. 1-3 or 2-1.4: ls /sys/bus/usb",
+        )
         for each in instances
         if not is_instance(each)
     ]

@@ -40,7 +40,7 @@ def twin(source: Path, target: Path, share: Callable[[str], Share]) -> None:
     except OSError as error:
         raise PreflightError(
             f"cannot make {target} out of {source}: {error.strerror} ({error.filename})",
-            hint="both must lie on one local filesystem that knows hard links, with nothing mounted"
+            hint="both must lie on one local filesystem with hard links, with nothing mounted"
             " inside; nothing in it may be immutable (lsattr)",
         ) from None
 

@@ -4,7 +4,7 @@ NVIDIA's scripts find the images beside themselves, and two of them in one tree 
 each device gets a lane, the BSP once more (:mod:`.tree`), in
 ``<BSP>.lanes/<USB instance>/Linux_for_Tegra``, with an image of its own to stamp.
 
-Lanes are made anew by every run, under the BSP's lock, so they are never stale; that takes about a
+Every run creates its lanes again, under the BSP's lock, so they are never stale; that takes about a
 second for 200,000 files, and the time to copy the images, where the filesystem does not share
 blocks. At the end they are removed; those of a killed run by the next build in that BSP.
 """
@@ -206,7 +206,7 @@ def _make_folder(folder: Path) -> None:
     except OSError as error:
         raise PreflightError(
             f"cannot make the folder {folder}: {error.strerror}",
-            hint="check who may write there; move away what stands there and is no lane of ours",
+            hint="check its permissions; move away whatever is there",
         ) from None
 
 

@@ -123,7 +123,7 @@ def _base_findings(tree: Path, base: Image) -> Iterator[Finding]:
             yield _error(error.message, _BUILD_IT)
             continue
         if entry is None or not is_placeholder(entry.data):
-            yield _error(f"{path} holds no placeholder: it is no base", _BUILD_IT)
+            yield _error(f"{path} holds no placeholder: it is not a base", _BUILD_IT)
 
 
 def _space_findings(tree: Path, base: Image, lanes: int) -> Iterator[Finding]:

@@ -193,7 +193,7 @@ def test_the_sandbox_runs_no_command_of_the_site(
         Path("imagebuild.toml").write_text(f'[fuse]\ncommand = ["{program}", "{tmp_path}/real"]\n')
         ran = image(run, "--fuse")
         assert (ran.code, (tmp_path / "real").exists()) == (3, False)
-        assert "is not of the sandbox" in ran.json["error"]
+        assert "is not part of the sandbox" in ran.json["error"]
 
 
 def test_a_sites_own_plug_in_burns_in_place_of_ours(run: Run, sandbox: Sandbox) -> None:

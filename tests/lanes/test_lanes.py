@@ -429,9 +429,9 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "none": ([], "no USB instance"),
     "one twice": (["1-3", "1-4", "1-3"], "1-3 is given twice"),
     "eleven": ([f"1-{number}" for number in range(1, 12)], "11 devices are too many"),
-    "a path": (["../1-3"], "is no USB instance"),
-    "a word": (["1-3", "left"], "'left' is no USB instance"),
-    "empty": ([""], "'' is no USB instance"),
+    "a path": (["../1-3"], "is not a valid USB instance"),
+    "a word": (["1-3", "left"], "'left' is not a valid USB instance"),
+    "empty": ([""], "'' is not a valid USB instance"),
 }
 
 
