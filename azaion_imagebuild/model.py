@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 DEVICE_CONF = "etc/azaion/device.conf"
-"""Where the identity lies, relative to the root of the device's filesystem (runbook)."""
+"""Path of the identity, relative to the root of the device's filesystem (runbook)."""
 
 DEVICE_CONF_MODE = 0o600
 
 RELEASE_FILE = "etc/nv_tegra_release"
-"""Which release of L4T a rootfs is of."""
+"""Names the L4T release of a rootfs."""
 
 BASE = "BASE-0"
-"""What stands for a serial while the base is built, which is no device's."""
+"""Takes the place of a serial while the base is built, which belongs to no device."""
 
 LUKS = "luks"
 """The format of an encrypted image (ROOTFS_ENC=1): only what was staged can be proven."""
@@ -51,7 +51,7 @@ class Build(Struct, frozen=True, kw_only=True):
     """The Linux_for_Tegra tree; None when only the root filesystem is provisioned."""
     log_dir: Path
     began: float = 0.0
-    """When the attempt began, in seconds since the epoch: what is older is not of this build."""
+    """When the attempt began, in seconds since the epoch: older files are not from this build."""
     sandbox: bool = False
     flash: bool = True
     fuse: bool = False
@@ -59,7 +59,7 @@ class Build(Struct, frozen=True, kw_only=True):
     stamps: bool = False
     """The identity is stamped into a finished image, instead of staged into a rootfs."""
     rotates: bool = False
-    """The account exists: it gets a new password, outside a build."""
+    """The existing account gets a new password, outside a build."""
     shared: Shared | None = None
     """Holds what plug-ins open for the next devices of a fleet; None: a single build."""
     lock_fds: tuple[int, ...] = ()
@@ -78,7 +78,7 @@ class DeviceIdentity(Struct, frozen=True, kw_only=True):
 
 
 class Ownership(Struct, frozen=True, kw_only=True):
-    """Whom a file of the root filesystem belongs to."""
+    """Owner, group and xattrs of a file in the rootfs."""
 
     uid: int
     gid: int
@@ -86,7 +86,7 @@ class Ownership(Struct, frozen=True, kw_only=True):
 
 
 class FileEntry(Struct, frozen=True, kw_only=True):
-    """A file as it was read back from a root filesystem, wherever that lies."""
+    """A file as it was read back from a root filesystem: a folder or an image."""
 
     data: bytes
     mode: int
@@ -95,7 +95,7 @@ class FileEntry(Struct, frozen=True, kw_only=True):
     gid: int
 
     def __repr__(self) -> str:
-        """Return all but the data, which may be a secret."""
+        """Return everything except the data, which may be a secret."""
         return f"FileEntry(mode={self.mode:#o}, uid={self.uid}, gid={self.gid})"
 
 
@@ -107,7 +107,7 @@ class StagedFile(Struct, frozen=True, kw_only=True):
     mode: int
     ownership: Ownership
     sha256: str = ""
-    """Of its content, by which the image is proven to hold exactly this file."""
+    """SHA-256 of its content: the proof compares it with the file in the image."""
     new_dirs: tuple[str, ...] = ()
     """Directories that had to be made for it, outermost first."""
 
@@ -121,7 +121,7 @@ class Image(Struct, frozen=True, kw_only=True):
     also: tuple[Path, ...] = ()
     """Other files that hold the same filesystem and must carry the same identity."""
     aside: tuple[Path, ...] = ()
-    """Other images of this build, which reach no device: no other identity may be in them."""
+    """Other images of this build, which reach no device; they must not hold another identity."""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -140,7 +140,7 @@ class FlashResult(Struct, frozen=True, kw_only=True):
 
 
 class FuseResult(Struct, frozen=True, kw_only=True):
-    """The site's fuse command was run to its good end."""
+    """The site's fuse command succeeded."""
 
     command: str
     """The shell line that repeats it; key files by their paths, never a key."""
@@ -148,7 +148,7 @@ class FuseResult(Struct, frozen=True, kw_only=True):
 
 
 class Finding(Struct, frozen=True, kw_only=True):
-    """Something a check saw; an error stops the build, a warning is shown."""
+    """The result of a check; an error stops the build, a warning is shown."""
 
     message: str
     hint: str
@@ -156,7 +156,7 @@ class Finding(Struct, frozen=True, kw_only=True):
 
 
 class Receipt(Struct, frozen=True, kw_only=True):
-    """Where a row of the ledger stands; whoever keeps it can tell that no row was rewritten."""
+    """Number and hash of a ledger row; with a copy of it, a rewritten row can be detected."""
 
     row: int
     hash: str
@@ -164,17 +164,6 @@ class Receipt(Struct, frozen=True, kw_only=True):
     def as_json(self) -> dict[str, Any]:
         """Return the record's field ``ledger``."""
         return {"row": self.row, "hash": self.hash}
-
-
-RECORD_FIELDS = frozenset(
-    (
-        "serial", "email", "outcome", "sandbox", "attempt", "account", "image", "image_format",
-        "image_sha256", "base_sha256", "proof", "device_conf", "flashed", "device", "usb_instance",
-        "ecid", "ledger", "seconds", "step", "error", "hint", "exit_code", "lane", "began", "steps",
-        "fused", "fuse_command", "fuse_device", "also", "written", "log",
-    )
-)  # fmt: skip
-"""The fields of a record that are the core's; a plug-in adds others."""
 
 
 class BuildRecord(Struct, frozen=True, kw_only=True):
@@ -192,7 +181,7 @@ class BuildRecord(Struct, frozen=True, kw_only=True):
     image: Image | None = None
     image_sha256: str | None = None
     base_sha256: str | None = None
-    """Of the image with a placeholder that the identity was stamped into, where that is known."""
+    """SHA-256 of the image with the placeholder, before the identity was stamped into it."""
     proven: bool = False
     """The image was read back, or what was staged for an encrypted one."""
     flashed: FlashResult | None = None
@@ -202,7 +191,7 @@ class BuildRecord(Struct, frozen=True, kw_only=True):
     ledger: Receipt | None = None
     """Where the ledger holds the attempt."""
     log: Path | None = None
-    """The file that tells the attempt's story."""
+    """The attempt's log file."""
 
     @property
     def exit_code(self) -> int:
@@ -211,35 +200,10 @@ class BuildRecord(Struct, frozen=True, kw_only=True):
 
     def as_json(self) -> dict[str, Any]:
         """Return the record with the fields that design.md fixes; never the password."""
-        record: dict[str, Any] = {
-            "serial": self.build.serial,
-            "email": self.build.email,
-            "outcome": self.outcome,
-            "sandbox": self.build.sandbox,
-            "attempt": self.build.attempt,
-            "account": self.enrolled,
-            "image": str(self.image.path) if self.image else None,
-            "image_format": self.image.format if self.image else None,
-            "image_sha256": self.image_sha256,
-            "base_sha256": self.base_sha256,
-            "proof": self.proof,
-            "device_conf": self._device_conf(),
-            "flashed": self.flashed is not None,
-            "device": self.flashed.device if self.flashed else None,
-            "usb_instance": self.flashed.usb_instance if self.flashed else None,
-            "ecid": self.flashed.ecid if self.flashed else None,
-            "ledger": self.ledger.as_json() if self.ledger else None,
-            "seconds": round(self.seconds, 3),
-            "log": str(self.log) if self.log else None,
-            **self.extra,
-        }
+        record = {name: value(self) for name, value in _CORE.items() if value}
+        record |= self.extra
         if self.error is not None:
-            record |= {
-                "step": self.step,
-                "error": self.error.message,
-                "hint": self.error.hint,
-                "exit_code": self.exit_code,
-            }
+            record |= {name: value(self) for name, value in _OF_FAILURE.items()}
         return record
 
     @property
@@ -249,12 +213,52 @@ class BuildRecord(Struct, frozen=True, kw_only=True):
             return None
         return "staged" if self.image.format == LUKS else "image"
 
-    def _device_conf(self) -> dict[str, Any] | None:
-        if self.staged is None:
-            return None
-        return {
-            "path": f"/{self.staged.path}",
-            "mode": f"{self.staged.mode:04o}",
-            "uid": self.staged.ownership.uid,
-            "gid": self.staged.ownership.gid,
-        }
+
+def _device_conf(record: BuildRecord) -> dict[str, Any] | None:
+    staged = record.staged
+    if staged is None:
+        return None
+    return {
+        "path": f"/{staged.path}",
+        "mode": f"{staged.mode:04o}",
+        "uid": staged.ownership.uid,
+        "gid": staged.ownership.gid,
+    }
+
+
+_CORE: dict[str, Callable[[BuildRecord], Any] | None] = {
+    "serial": lambda record: record.build.serial,
+    "email": lambda record: record.build.email,
+    "outcome": lambda record: record.outcome,
+    "sandbox": lambda record: record.build.sandbox,
+    "attempt": lambda record: record.build.attempt,
+    "account": lambda record: record.enrolled,
+    "image": lambda record: str(record.image.path) if record.image else None,
+    "image_format": lambda record: record.image.format if record.image else None,
+    "image_sha256": lambda record: record.image_sha256,
+    "base_sha256": lambda record: record.base_sha256,
+    "proof": lambda record: record.proof,
+    "device_conf": _device_conf,
+    "flashed": lambda record: record.flashed is not None,
+    "device": lambda record: record.flashed.device if record.flashed else None,
+    "usb_instance": lambda record: record.flashed.usb_instance if record.flashed else None,
+    "ecid": lambda record: record.flashed.ecid if record.flashed else None,
+    "lane": None,  # a fleet adds these two
+    "began": None,
+    "ledger": lambda record: record.ledger.as_json() if record.ledger else None,
+    "seconds": lambda record: round(record.seconds, 3),
+    "log": lambda record: str(record.log) if record.log else None,
+}
+_OF_FAILURE: dict[str, Callable[[BuildRecord], Any]] = {
+    "step": lambda record: record.step,
+    "error": lambda record: record.error.message if record.error else None,
+    "hint": lambda record: record.error.hint if record.error else None,
+    "exit_code": lambda record: record.exit_code,
+}
+_ADDED = ("steps", "fused", "fuse_command", "fuse_device", "also", "written")
+
+FLEET_FIELDS: tuple[str, ...] = (*_CORE, *_OF_FAILURE)
+"""The fields of a device's record in a fleet's report, in their order."""
+
+RECORD_FIELDS: tuple[str, ...] = (*FLEET_FIELDS, *_ADDED)
+"""The fields of a record that are the core's; plug-ins add others."""

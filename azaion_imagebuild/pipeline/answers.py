@@ -63,7 +63,7 @@ def add_fields(attempt: Attempt, step: str, answers: Iterable[object]) -> dict[s
 def _checked_fields(step: str, answer: object) -> Mapping[str, Any]:
     if not isinstance(answer, Mapping):
         raise TypeError(f"a plug-in answered {step} with {type(answer).__name__}, not a mapping")
-    if taken := RECORD_FIELDS & set(answer):
+    if taken := set(RECORD_FIELDS) & set(answer):
         raise TypeError(f"a plug-in's answer to {step} would replace {', '.join(sorted(taken))}")
     try:
         json.dumps(answer, allow_nan=False)

@@ -1,4 +1,4 @@
-"""One attempt to give a device its identity: how far it has come, and who is told of it."""
+"""One attempt to give a device its identity: its progress, its record, its ledger rows."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Book(Protocol):
     """Where an attempt is written down: the ledger, or a part of it that is this attempt's."""
 
     def begin(self, entry: Entry, settings: LedgerSettings) -> Receipt:
-        """Commit the intent to provision, unless something speaks against it."""
+        """Commit the intent to provision, unless the ledger refuses the attempt."""
         ...
 
     def write(self, entry: Entry) -> Receipt:
@@ -79,11 +79,11 @@ class Attempt:
     flashed: FlashResult | None = None
     receipt: Receipt | None = None
     begun: bool = False
-    """The ledger holds an intent of this attempt, whose end it does not know yet."""
+    """The ledger holds an intent of this attempt, but not its end yet."""
     release: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     left_behind: list[tuple[str, str]] = field(default_factory=list)
-    """Problems of cleaning up."""
+    """Problems during the clean-up."""
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[list[str]]:
@@ -99,7 +99,7 @@ class Attempt:
         """Commit to the ledger that a step is about to be done.
 
         Raises:
-            PreflightError: the ledger speaks against the whole attempt (first intent only).
+            PreflightError: the ledger refuses the whole attempt (first intent only).
             LedgerError: it cannot be written.
         """
         if self.ledger is None:
@@ -115,7 +115,7 @@ class Attempt:
             self.begun = True
 
     def conclude(self, step: str) -> None:
-        """Commit that a step is done, whatever comes; the next intent begins it again.
+        """Commit that a step is done; the next intent begins the attempt again in the ledger.
 
         Raises:
             LedgerError: it cannot be written.
@@ -128,7 +128,7 @@ class Attempt:
         self.begun = False
 
     def finish(self, error: OperatorError | None = None) -> BuildRecord:
-        """Return the record of the whole attempt, which the ledger holds too."""
+        """Return the record of the whole attempt, and commit its end to the ledger."""
         record = self.record(error)
         if self.ledger is None or not self.begun:
             return record

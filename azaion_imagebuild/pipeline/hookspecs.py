@@ -27,7 +27,7 @@ hookspec = pluggy.HookspecMarker("azaion_imagebuild")
 
 @hookspec
 def preflight(build: Build) -> Sequence[Finding] | None:
-    """Look, without changing anything, for what would go wrong.
+    """Check, without changing anything, what would go wrong.
 
     All plug-ins are asked; every finding is shown together. An error stops the build (exit 3).
     """
@@ -35,7 +35,7 @@ def preflight(build: Build) -> Sequence[Finding] | None:
 
 @hookspec(firstresult=True)
 def prepare(build: Build) -> Ownership | None:
-    """Take what an earlier attempt left out of the rootfs; return whom device.conf belongs to.
+    """Remove what an earlier attempt left in the rootfs; return the owner of device.conf.
 
     The first plug-in that answers has done it. Runs before any account is touched.
     """
@@ -54,7 +54,7 @@ def fuse(build: Build) -> FuseResult | None:
 
 @hookspec
 def pre_provision(build: Build) -> Sequence[Finding] | None:
-    """Look, without changing anything, for what a new credential would lack.
+    """Check, without changing anything, what a new credential needs.
 
     As ``preflight``, but asked right before every account is touched, of each device of a fleet and
     outside of builds (``stamp``, ``rotate``) too. All plug-ins are asked. An error stops the
@@ -74,7 +74,7 @@ def provision_identity(build: Build) -> DeviceIdentity | None:
 
 @hookspec
 def post_provision(build: Build, identity: DeviceIdentity) -> Mapping[str, Any] | None:
-    """Tell whoever must know of a new credential; return fields for the record.
+    """Pass the new credential on to systems that need it; return fields for the record.
 
     All plug-ins are asked, as soon as the account has the credential and before it is written
     anywhere; a failure stops the attempt, and no device gets it. Signals are held back meanwhile.
@@ -137,11 +137,11 @@ def build_failed(build: Build, staged: Sequence[StagedFile], error: BaseExceptio
 
 @hookspec
 def cleanup(build: Build) -> None:
-    """Give back temporary things, after success and failure alike; every plug-in is tried."""
+    """Release temporary resources, after success and failure alike; every plug-in is tried."""
 
 
 STAGING: tuple[str, ...] = ("prepare", "provision_identity", "pre_flash")
-"""Steps that writing device.conf cannot do without."""
+"""Steps that are required to write device.conf."""
 
 REQUIRED: tuple[str, ...] = (
     "prepare",
@@ -151,7 +151,7 @@ REQUIRED: tuple[str, ...] = (
     "verify_image",
     "flash",
 )
-"""Steps that a build cannot do without."""
+"""Steps that a build requires."""
 
 EVERY_STEP: tuple[str, ...] = tuple(
     name for name, value in list(globals().items()) if hasattr(value, "azaion_imagebuild_spec")

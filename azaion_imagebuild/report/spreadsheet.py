@@ -8,14 +8,12 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ..model import FLEET_FIELDS
 from ..pipeline.hookspecs import EVERY_STEP
 from ..text import spreadsheet_cell, word
 
-FIELDS = (
-    "serial", "email", "outcome", "sandbox", "attempt", "account", "image", "image_format",
-    "image_sha256", "base_sha256", "flashed", "device", "usb_instance", "ecid", "lane", "began",
-    "seconds", "step", "error", "hint", "exit_code",
-)  # fmt: skip
+_NO_COLUMN = ("proof", "device_conf", "ledger", "log")
+FIELDS = tuple(name for name in FLEET_FIELDS if name not in _NO_COLUMN)
 """The columns that are a record's fields; those of the ledger and the steps follow."""
 
 _UNTIMED = ("pre_provision", "post_provision", "build_failed", "cleanup")
