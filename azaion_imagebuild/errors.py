@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, ClassVar, TypeGuard
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from .model import Finding
+
 
 class ExitCode(IntEnum):
     """What the process ends with; other programs rely on these numbers."""
@@ -134,6 +136,12 @@ class InterruptedBuild(OperatorError):
     """The operator or the system asked the build to stop."""
 
     exit_code = ExitCode.INTERRUPTED
+
+
+def raise_for(findings: Iterable[Finding], kind: type[OperatorError]) -> None:
+    """Raise one error of ``kind`` for all errors among the findings; warnings are passed over."""
+    if problems := [(each.message, each.hint) for each in findings if each.severity == "error"]:
+        raise kind.of_problems(problems)
 
 
 def is_denied(error: BaseException) -> TypeGuard[PermissionError]:

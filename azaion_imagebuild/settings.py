@@ -8,11 +8,18 @@ from typing import Annotated
 
 from msgspec import Struct, field
 
-from .identity.placeholder import SIZE
-from .identity.serial import PASSWORD_FORMAT
-
 ENV_PREFIX = "AZAION_IMAGEBUILD_"
 """Variables of this tool start with it; no program that it runs sees them."""
+
+PLACEHOLDER_SIZE = 512
+"""Bytes of a placeholder, and so of a stamped device.conf: one sector, or more if a site says so.
+"""
+
+LARGEST_DEVICE_CONF = 64 * 1024
+"""Bytes; a longer device.conf is neither written nor read."""
+
+PASSWORD_PATTERN = "[0-9a-f]{32}"
+"""32 lower-case hexadecimal digits, as ``openssl rand -hex 16`` prints them (runbook)."""
 
 
 class Option(Struct, frozen=True):
@@ -185,7 +192,7 @@ class DeviceConfSettings(Struct, frozen=True, kw_only=True):
             "pattern",
             "regular expression of a whole password, for verify, which knows no more of it",
         ),
-    ] = PASSWORD_FORMAT.pattern
+    ] = PASSWORD_PATTERN
 
 
 class EscrowSettings(Struct, frozen=True, kw_only=True):
@@ -293,7 +300,7 @@ class ImageSettings(Struct, frozen=True, kw_only=True):
             "room",
             "bytes for a stamped device.conf; more than 512 where the API issues long credentials",
         ),
-    ] = SIZE
+    ] = PLACEHOLDER_SIZE
     keep: Annotated[
         bool, Option("yesno", "keep the image (0600) after flashing it", env="KEEP_IMAGE")
     ] = False

@@ -138,7 +138,6 @@ def fleet(url: str, devices: int, jobs: int) -> dict[str, float]:
     from azaion_imagebuild.cli.fleet_display import Plain
     from azaion_imagebuild.fleet.destinations import InPlace
     from azaion_imagebuild.fleet.run import Feed, Run
-    from azaion_imagebuild.identity.placeholder import SIZE
     from azaion_imagebuild.identity.serial_list import read_list
     from azaion_imagebuild.images.stamp import copy_image
     from azaion_imagebuild.ledger import Ledger
@@ -146,7 +145,7 @@ def fleet(url: str, devices: int, jobs: int) -> dict[str, float]:
     from azaion_imagebuild.pipeline.hookspecs import REQUIRED
     from azaion_imagebuild.pipeline.plugins import load_plugins
     from azaion_imagebuild.pipeline.target import Blank
-    from azaion_imagebuild.settings import Settings
+    from azaion_imagebuild.settings import PLACEHOLDER_SIZE, Settings
 
     settings = Settings()
     api = structs.replace(settings.admin_api, url=url)
@@ -161,7 +160,7 @@ def fleet(url: str, devices: int, jobs: int) -> dict[str, float]:
             copy_image(base, path)
             image = Image(path=path, format="ext4")
             owner = Ownership(uid=1000, gid=1000)
-            blank = Blank(image=image, ownership=owner, sha256="0" * 64, size=SIZE)
+            blank = Blank(image=image, ownership=owner, sha256="0" * 64, size=PLACEHOLDER_SIZE)
             places.append(InPlace(name=f"lane {number}", blank=blank, settings=settings))
         with Ledger(f"sqlite:///{folder}/ledger.sqlite3") as ledger:
             ledger.head()  # opens it: a fleet does so once

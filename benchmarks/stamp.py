@@ -28,7 +28,7 @@ from msgspec import structs
 
 from azaion_imagebuild import images
 from azaion_imagebuild.identity import device_conf
-from azaion_imagebuild.identity.placeholder import SIZE, padded, placeholder
+from azaion_imagebuild.identity.placeholder import padded, placeholder
 from azaion_imagebuild.identity.serial import email_for
 from azaion_imagebuild.images import tar_index as places
 from azaion_imagebuild.images.digest import renew_sha1
@@ -38,7 +38,7 @@ from azaion_imagebuild.operations import stamp as stamps
 from azaion_imagebuild.proof.identity import prove
 from azaion_imagebuild.sandbox.bsp import TREE
 from azaion_imagebuild.secret import Secret
-from azaion_imagebuild.settings import Settings
+from azaion_imagebuild.settings import PLACEHOLDER_SIZE, Settings
 
 os.environ["PATH"] += ":/usr/sbin:/sbin"
 os.environ["LIBGUESTFS_BACKEND"] = "direct"
@@ -48,7 +48,7 @@ SERIAL = "AZJN-0042"
 EMAIL = email_for(SERIAL)
 PASSWORD = "00112233445566778899aabbccddeeff"
 _CONF = f"AZAION_DEVICE_EMAIL={EMAIL}\nAZAION_DEVICE_PASSWORD={PASSWORD}\n"
-DATA = padded(_CONF.encode(), SIZE)
+DATA = padded(_CONF.encode(), PLACEHOLDER_SIZE)
 OWNER = (os.getuid(), os.getgid())
 NEEDED = 8 << 30  # bytes of free disk; the images are mostly holes
 

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple, TypeVar, get_type_hints
 from msgspec import structs
 
 from ..errors import UsageError
-from ..identity.placeholder import LARGEST, SIZE
-from ..settings import ENV_PREFIX, Settings
-from ..system.trust import is_own
+from ..settings import ENV_PREFIX, LARGEST_DEVICE_CONF, PLACEHOLDER_SIZE, Settings
+from ..system.files import is_own
 
 CONFIG_FILE = "imagebuild.toml"
 _RECIPIENT = re.compile(r"age1[0-9a-z]+|ssh-(?:ed25519|rsa) [A-Za-z0-9+/]+={0,2}(?: .*)?")
@@ -254,7 +253,7 @@ def _whole(value: Any, base: Path) -> int:
 
 def _room(value: Any, base: Path) -> int:
     number = _whole(value, base)
-    if not SIZE <= number <= LARGEST:
+    if not PLACEHOLDER_SIZE <= number <= LARGEST_DEVICE_CONF:
         raise ValueError
     return number
 
@@ -349,7 +348,7 @@ _WORDS = {
     "number": "a number of seconds",
     "duration": "a number of seconds above 0",
     "whole": "a whole number",
-    "room": f"a whole number of bytes from {SIZE} to {LARGEST}",
+    "room": f"a whole number of bytes from {PLACEHOLDER_SIZE} to {LARGEST_DEVICE_CONF}",
     "yesno": "yes or no (1, 0, true, false)",
     "asked": "yes or no (1, 0, true, false)",
     "list": "a list of texts",

@@ -27,8 +27,8 @@ from ..model import DEVICE_CONF, Build, Image
 from ..pipeline.new import device_build, stamping_build
 from ..pipeline.target import Blank
 from ..settings import Settings
+from ..system.files import is_own
 from ..system.locks import locked
-from ..system.trust import is_own
 from .device_watch import DeviceWatch
 
 _WORK = ".azaion-fleet"

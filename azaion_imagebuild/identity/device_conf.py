@@ -10,11 +10,12 @@ from msgspec import Struct
 from ..errors import UsageError
 from ..model import DeviceIdentity
 from ..secret import Secret
-from .placeholder import LARGEST, is_placeholder
+from ..settings import LARGEST_DEVICE_CONF
+from .placeholder import is_placeholder
 
 EMAIL_KEY = "AZAION_DEVICE_EMAIL"
 PASSWORD_KEY = "AZAION_DEVICE_PASSWORD"  # noqa: S105 - a key's name
-LONGEST = LARGEST
+LONGEST = LARGEST_DEVICE_CONF
 
 _PLACEHOLDER = re.compile(r"\$\{([^}]*)\}")
 _LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.ASCII)

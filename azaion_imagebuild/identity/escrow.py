@@ -18,8 +18,7 @@ from ..config.state_dir import state_dir_of
 from ..errors import OperatorError, PreflightError, ProvisioningError, install_hint
 from ..model import Build, DeviceIdentity, Finding
 from ..rootfs import staging
-from ..system.files import NEW_SUFFIX, new_file
-from ..system.trust import is_ours, make_folder
+from ..system.files import NEW_SUFFIX, is_ours, make_folder, new_file
 from . import device_conf
 
 _ROOM = 1 << 20  # bytes that must be free: many times what one file takes

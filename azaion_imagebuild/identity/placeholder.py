@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from ..errors import UsageError
-
-SIZE = 512
-"""Bytes of a placeholder, and so of every stamped device.conf: one sector, or more as a site sets.
-"""
-LARGEST = 64 * 1024
-"""Bytes; a longer device.conf is neither written nor read."""
+from ..settings import LARGEST_DEVICE_CONF, PLACEHOLDER_SIZE
 
 _MARK = b"# azaion-imagebuild placeholder: no identity has been stamped into this image.\n"
 INVALID = b"#"
 """The first byte of a device.conf that is being written: its first credential is a comment."""
 
 
-def placeholder(size: int = SIZE) -> bytes:
+def placeholder(size: int = PLACEHOLDER_SIZE) -> bytes:
     """Return a placeholder: the mark, then newlines."""
     return _MARK.ljust(size, b"\n")
 
@@ -27,7 +22,8 @@ def is_placeholder(data: bytes) -> bool:
 
 def _enough(rendered: bytes) -> int:
     """Return a size with room for this and for a somewhat longer one, in whole sectors."""
-    return min(LARGEST, -(-(len(rendered) + SIZE // 2) // SIZE) * SIZE)
+    sectors = -(-(len(rendered) + PLACEHOLDER_SIZE // 2) // PLACEHOLDER_SIZE)
+    return min(LARGEST_DEVICE_CONF, sectors * PLACEHOLDER_SIZE)
 
 
 def padded(rendered: bytes, size: int) -> bytes:

@@ -10,9 +10,6 @@ from ..secret import Secret
 
 EMAIL_PREFIX = "azaion-jetson-"
 EMAIL_DOMAIN = "azaion.com"
-PASSWORD_FORMAT = re.compile(r"[0-9a-f]{32}", re.ASCII)
-"""32 lower-case hexadecimal digits, as ``openssl rand -hex 16`` prints them (runbook)."""
-
 _SERIAL = re.compile(r"[A-Za-z0-9]+(?:-[A-Za-z0-9]+)+", re.ASCII)
 _LONGEST_SERIAL = 48  # an e-mail's local part holds 64 characters (RFC 5321, 4.5.3.1.1)
 

@@ -11,16 +11,16 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import shutil
 import stat
 import tempfile
 from pathlib import Path
 
 from ..errors import VerificationError
-from ..identity.placeholder import SIZE, placeholder
+from ..identity.placeholder import placeholder
 from ..model import DEVICE_CONF, DEVICE_CONF_MODE, FileEntry
 from ..proof.completeness import damaged
-from ..system.process import run
+from ..settings import PLACEHOLDER_SIZE
+from ..system.process import find_program, run
 from . import CorruptImage, image_format, open_filesystem
 from .locate import Location, Range
 from .tar import BLOCK, Tar
@@ -30,7 +30,7 @@ _BASE = "build one with a placeholder: azaion-imagebuild base"
 
 
 def ensure_place(
-    path: Path, descriptor: int, owner: tuple[int, int], size: int = SIZE
+    path: Path, descriptor: int, owner: tuple[int, int], size: int = PLACEHOLDER_SIZE
 ) -> bytes | None:
     """Make sure that the image holds a device.conf that is long enough to be stamped.
 
@@ -138,7 +138,7 @@ def _new_folders(path: Path, folder: str) -> list[str]:
 
 
 def _debugfs(path: Path, command: str) -> None:
-    program = shutil.which("debugfs", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    program = find_program("debugfs")
     if program is None:
         raise VerificationError("debugfs is not installed", hint="sudo apt-get install e2fsprogs")
     run([program, "-w", "-R", command, str(path.absolute())], cwd=Path("/"), timeout=600)

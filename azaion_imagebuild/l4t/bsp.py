@@ -14,6 +14,7 @@ from ..errors import OperatorError
 from ..model import RELEASE_FILE, Build, Finding
 from ..rootfs.tree import Rootfs
 from ..system import log_files
+from ..system.process import find_program, processes_of
 from .usb import MOST_AT_ONCE, RECOVERY_HINT, listed, recovery_devices
 
 FLASH_SH = "flash.sh"
@@ -25,7 +26,6 @@ WHOLE_ROOTFS = ("internal", "mmcblk0p1")
 
 _BOARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*", re.ASCII)
 _TOOLS = ("mke2fs", "debugfs", "e2fsck")
-_SYSTEM_PATH = "/usr/sbin:/sbin"
 _COPIES = {"flash": 2, "initrd": 4}  # of the rootfs, that the scripts leave on disk
 _COPIES_OF_MASSFLASH = 4  # the rootfs, its tar, and both again in an archive
 _OURS = (
@@ -39,7 +39,7 @@ _OURS = (
     "--massflash",
     "--device-instance",
 )
-_AT_WORK = re.compile(rb"flash\.sh|l4t_[a-z_]+\.sh")
+_AT_WORK = re.compile(r"flash\.sh|l4t_[a-z_]+\.sh")
 
 
 class LinuxForTegra(Struct, frozen=True):
@@ -158,8 +158,7 @@ class LinuxForTegra(Struct, frozen=True):
     def _host_findings(self, build: Build) -> Iterator[Finding]:
         if not build.sandbox and os.geteuid() != 0:
             yield _error("NVIDIA's scripts need root", "run the same command with sudo")
-        path = f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM_PATH}"
-        missing = [tool for tool in _TOOLS if shutil.which(tool, path=path) is None]
+        missing = [tool for tool in _TOOLS if find_program(tool) is None]
         if missing:
             yield _error(f"{', '.join(missing)} is not installed", "sudo apt-get install e2fsprogs")
         others = [] if build.sandbox else self.others_at_work()
@@ -207,14 +206,13 @@ class LinuxForTegra(Struct, frozen=True):
     def others_at_work(self) -> list[str]:
         """Return the processes that run an NVIDIA script in this tree, not started by this one."""
         found, tree = [], self.dir.resolve()
-        for process in Path("/proc").glob("[0-9]*"):
+        for process in processes_of():
             try:
-                where = (process / "cwd").readlink()
-                words = (process / "cmdline").read_bytes()
+                where = (process.path / "cwd").readlink()
             except OSError:
                 continue
-            if where.is_relative_to(tree) and _AT_WORK.search(words):
-                found.append(f"process {process.name}")
+            if where.is_relative_to(tree) and _AT_WORK.search("\0".join(process.argv)):
+                found.append(f"process {process.pid}")
         return found
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,11 +14,10 @@ from msgspec import Struct, field, structs
 from ..errors import PreflightError
 from ..model import Build
 from ..system.locks import host_lock, locked_on_host
-from ..system.process import Finished, run
+from ..system.process import Finished, find_program, processes_of, run
 
 _SCRIPT = re.compile(r"l4t_initrd_flash(_internal)?\.sh")
 _SHELLS = ("sh", "bash", "dash")
-_SYSTEM_PATH = "/usr/sbin:/sbin"
 _REFERENCE_HOST = "tools/reference_host"
 _PAUSE = 0.5
 _logger = logging.getLogger(__name__)
@@ -72,8 +69,7 @@ class Host(Struct, frozen=True, kw_only=True):
         return run([found, *argv[1:]], cwd=Path("/"), environ=self.environ, timeout=120)
 
     def _found(self, command: str) -> str | None:
-        path = f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM_PATH}"
-        return shutil.which(command, path=str(self.commands) if self.commands else path)
+        return find_program(command, self.commands)
 
 
 def host_of(build: Build) -> Host:
@@ -127,12 +123,8 @@ def _wait_for_others(deadline: float) -> None:
 def wrappers_at_work(proc: Path = Path("/proc")) -> list[str]:
     """Return the processes of this host that run a script of the initrd flash."""
     found = []
-    for process in proc.glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
-        except OSError:
-            continue
-        names = [word.rpartition("/")[2] for word in words[:2]]
+    for process in processes_of(proc):
+        names = [word.rpartition("/")[2] for word in process.argv[:2]]
         if names[0] in _SHELLS and _SCRIPT.fullmatch(names[-1]):
-            found.append(f"process {process.name}")
+            found.append(f"process {process.pid}")
     return found

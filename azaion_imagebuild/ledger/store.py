@@ -18,9 +18,9 @@ from ..errors import LedgerError, OperatorError, PreflightError, install_hint
 from ..model import Receipt
 from ..secret import Secret
 from ..settings import LedgerSettings
+from ..system.files import make_folder
 from ..system.locks import locked
 from ..system.signals import check_interrupt
-from ..system.trust import make_folder
 from .entry import FIELDS, Entry, now
 from .standing import FLASH, FUSE, ROTATE, Credential, Standing, died
 

@@ -24,8 +24,8 @@ from ..pipeline.plugins import load_plugins
 from ..pipeline.shared import SharedResources
 from ..pipeline.target import Target
 from ..settings import Settings
+from ..system.files import is_own
 from ..system.locks import locked
-from ..system.trust import is_own
 from ..text import utc
 from .parts import ledger_to_read, parts_of_api, the_ledger
 from .stamp import wants_sandbox

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +11,8 @@ from .. import images
 from ..model import LUKS, Build, Finding, Image
 from ..rootfs.accounts import GROUP, LARGEST_PASSWD, PASSWD
 from ..rootfs.tree import Rootfs
-from ..system.process import run
+from ..system.process import find_program, run
 
-_SYSTEM_PATH = "/usr/sbin:/sbin"
 _LOOK = "look at flash.sh's log, then run the same command again; do not flash this image"
 _MOST_NAMES = 8
 
@@ -92,7 +90,7 @@ def _disagreeing(image: Image) -> Iterator[Finding]:
 
 def damaged(raw: Path) -> Iterator[Finding]:
     """Have e2fsck look at a raw ext4 image, checksums and all; nothing is written."""
-    e2fsck = shutil.which("e2fsck", path=f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM_PATH}")
+    e2fsck = find_program("e2fsck")
     if e2fsck is None:
         return  # preflight has asked for it
     checked = run([e2fsck, "-fn", str(raw.absolute())], cwd=raw.parent, timeout=1800)

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 
 from ..identity import device_conf
-from ..identity.serial import PASSWORD_FORMAT
 from ..model import DEVICE_CONF, DEVICE_CONF_MODE, FileEntry, Finding
 from ..secret import Secret
+from ..settings import PASSWORD_PATTERN
 
 _REBUILD = "do not flash this image; run the same command again"
 
@@ -21,7 +21,7 @@ def prove(
     email: str,
     owner: tuple[int, int] | None,
     password: Secret | None = None,
-    pattern: str = PASSWORD_FORMAT.pattern,
+    pattern: str = PASSWORD_PATTERN,
     sha256: str | None = None,
     hint: str = _REBUILD,
 ) -> Iterator[Finding]:
@@ -74,7 +74,7 @@ def _prove_credentials(
             message = f"/{DEVICE_CONF} in {where} holds another password than the one provisioned"
             yield Finding(message=message, hint=hint)
     elif not wanted.fullmatch(found.password.reveal()):
-        ours = wanted.pattern == PASSWORD_FORMAT.pattern
+        ours = wanted.pattern == PASSWORD_PATTERN
         form = "32 hexadecimal digits" if ours else "of the form [device_conf] password_pattern"
         message = f"the password in /{DEVICE_CONF} of {where} is not {form}"
         yield Finding(message=message, hint=hint)

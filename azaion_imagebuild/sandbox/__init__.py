@@ -15,8 +15,8 @@ from ..admin_api.contract import of_the_runbook
 from ..errors import UsageError
 from ..l4t.usb import MOST_AT_ONCE
 from ..settings import Settings
+from ..system.files import make_folder
 from ..system.locks import locked
-from ..system.trust import make_folder
 from .admin_api import Accounts, admin_api
 from .bsp import create_bsp, is_reference_bsp
 from .loader import loader

@@ -13,10 +13,11 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import PreflightError
+from .process import processes_of
 
 _logger = logging.getLogger(__name__)
 _PAUSE = 0.2
@@ -133,10 +134,11 @@ def _lock(descriptor: int, folder: Path, deadline: float) -> None:
 def holder(descriptor: int) -> str:
     """Return which processes hold the lock on an open folder, as far as this user may see."""
     wanted = os.fstat(descriptor)
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        if int(process.name) != os.getpid() and _holds(process, wanted):
-            found.append(f"process {process.name} ({_command(process)})")
+    found = [
+        f"process {each.pid} ({_command(each.argv)})"
+        for each in processes_of()
+        if each.pid != os.getpid() and _holds(each.path, wanted)
+    ]
     return " and ".join(found) or "another process"
 
 
@@ -150,10 +152,6 @@ def _holds(process: Path, wanted: os.stat_result) -> bool:
     return False
 
 
-def _command(process: Path) -> str:
-    try:
-        words = (process / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
-    except OSError:
-        return "?"
-    names = [word.rpartition("/")[2] if word.startswith("/") else word for word in words]
+def _command(argv: Iterable[str]) -> str:
+    names = [word.rpartition("/")[2] if word.startswith("/") else word for word in argv]
     return " ".join(" ".join(names).split())[:120]

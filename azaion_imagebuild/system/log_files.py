@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import StagingError
 from ..model import Build, Finding
-from .trust import is_own, make_folder
+from .files import is_own, make_folder
 
 _HINT = "set AZAION_IMAGEBUILD_STATE_DIR to a folder of your own"
 

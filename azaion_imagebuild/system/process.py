@@ -1,4 +1,4 @@
-"""Running other programs: the only place that starts a process."""
+"""Other programs: finding them, starting one (only here), and those that run already."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -51,6 +52,37 @@ class Finished(Struct, frozen=True, kw_only=True):
 
 
 TIMED_OUT = -1000
+_SYSTEM_PATH = "/usr/sbin:/sbin"
+
+
+def find_program(name: str, folder: Path | None = None) -> str | None:
+    """Return the full path of a program; None: it is not installed.
+
+    Looked for in ``PATH`` and where root's programs are, which a user's ``PATH`` may lack; in
+    ``folder`` alone where one is given.
+    """
+    path = f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM_PATH}"
+    return shutil.which(name, path=str(folder) if folder else path)
+
+
+class RunningProcess(Struct, frozen=True, kw_only=True):
+    """A process of this host, as it was a moment ago."""
+
+    path: Path
+    """Its folder in procfs."""
+    argv: tuple[str, ...]
+
+    @property
+    def pid(self) -> int:
+        return int(self.path.name)
+
+
+def processes_of(proc: Path = Path("/proc")) -> Iterator[RunningProcess]:
+    """Yield the processes of a procfs whose command line this user may read."""
+    for path in proc.glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            words = (path / "cmdline").read_bytes().decode("utf-8", "replace")
+            yield RunningProcess(path=path, argv=tuple(words.split("\0")))
 
 
 def run(

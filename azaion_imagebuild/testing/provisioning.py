@@ -15,13 +15,13 @@ from msgspec import structs
 
 from ..errors import ExitCode
 from ..identity import device_conf
-from ..identity.serial import PASSWORD_FORMAT, email_for
+from ..identity.serial import email_for
 from ..model import DEVICE_CONF, DeviceIdentity, Shared
 from ..pipeline import recipes as pipeline
 from ..pipeline.shared import SharedResources
 from ..sandbox import Accounts
 from ..secret import Secret
-from ..settings import Settings
+from ..settings import PASSWORD_PATTERN, Settings
 from .admin_api import (
     BROKEN,
     CUT_OFF,
@@ -119,7 +119,7 @@ class ProvisionIdentityConformance(Conformance):
         pattern = settings.device_conf.password_pattern
         assert re.fullmatch(pattern, identity.password.reveal()), (
             "the password must be 32 lower-case hexadecimal digits: identity.new_password()"
-            if pattern == PASSWORD_FORMAT.pattern
+            if pattern == PASSWORD_PATTERN
             else f"the password must match [device_conf] password_pattern = {pattern!r}"
         )
         assert device_conf.unusable(identity) is None, "no device.conf can carry this password"

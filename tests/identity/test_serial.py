@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from azaion_imagebuild.errors import UsageError
-from azaion_imagebuild.identity.serial import PASSWORD_FORMAT, email_for, new_password, parse_serial
+from azaion_imagebuild.identity.serial import email_for, new_password, parse_serial
+from azaion_imagebuild.settings import PASSWORD_PATTERN
 
 
 @pytest.mark.parametrize("text", ["AZJN-0042", " AZJN-0042\r\n", "a-b-c9", "X-" + "9" * 46])
@@ -65,5 +66,5 @@ def test_the_account_is_named_by_the_last_segment_lower_cased() -> None:
 
 def test_a_password_is_32_hexadecimal_digits_and_new_each_time() -> None:
     first, second = new_password(), new_password()
-    assert PASSWORD_FORMAT.fullmatch(first.reveal())
+    assert re.fullmatch(PASSWORD_PATTERN, first.reveal())
     assert first != second

@@ -19,7 +19,7 @@ from world import EMAIL, SERIAL, Run, Script, replace_script
 from azaion_imagebuild import images
 from azaion_imagebuild.errors import UsageError, VerificationError
 from azaion_imagebuild.identity import device_conf
-from azaion_imagebuild.identity.placeholder import SIZE, is_placeholder, padded, placeholder
+from azaion_imagebuild.identity.placeholder import is_placeholder, padded, placeholder
 from azaion_imagebuild.images import digest
 from azaion_imagebuild.images import slot as placing
 from azaion_imagebuild.images import stamp as stamping
@@ -27,6 +27,7 @@ from azaion_imagebuild.images.locate import locate
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox import Sandbox
 from azaion_imagebuild.sandbox.bsp import TREE, create_rootfs, service_user
+from azaion_imagebuild.settings import PLACEHOLDER_SIZE
 
 CONF = b"AZAION_DEVICE_EMAIL=azaion-jetson-%04d@azaion.com\nAZAION_DEVICE_PASSWORD=%032x\n"
 FORMATS = ["ext4", "sparse", "tar"]
@@ -34,7 +35,7 @@ Make = Callable[..., Path]
 
 
 def conf(number: int) -> bytes:
-    return padded(CONF % (number, number * 7919 + 1), SIZE)
+    return padded(CONF % (number, number * 7919 + 1), PLACEHOLDER_SIZE)
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def test_a_stamp_changes_the_files_data_and_not_one_byte_else(make: Make, kind: 
     with path.open("rb") as stream:
         location = locate(stream, DEVICE_CONF)
     assert location is not None
-    assert (location.format, location.size, location.mode) == (kind, SIZE, 0o600)
+    assert (location.format, location.size, location.mode) == (kind, PLACEHOLDER_SIZE, 0o600)
     for number in range(1000):
         write(path, conf(number))
         assert number % 50 or data_of(path) == conf(number)
@@ -187,7 +188,7 @@ def test_a_write_that_is_cut_at_any_byte_leaves_the_old_identity_none_or_the_new
 
     with stamping.opened_for_stamping(path, 0) as opened:
         seen = set()
-        for size in range(SIZE + 3):
+        for size in range(PLACEHOLDER_SIZE + 3):
             monkeypatch.setattr("azaion_imagebuild.images.stamp.os.pwrite", real)
             opened.write(old)
             monkeypatch.setattr("azaion_imagebuild.images.stamp.os.pwrite", cut)
@@ -233,9 +234,9 @@ def test_what_cannot_be_overwritten_in_place_is_refused(make: Make, content: byt
 
 def test_a_template_that_is_too_long_or_begins_otherwise_is_refused() -> None:
     with pytest.raises(UsageError, match="512"):
-        padded(b"AZAION_DEVICE_EMAIL=" + b"x" * 600, SIZE)
+        padded(b"AZAION_DEVICE_EMAIL=" + b"x" * 600, PLACEHOLDER_SIZE)
     with pytest.raises(UsageError, match="begin"):
-        padded(b"# comment\nAZAION_DEVICE_EMAIL=x\n", SIZE)
+        padded(b"# comment\nAZAION_DEVICE_EMAIL=x\n", PLACEHOLDER_SIZE)
 
 
 def test_a_copy_keeps_holes_and_is_for_its_owner_only(make: Make, tmp_path: Path) -> None:
@@ -419,7 +420,7 @@ def test_a_new_place_belongs_to_an_owner_whose_number_is_large(make: Make) -> No
             path, 0, lambda image, fd: placing.ensure_place(image, fd, (3_000_000, 70_000))
         ) as opened:
             assert (opened.location.uid, opened.location.gid) == (3_000_000, 70_000)
-            assert opened.location.size == SIZE
+            assert opened.location.size == PLACEHOLDER_SIZE
 
 
 def test_a_failed_provisioning_leaves_the_image_as_it_was(
@@ -439,7 +440,7 @@ def test_an_image_that_is_given_a_place_keeps_its_identity_until_there_is_a_new_
     path = make(kind, content=CONF % (42, 7))
     assert run("stamp", path, "--serial", SERIAL, "--api-url", scripted.url).code == 4
     assert run("verify", path, "--serial", SERIAL).code == 0
-    assert data_of(path) == padded(CONF % (42, 7), SIZE)
+    assert data_of(path) == padded(CONF % (42, 7), PLACEHOLDER_SIZE)
 
 
 # In the ledger.

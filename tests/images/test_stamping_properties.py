@@ -18,11 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from azaion_imagebuild import images
-from azaion_imagebuild.identity.placeholder import SIZE, padded, placeholder
+from azaion_imagebuild.identity.placeholder import padded, placeholder
 from azaion_imagebuild.images import stamp as stamping
 from azaion_imagebuild.images.locate import locate
 from azaion_imagebuild.images.sparse import SparseReader
 from azaion_imagebuild.model import DEVICE_CONF
+from azaion_imagebuild.settings import PLACEHOLDER_SIZE
 
 CONF = b"AZAION_DEVICE_EMAIL=azaion-jetson-7@azaion.com\nAZAION_DEVICE_PASSWORD=%032x\n"
 FEATURES = [
@@ -60,7 +61,7 @@ def stamped(path: Path, data: bytes) -> None:
     ):
         opened.write(data)
         ranges = opened.location.ranges
-    entry = images.read_file(path, DEVICE_CONF, SIZE)
+    entry = images.read_file(path, DEVICE_CONF, PLACEHOLDER_SIZE)
     assert entry is not None
     assert entry.data == data
     after = bytearray(path.read_bytes())
@@ -101,7 +102,7 @@ def packed(raw: bytes, block: int, cuts: list[int]) -> bytes:
 def test_raw_and_sparse_images_of_every_layout_are_stamped_alike(
     block: int, features: str, before: int, after: int, number: int, unit: int, cuts: list[int]
 ) -> None:
-    data = padded(CONF % number, SIZE)
+    data = padded(CONF % number, PLACEHOLDER_SIZE)
     with tree(before, after) as root:
         raw = root.with_name("raw")
         options = ["-O", features] if features else []
@@ -132,7 +133,7 @@ def test_raw_and_sparse_images_of_every_layout_are_stamped_alike(
 def test_archives_of_every_format_are_stamped(
     form: int, before: int, after: int, number: int, xattrs: bool, twice: bool
 ) -> None:
-    data = padded(CONF % number, SIZE)
+    data = padded(CONF % number, PLACEHOLDER_SIZE)
     with tree(before, after) as root:
         path = root.with_name("tar")
         with tarfile.open(path, "w", format=form) as archive:

@@ -23,7 +23,7 @@ from world import EMAIL, SERIAL, Run
 from azaion_imagebuild import images
 from azaion_imagebuild.errors import VerificationError
 from azaion_imagebuild.identity import device_conf
-from azaion_imagebuild.identity.placeholder import SIZE, is_placeholder, padded, placeholder
+from azaion_imagebuild.identity.placeholder import is_placeholder, padded, placeholder
 from azaion_imagebuild.images import stamp as stamping
 from azaion_imagebuild.images import tar
 from azaion_imagebuild.images import tar_index as places
@@ -32,6 +32,7 @@ from azaion_imagebuild.images.tar import BLOCK, Tar
 from azaion_imagebuild.l4t import cleanup, image_files
 from azaion_imagebuild.model import DEVICE_CONF, RELEASE_FILE, FileEntry
 from azaion_imagebuild.sandbox import Sandbox
+from azaion_imagebuild.settings import PLACEHOLDER_SIZE
 
 CONF = b"AZAION_DEVICE_EMAIL=%s\nAZAION_DEVICE_PASSWORD=%032x\n"
 PASSWD = b"root:x:0:0::/root:/bin/sh\nazaion:x:1000:1000::/:/bin/false\n"
@@ -41,7 +42,7 @@ Member = tuple[str, bytes]
 
 
 def conf(number: int) -> bytes:
-    return padded(CONF % (EMAIL.encode(), number * 7919 + 1), SIZE)
+    return padded(CONF % (EMAIL.encode(), number * 7919 + 1), PLACEHOLDER_SIZE)
 
 
 def tar_of(members: Iterable[Member], packing: int = tarfile.GNU_FORMAT) -> bytes:
@@ -238,7 +239,7 @@ def test_a_thousand_stamps_change_the_members_data_and_walk_once(
         assert entry is not None
         assert (entry.data, entry.mode, entry.uid, entry.gid) == (conf(number), 0o600, 1000, 1000)
     assert walks == ["walked"]
-    assert image.read_bytes() == before[:start] + conf(999) + before[start + SIZE :]
+    assert image.read_bytes() == before[:start] + conf(999) + before[start + PLACEHOLDER_SIZE :]
 
 
 @pytest.mark.parametrize("packing", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -526,7 +527,7 @@ def test_a_note_of_ours_that_lies_never_leads_outside_a_member_of_that_name(imag
         with stamping.opened_for_stamping(image, 0) as opened:
             (place,) = opened.location.ranges
         assert place.offset in named
-        assert place.length == SIZE
+        assert place.length == PLACEHOLDER_SIZE
 
 
 def test_headers_of_any_length_are_found_but_not_remembered(
@@ -534,7 +535,7 @@ def test_headers_of_any_length_are_found_but_not_remembered(
 ) -> None:
     path = tmp_path / "system.img"
     info = tarfile.TarInfo(DEVICE_CONF)
-    info.size, info.pax_headers = SIZE, {"comment": "x" * 100_000}
+    info.size, info.pax_headers = PLACEHOLDER_SIZE, {"comment": "x" * 100_000}
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as writer:
         writer.addfile(info, io.BytesIO(placeholder()))
     for number in range(2):

@@ -28,7 +28,7 @@ from azaion_imagebuild.errors import (
     StagingError,
 )
 from azaion_imagebuild.identity import device_conf
-from azaion_imagebuild.identity.placeholder import SIZE, is_placeholder, padded
+from azaion_imagebuild.identity.placeholder import is_placeholder, padded
 from azaion_imagebuild.images import stamp as stamping
 from azaion_imagebuild.l4t import base_image, image_files, usb
 from azaion_imagebuild.lanes import lane as lanes
@@ -41,9 +41,12 @@ from azaion_imagebuild.pipeline.hookspecs import REQUIRED
 from azaion_imagebuild.pipeline.new import device_build
 from azaion_imagebuild.pipeline.plugins import load_plugins
 from azaion_imagebuild.sandbox import Sandbox
+from azaion_imagebuild.settings import PLACEHOLDER_SIZE
 from azaion_imagebuild.system import locks
 
-CONF = padded(b"AZAION_DEVICE_EMAIL=x@azaion.com\nAZAION_DEVICE_PASSWORD=" + b"a" * 32, SIZE)
+CONF = padded(
+    b"AZAION_DEVICE_EMAIL=x@azaion.com\nAZAION_DEVICE_PASSWORD=" + b"a" * 32, PLACEHOLDER_SIZE
+)
 
 
 def files_below(folder: Path) -> dict[str, os.stat_result]:

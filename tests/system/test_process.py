@@ -13,8 +13,15 @@ from typing import Any
 import pytest
 
 from azaion_imagebuild.secret import Secret
+from azaion_imagebuild.system import process
 from azaion_imagebuild.system.log_files import appending
-from azaion_imagebuild.system.process import TIMED_OUT, hide_variable, run
+from azaion_imagebuild.system.process import (
+    TIMED_OUT,
+    find_program,
+    hide_variable,
+    processes_of,
+    run,
+)
 
 
 def test_output_is_kept_in_the_log_and_its_tail(tmp_path: Path) -> None:
@@ -151,3 +158,27 @@ def test_a_log_line_that_did_not_fit_does_not_spoil_the_next_one(tmp_path: Path)
         note("fourth")
         note("fifth")
     assert (tmp_path / "log").read_text().splitlines() == ["first", "seco", "fourth", "fifth"]
+
+
+def test_a_program_is_found_where_only_roots_path_leads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert find_program("mke2fs") in ("/usr/sbin/mke2fs", "/sbin/mke2fs", None)
+    monkeypatch.setattr(process, "_SYSTEM_PATH", str(tmp_path))
+    own = tmp_path / "own"
+    assert find_program("own") is None
+    own.write_text("#!/bin/sh\n")
+    own.chmod(0o755)
+    assert find_program("own") == str(own)
+    assert find_program("sh", tmp_path) is None
+
+
+def test_running_processes_are_told_with_their_arguments() -> None:
+    with subprocess.Popen(["sleep", "987"], stdout=subprocess.DEVNULL) as child:
+        try:
+            found = {each.pid: each.argv for each in processes_of()}
+        finally:
+            child.kill()
+    assert found[child.pid][1:2] in (("987",), ())  # () before it has become sleep
+    assert os.getpid() in found
