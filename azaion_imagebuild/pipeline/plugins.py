@@ -42,14 +42,14 @@ def load_plugins(
 
 
 def no_plugins() -> pluggy.PluginManager:
-    """Return a plug-in manager that knows the steps, and nobody who does them."""
+    """Return a plug-in manager with the steps, but without any plug-in."""
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
     return manager
 
 
 def shipped_plugins(disable: Sequence[str] = ()) -> pluggy.PluginManager:
-    """Return a plug-in manager with the shipped hooks, but for those to leave out."""
+    """Return a plug-in manager with the shipped hooks, except the disabled ones."""
     manager = no_plugins()
     for name in disable:
         manager.set_blocked(name)
@@ -58,7 +58,7 @@ def shipped_plugins(disable: Sequence[str] = ()) -> pluggy.PluginManager:
 
 
 def add_plugin(manager: pluggy.PluginManager, plugin: object, name: str) -> None:
-    """Add a plug-in that is asked before the others: a module, an object, or a file's path.
+    """Add a plug-in that is called before the others: a module, an object, or a file's path.
 
     Raises:
         UsageError: it cannot be loaded, or implements an unknown hook.
@@ -83,7 +83,7 @@ def _files(folder: Path) -> list[Path]:
 def _register_files(manager: pluggy.PluginManager, folders: Iterable[Path]) -> None:
     for folder in reversed(list(folders)):
         if not folder.is_dir():
-            raise UsageError(f"there is no plug-in folder {folder}", hint="check [hooks] dirs")
+            raise UsageError(f"no such plug-in folder: {folder}", hint="check [hooks] dirs")
         for path in reversed(_files(folder)):
             if manager.has_plugin(path.stem):
                 raise UsageError(
@@ -107,7 +107,7 @@ def _load(path: Path) -> ModuleType:
         del sys.modules[name]
         raise UsageError(
             f"the plug-in {path} cannot be loaded: {type(error).__name__}: {error}",
-            hint=f"mend it, or leave it out by --disable {path.stem}",
+            hint=f"fix it, or turn it off with --disable {path.stem}",
         ) from error
     for step in hookspecs.EVERY_STEP:
         function = vars(module).get(step)
@@ -133,7 +133,7 @@ def _load_entry_points(manager: pluggy.PluginManager) -> set[str]:
             raise UsageError(
                 f"the plug-in {entry.name} ({entry.value}) cannot be loaded:"
                 f" {type(error).__name__}: {error}",
-                hint=f"mend or uninstall it, or leave it out by --disable {entry.name}",
+                hint=f"fix or uninstall it, or turn it off with --disable {entry.name}",
             ) from error
         if manager.has_plugin(entry.name):
             raise UsageError(
@@ -161,7 +161,7 @@ def _refuse_unknown(disabled: Sequence[str], known: set[str]) -> None:
 
             near = get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known are: {', '.join(sorted(known))}"
-            raise UsageError(f"there is no plug-in {name!r} to disable", hint=hint)
+            raise UsageError(f"cannot disable {name!r}: no such plug-in", hint=hint)
 
 
 def _check(manager: pluggy.PluginManager, required: Sequence[str]) -> None:
