@@ -104,7 +104,7 @@ def test_an_unknown_name_to_leave_out_names_the_nearest() -> None:
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no plug-in folder"):
+    with pytest.raises(UsageError, match="no such plug-in folder"):
         load_plugins(HooksSettings(dirs=[tmp_path / "nothing"]))
 
 
