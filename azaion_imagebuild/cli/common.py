@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import stdout
+from . import stdout, summaries
 
 if TYPE_CHECKING:
     from ..model import BuildRecord, Receipt
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def finish(record: BuildRecord, args: argparse.Namespace, console: Console) -> int:
     """Show and print the record of a build; return its exit code."""
-    console.summary(record)
+    summaries.build_ended(record, console)
     if args.json:
         stdout.print_json(record.as_json(), console)
     return record.exit_code

@@ -32,7 +32,7 @@ from ..operations.parts import (
     the_ledger,
     the_sandbox,
 )
-from ..pipeline.attempt import Watcher
+from ..pipeline.events import Watcher
 from ..pipeline.hookspecs import REQUIRED
 from ..pipeline.new import base_build, unique_name
 from ..pipeline.plugins import load_plugins

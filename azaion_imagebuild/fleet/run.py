@@ -20,9 +20,9 @@ from msgspec import structs
 from ..errors import BugError, ExitCode, InterruptedBuild, OperatorError
 from ..identity.serial_list import Listed
 from ..ledger import Ledger
-from ..model import Build, Finding
 from ..pipeline import recipes as pipeline
 from ..pipeline.attempt import Book
+from ..pipeline.events import Event, Watcher
 from ..pipeline.shared import SharedResources
 from ..secret import redacted
 from ..system.signals import check_interrupt, let_threads_go_on, stop_threads
@@ -227,7 +227,8 @@ def made(
     display: Display,
 ) -> dict[str, Any]:
     """Make one device, and return its record: whatever goes wrong ends there."""
-    watcher = _Steps(place.name, each.serial, display)
+    took: dict[str, float] = {}
+    watcher = _steps_of(place.name, each.serial, display, took)
     display.began(place.name, each.serial)
     began = time.time()
     try:
@@ -247,29 +248,24 @@ def made(
         **redacted(record.as_json()),
         "lane": place.name,
         "began": utc(began),
-        "steps": watcher.took,
+        "steps": took,
     }
 
 
-class _Steps:
-    """Times the steps of one device, and passes on where it is."""
+def _steps_of(place: str, serial: str, display: Display, took: dict[str, float]) -> Watcher:
+    """Return a watcher that times the steps of one device, and passes on where it is."""
 
-    def __init__(self, place: str, serial: str, display: Display) -> None:
-        self.took: dict[str, float] = {}
-        self._place, self._serial, self._display = place, serial, display
+    def tell(event: Event) -> None:
+        if event.name in ("began", "started"):
+            check_interrupt()
+        if event.name == "started":
+            display.step(place, serial, event.fields["step"])
+        elif event.name == "step":
+            took[event.fields["step"]] = event.fields["seconds"]
+        elif event.name == "warning":
+            display.said(f"warning: {serial}: {event.message}")
 
-    def began(self, build: Build) -> None:
-        check_interrupt()
-
-    def started(self, step: str) -> None:
-        check_interrupt()
-        self._display.step(self._place, self._serial, step)
-
-    def ended(self, step: str, seconds: float, note: str) -> None:
-        self.took[step] = round(seconds, 5)
-
-    def warned(self, finding: Finding) -> None:
-        self._display.said(f"warning: {self._serial}: {finding.message}")
+    return tell
 
 
 def blank_record(each: Listed) -> dict[str, Any]:

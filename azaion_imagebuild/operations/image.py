@@ -10,7 +10,7 @@ from ..errors import UsageError
 from ..identity.serial import parse_serial
 from ..model import BuildRecord
 from ..pipeline import recipes as pipeline
-from ..pipeline.attempt import Watcher
+from ..pipeline.events import Watcher
 from ..pipeline.hookspecs import REQUIRED, STAGING
 from ..pipeline.new import base_build, device_build, rootfs_build
 from ..pipeline.plugins import load_plugins

@@ -16,9 +16,9 @@ from msgspec import structs
 from ..errors import ExitCode, UsageError
 from ..identity.serial import email_for, parse_serial
 from ..ledger import Credential, Ledger
-from ..model import Build, BuildRecord, Finding
+from ..model import Build, BuildRecord
 from ..pipeline import recipes as pipeline
-from ..pipeline.attempt import Watcher
+from ..pipeline.events import Watcher, warnings_to
 from ..pipeline.new import stamping_build
 from ..pipeline.plugins import load_plugins
 from ..pipeline.shared import SharedResources
@@ -87,7 +87,7 @@ def plan_all(age: timedelta, settings: Settings) -> dict[str, Any]:
 
 
 def rotate_all(
-    age: timedelta, out: Path, settings: Settings, warned: Callable[[Finding], None], told: Told
+    age: timedelta, out: Path, settings: Settings, watcher: Watcher, told: Told
 ) -> dict[str, Any]:
     """Give every device whose credential is older than ``age`` a new one, in ``out/SERIAL.conf``.
 
@@ -97,7 +97,7 @@ def rotate_all(
         age: how old a credential may be.
         out: folder of the new device.conf files, made (0700) if it is missing.
         settings: of the site.
-        warned: told what should be read.
+        watcher: who is told of warnings; each device has one line only.
         told: told of each device that has ended.
 
     Returns:
@@ -119,7 +119,7 @@ def rotate_all(
         with contextlib.suppress(KeyboardInterrupt), SharedResources() as shared:
             for each in due:
                 build = structs.replace(_build(each.serial, used, sandbox), shared=shared)
-                record = _one(build, out, hook, warned, ledger)
+                record = _one(build, out, hook, warnings_to(watcher), ledger)
                 records.append(record)
                 told(len(records), len(due), record)
                 if record.exit_code == ExitCode.INTERRUPTED:
@@ -133,11 +133,11 @@ def _one(
     build: Build,
     out: Path,
     hook: pluggy.HookRelay,
-    warned: Callable[[Finding], None],
+    watcher: Watcher,
     ledger: Ledger,
 ) -> BuildRecord:
     target = ConfFile(path=out / f"{build.serial}.conf", held=True)
-    return pipeline.issue(build, [target], hook, _Quiet(warned), ledger)
+    return pipeline.issue(build, [target], hook, watcher, ledger)
 
 
 def _summary(
@@ -244,16 +244,3 @@ def _opened_folder(folder: Path, wait: float) -> Iterator[None]:
         )
     with locked([folder], wait):
         yield
-
-
-class _Quiet:
-    """Passes on warnings only: of many devices, each has one line."""
-
-    def __init__(self, warned: Callable[[Finding], None]) -> None:
-        self.warned = warned
-
-    def began(self, build: Build) -> None: ...
-
-    def started(self, step: str) -> None: ...
-
-    def ended(self, step: str, seconds: float, note: str) -> None: ...

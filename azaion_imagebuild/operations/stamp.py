@@ -16,7 +16,7 @@ from ..images import tar_index as places
 from ..images.digest import renew_sha1, sha256_of
 from ..model import Build, BuildRecord, DeviceIdentity, Image, Ownership
 from ..pipeline import recipes as pipeline
-from ..pipeline.attempt import Watcher
+from ..pipeline.events import Watcher
 from ..pipeline.new import stamping_build
 from ..pipeline.plugins import load_plugins
 from ..pipeline.target import Blank

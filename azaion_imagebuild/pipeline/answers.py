@@ -11,7 +11,9 @@ import pluggy
 
 from ..errors import OperatorError, PreflightError, denied, is_denied
 from ..model import RECORD_FIELDS, Finding
-from .attempt import Attempt, Watcher
+from . import events
+from .attempt import Attempt
+from .events import Watcher
 
 _logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -46,7 +48,7 @@ def refuse_errors(
         if finding.severity == "error":
             errors.append((finding.message, finding.hint))
         else:
-            watcher.warned(finding)
+            watcher(events.warned(finding))
     if errors:
         raise kind.of_problems(errors)
 

@@ -16,32 +16,17 @@ from ..model import (
     Build,
     BuildRecord,
     DeviceIdentity,
-    Finding,
     FlashResult,
     Image,
     Receipt,
     StagedFile,
 )
+from . import events
 
 if TYPE_CHECKING:
     from ..ledger import Entry, Standing
     from ..settings import LedgerSettings
-
-
-class Watcher(Protocol):
-    """Who is told how a build goes on."""
-
-    def began(self, build: Build) -> None:
-        """A build begins."""
-
-    def started(self, step: str) -> None:
-        """A step begins."""
-
-    def ended(self, step: str, seconds: float, note: str) -> None:
-        """A step has ended well."""
-
-    def warned(self, finding: Finding) -> None:
-        """A check saw something that does not stop the build."""
+    from .events import Watcher
 
 
 class Book(Protocol):
@@ -91,9 +76,9 @@ class Attempt:
         self.current = name
         notes: list[str] = []
         begin = time.monotonic()
-        self.watcher.started(name)
+        self.watcher(events.started(name))
         yield notes
-        self.watcher.ended(name, time.monotonic() - begin, ", ".join(notes))
+        self.watcher(events.ended(name, time.monotonic() - begin, ", ".join(notes)))
 
     def intend(self, step: str) -> None:
         """Commit to the ledger that a step is about to be done.

@@ -1,11 +1,11 @@
-"""What is told of a build while it goes on: a value for each thing that happened."""
+"""What happens during a build: one event for each thing that happened."""
 
 from __future__ import annotations
 
 import json
 import logging
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 from msgspec import Struct, field, structs
@@ -17,7 +17,7 @@ from ..text import utc, visible
 
 Level = Literal["debug", "info", "warning", "error"]
 LOGGERS = ("azaion_imagebuild", "azaion_imagebuild_hooks")
-"""The names of what is told by logging: this package's modules, and plug-ins loaded from files."""
+"""The loggers that we listen to: this package's modules, and plug-ins loaded from files."""
 
 
 class Event(Struct, frozen=True, kw_only=True):
@@ -26,16 +26,16 @@ class Event(Struct, frozen=True, kw_only=True):
     name: str
     """``began started step warning error said printed progress device finished exit``."""
     message: str
-    """One line for a person; it may hold what must not be shown, until it is put into a form."""
+    """One line for a person; it may hold a secret until ``as_json`` or ``as_text`` redacts it."""
     level: Level = "info"
     fields: Mapping[str, Any] = field(default_factory=dict)
-    """JSON values for a program, by the names that the one-line record has for them.
+    """JSON values for a program, named as in the one-line record.
 
-    One that is named as what every event has (a plug-in's ``level``) is left out.
+    A field named like one that every event has (a plug-in's ``level``) is left out.
     """
 
     def with_fields(self, fields: Mapping[str, Any]) -> Event:
-        """Return the event with more fields; its own ones stand over them."""
+        """Return the event with more fields; its own fields win."""
         return structs.replace(self, fields={**fields, **self.fields})
 
     def as_json(self, when: float) -> str:
@@ -47,7 +47,7 @@ class Event(Struct, frozen=True, kw_only=True):
         return json.dumps(redacted({**known, **self.fields, **known}), default=str)
 
     def as_text(self, when: float) -> str:
-        """Return one line of text, redacted, with a problem's hint; a traceback's lines follow."""
+        """Return one line of text, redacted, with the hint of a problem, then any traceback."""
         is_problem = self.name in ("warning", "error")
         hint = f" (hint: {self.fields['hint']})" if is_problem else ""
         line = (
@@ -57,8 +57,22 @@ class Event(Struct, frozen=True, kw_only=True):
         return "\n    ".join(map(visible, [line, *filter(None, trace)]))
 
 
+Watcher = Callable[[Event], None]
+"""Whoever wants to know what happens; it may be called by several threads."""
+
+
+def warnings_to(watcher: Watcher) -> Watcher:
+    """Return a watcher that passes on warnings only."""
+
+    def tell(event: Event) -> None:
+        if event.name == "warning":
+            watcher(event)
+
+    return tell
+
+
 def began(build: Build) -> Event:
-    """Return: a build begins."""
+    """Return the event of a build that begins."""
     where = "SANDBOX  " if build.sandbox else ""
     who = "base image" if build.serial == BASE else f"{build.serial}  {build.email}"
     return Event(
@@ -69,23 +83,23 @@ def began(build: Build) -> Event:
 
 
 def whose(build: Build) -> dict[str, str]:
-    """Return the fields by which the events of one attempt are found again."""
+    """Return the fields that identify the events of one attempt."""
     return {"serial": build.serial, "attempt": build.attempt}
 
 
 def started(step: str) -> Event:
-    """Return: a step begins."""
+    """Return the event of a step that begins."""
     return Event(name="started", message=f"{step} begins", level="debug", fields={"step": step})
 
 
 def ended(step: str, seconds: float, note: str) -> Event:
-    """Return: a step has ended well."""
+    """Return the event of a step that succeeded."""
     fields = {"step": step, "seconds": round(seconds, 5), "note": note}
     return Event(name="step", message=f"{step:20} {seconds:7.2f} s  {note}".rstrip(), fields=fields)
 
 
 def warned(finding: Finding) -> Event:
-    """Return: a check saw something that does not stop the build."""
+    """Return the event of a finding that does not stop the build."""
     return problem("warning", finding.message, finding.hint)
 
 
@@ -96,12 +110,12 @@ def failed(error: OperatorError) -> Iterator[Event]:
 
 
 def problem(severity: Literal["error", "warning"], message: str, hint: str) -> Event:
-    """Return: something is wrong, and this is what to do next."""
+    """Return the event of a problem; ``hint`` says what to do next."""
     return Event(name=severity, message=message, level=severity, fields={"hint": hint})
 
 
 def finished(record: BuildRecord) -> Event:
-    """Return: a build has ended, well or not."""
+    """Return the event of a build that has ended, successfully or not."""
     build, seconds = record.build, f"{record.seconds:.1f} s"
     if record.error is not None:
         where = f"at {record.step} (exit {record.exit_code}) after {seconds}"
@@ -113,8 +127,15 @@ def finished(record: BuildRecord) -> Event:
     return Event(name="finished", message=message, level=level, fields=record.as_json())
 
 
+def at_the_end(record: BuildRecord) -> Iterator[Event]:
+    """Yield the events of a build's end: its problems, then that it has ended."""
+    if record.error is not None:
+        yield from failed(record.error)
+    yield finished(record)
+
+
 def said(message: str, level: Level = "info", **fields: Any) -> Event:
-    """Return: a line that somebody should read."""
+    """Return the event of a line for the operator to read."""
     return Event(name="said", message=message, level=level, fields=fields)
 
 
@@ -124,7 +145,7 @@ _LEVELS: Mapping[int, Level] = {
 
 
 def logged(record: logging.LogRecord) -> Event:
-    """Return: a module or a plug-in logged something, perhaps with a traceback."""
+    """Return the event of what a module or a plug-in logged, perhaps with a traceback."""
     level: Level = "debug"
     for number, name in _LEVELS.items():
         level = name if record.levelno >= number else level
@@ -134,8 +155,8 @@ def logged(record: logging.LogRecord) -> Event:
 
 
 def text_of(record: logging.LogRecord) -> str:
-    """Return what was logged; arguments that do not fit are a bug, but stop no build."""
+    """Return the text of a log record; wrong arguments are a bug, but must not stop a build."""
     try:
         return record.getMessage()
     except Exception as error:
-        return f"{record.pathname}:{record.lineno} logs what cannot be shown: {error!r}"
+        return f"{record.pathname}:{record.lineno} logs a line that cannot be formatted: {error!r}"

@@ -12,12 +12,14 @@ import pluggy
 from msgspec import structs
 
 from ..errors import BugError, InterruptedBuild, OperatorError, PreflightError, denied, is_denied
-from ..model import Build, BuildRecord, Finding
+from ..model import Build, BuildRecord
 from ..system.locks import locked
 from ..system.signals import held_back
+from . import events
 from .answers import try_all
-from .attempt import Attempt, Book, Watcher
-from .watchers import observed
+from .attempt import Attempt, Book
+from .events import Watcher
+from .watchers import watched
 
 _logger = logging.getLogger(__name__)
 
@@ -30,11 +32,9 @@ def run_steps(
     ledger: Book | None = None,
 ) -> BuildRecord:
     """Run the steps of one attempt; return its record, whatever went wrong."""
-    with observed(build, watcher) as observers:
-        attempt = Attempt(build=build, hook=hook, watcher=observers, ledger=ledger)
-        record = structs.replace(_run_to_record(attempt, steps), log=observers.log)
-        observers.finished(record)
-    return record
+    with watched(build, watcher) as (tell, end):
+        attempt = Attempt(build=build, hook=hook, watcher=tell, ledger=ledger)
+        return end(_run_to_record(attempt, steps))
 
 
 def _run_to_record(attempt: Attempt, steps: Callable[[Attempt], None]) -> BuildRecord:
@@ -105,4 +105,4 @@ def _always_cleaned_up(attempt: Attempt) -> Iterator[None]:
     with held_back():
         left = try_all(hook.cleanup, build=attempt.build)
     for message, hint in left:
-        attempt.watcher.warned(Finding(message=message, hint=hint, severity="warning"))
+        attempt.watcher(events.problem("warning", message, hint))

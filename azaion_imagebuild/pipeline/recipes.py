@@ -11,7 +11,8 @@ import pluggy
 from ..images.digest import fingerprints, sha256_of
 from ..model import Build, BuildRecord
 from . import steps
-from .attempt import Attempt, Book, Watcher
+from .attempt import Attempt, Book
+from .events import Watcher
 from .guard import run_steps
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
-"""A trace of each attempt, a span for each step, for an OpenTelemetry collector (extra ``otel``).
+"""A trace of each attempt, one span per step, for an OpenTelemetry collector (extra ``otel``).
 
-What the OTEL_ variables say is heeded by OpenTelemetry itself: headers, certificates, the service's
-name, further attributes. A collector that is away stops no build.
+OpenTelemetry itself reads the OTEL_ variables: headers, certificates, the service's name, further
+attributes. If the collector cannot be reached, the build goes on.
 """
 
 from __future__ import annotations
@@ -10,70 +10,68 @@ import atexit
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from .. import __version__
-from ..model import Build, BuildRecord, Finding
 from ..secret import Secret, redact
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span, Tracer
 
+    from .events import Event
+
 _logger = logging.getLogger(__name__)
 _PATIENCE = 3.0
-"""Seconds for one delivery; so long a collector that is away keeps the end of a command."""
+"""Seconds for one delivery: how long an unreachable collector may delay the end of a command."""
 
 _PREFIX = "azaion."
-"""Of the attributes that are ours; the rest of the name is the record's."""
+"""Prefix of our attributes; the rest of the name is the record's."""
 
 
 class Trace:
-    """Is told of one attempt, and makes its spans."""
+    """Makes the spans of one attempt from its events."""
 
-    def __init__(self, tracer: Tracer) -> None:
+    def __init__(self, tracer: Tracer, station: str | None) -> None:
         self._tracer = tracer
+        self._station = station
         self._attempt, self._step = ExitStack(), ExitStack()
         self._spans: list[Span] = []
 
-    def began(self, build: Build) -> None:
-        """A build begins."""
-        facts = {"serial": build.serial, "attempt": build.attempt, "sandbox": build.sandbox}
-        station = build.settings.ledger.station
-        self._begin(self._attempt, "attempt", facts | ({"station": station} if station else {}))
+    def __call__(self, event: Event) -> None:
+        """Open, mark or close a span."""
+        told = event.fields
+        if event.name == "began":
+            facts = {name: told[name] for name in ("serial", "attempt", "sandbox")}
+            self._begin(self._attempt, "attempt", facts | {"station": self._station})
+        elif event.name == "started":
+            self._begin(self._step, told["step"], {})
+        elif event.name == "step":
+            self._step.close()
+            del self._spans[1:]
+        elif event.name == "warning":
+            self._spans[-1].add_event("warning", {"message": _shown(event.message)})
+        elif event.name == "finished":
+            self._end(told)
 
-    def started(self, step: str) -> None:
-        """A step begins."""
-        self._begin(self._step, step, {})
-
-    def ended(self, step: str, seconds: float, note: str) -> None:
-        """A step has ended well."""
-        self._step.close()
-        del self._spans[1:]
-
-    def warned(self, finding: Finding) -> None:
-        """A check saw something that does not stop the build."""
-        self._spans[-1].add_event("warning", {"message": _shown(finding.message)})
-
-    def finished(self, record: BuildRecord) -> None:
-        """The attempt has ended, well or not: a step that failed is still open then."""
+    def _end(self, record: Mapping[str, Any]) -> None:
+        """End the attempt; a step that failed is still open."""
         from opentelemetry.trace import StatusCode
 
-        if record.error is not None:
+        if record["outcome"] != "done":
             for span in self._spans:
-                span.set_status(StatusCode.ERROR, _shown(record.error.message))
+                span.set_status(StatusCode.ERROR, _shown(record["error"]))
         told = ("outcome", "account", "image_sha256", "proof", "flashed", "step", "exit_code")
-        facts = record.as_json()
-        self._spans[0].set_attributes(_attributes({name: facts.get(name) for name in told}))
+        self._spans[0].set_attributes(_attributes({name: record.get(name) for name in told}))
         self._step.close()
         self._attempt.close()
 
     def _begin(self, held: ExitStack, name: str, facts: dict[str, Any]) -> None:
-        """Open a span as this thread's current one: spans that a plug-in makes stand below it."""
+        """Open a span as this thread's current one: a plug-in's spans become its children."""
         span = self._tracer.start_as_current_span(name, attributes=_attributes(facts))
         self._spans.append(held.enter_context(span))
 
@@ -87,7 +85,7 @@ def _attributes(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shown(text: str) -> str:
-    """Return a text redacted, and in what UTF-8 can hold: one that it cannot loses the whole batch.
+    """Redact a text and escape what UTF-8 cannot encode, which would lose the whole batch.
 
     A path of the host may hold any byte, as a lone surrogate.
     """
@@ -96,7 +94,7 @@ def _shown(text: str) -> str:
 
 @cache
 def tracer_to(endpoint: str) -> Tracer:
-    """Return what makes spans and sends them to ``endpoint``, the base URL of an OTLP/HTTP server.
+    """Return a tracer that sends its spans to ``endpoint``, the base URL of an OTLP/HTTP server.
 
     :func:`deliver` sends the last of them.
 
@@ -121,13 +119,13 @@ def tracer_to(endpoint: str) -> Tracer:
 
 
 def deliver() -> None:
-    """Send what was not sent yet, and end all traces: a collector that drips is not waited for."""
+    """Send the remaining spans and end all traces; do not wait for a slow collector."""
     tracer_to.cache_clear()
     while _providers:
         provider = _providers.pop()
         sending = threading.Thread(target=provider.shutdown, daemon=True)
         sending.start()
-        sending.join(_PATIENCE + 0.5)  # it says itself what it has given up in time
+        sending.join(_PATIENCE + 0.5)  # it logs by itself what it gave up in time
         if sending.is_alive():
             atexit.unregister(provider.shutdown)
             _logger.warning("the trace: the collector takes too long to answer")
@@ -135,7 +133,7 @@ def deliver() -> None:
 
 _providers: list[TracerProvider] = []
 _tokens: list[Secret] = []
-"""Alive as long as the process: a collector may send them back."""
+"""Kept for the whole process, so that they are redacted if a collector sends them back."""
 
 
 def _values_in(headers: str) -> Iterator[Secret]:
@@ -146,7 +144,7 @@ def _values_in(headers: str) -> Iterator[Secret]:
 
 
 def _quieten() -> None:
-    """Let OpenTelemetry say in one line that it gave up, and nothing of its tries."""
+    """Let OpenTelemetry log in one line that it gave up, not each retry."""
     theirs = logging.getLogger("opentelemetry")
     theirs.handlers = [_Forward(logging.ERROR)]
     theirs.propagate = False

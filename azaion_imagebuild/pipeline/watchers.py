@@ -1,109 +1,84 @@
-"""Who is told of an attempt besides its caller: its log file, and a trace where one is wanted."""
+"""Who is told of an attempt: its caller, its log file, and a trace if one is wanted."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from ..errors import StagingError, install_hint
 from ..model import Build, BuildRecord, Finding
 from ..settings import LogSettings
-from . import attempt_log
-from .attempt import Watcher
+from . import attempt_log, events
+from .events import Event, Watcher
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
-
-class Observer(Watcher, Protocol):
-    """A watcher that is told of the end, too."""
-
-    def finished(self, record: BuildRecord) -> None:
-        """The attempt has ended, well or not."""
-
-
-class Observers:
-    """Passes on to several what happens in one attempt."""
-
-    def __init__(self, watcher: Watcher, observers: Sequence[Observer], log: Path | None) -> None:
-        self._observers = observers
-        self._all = [watcher, *observers]
-        self.log = log
-        """The attempt's log file; None: it could not be opened."""
-
-    def began(self, build: Build) -> None:
-        """A build begins, which the watcher knows already."""
-        for each in self._observers:
-            each.began(build)
-
-    def started(self, step: str) -> None:
-        """A step begins."""
-        for each in self._all:
-            each.started(step)
-
-    def ended(self, step: str, seconds: float, note: str) -> None:
-        """A step has ended well."""
-        for each in self._all:
-            each.ended(step, seconds, note)
-
-    def warned(self, finding: Finding) -> None:
-        """A check saw something that does not stop the build."""
-        for each in self._all:
-            each.warned(finding)
-
-    def finished(self, record: BuildRecord) -> None:
-        """The attempt has ended, well or not; the watcher's caller has the record."""
-        for each in self._observers:
-            each.finished(record)
+End = Callable[[BuildRecord], BuildRecord]
 
 
 @contextlib.contextmanager
-def observed(build: Build, watcher: Watcher) -> Iterator[Observers]:
-    """Yield who is told of an attempt: the watcher, which is told that it begins first of all.
+def watched(build: Build, caller: Watcher) -> Iterator[tuple[Watcher, End]]:
+    """Yield how to tell what happens in an attempt, and how to end it.
 
-    A log that cannot be opened, or a trace that cannot be sent, is warned of and stops no build.
+    The caller hears first that the attempt begins, and nothing of its end: it gets the record. If
+    the log cannot be opened or the trace cannot be sent, that is a warning and stops no build.
     """
-    watcher.began(build)
-    found: list[Observer] = []
+    whose = events.whose(build)
+    watchers = [caller]
+
+    def tell(event: Event) -> None:
+        event = event.with_fields(whose)
+        for watcher in watchers:
+            watcher(event)
+
+    tell(events.began(build))
     with contextlib.ExitStack() as held:
-        log = _log(build, watcher, held)
-        found += [log] if log else []
-        found += _traces(build.settings.log, watcher)
-        observers = Observers(watcher, found, log.path if log else None)
-        observers.began(build)
-        yield observers
+        log = _log(build, tell, held)
+        ours = [*([log] if log else []), *_traces(build, tell)]
+        for watcher in ours:
+            watcher(events.began(build))
+        watchers += ours
+
+        def end(record: BuildRecord) -> BuildRecord:
+            path = build.log_dir / attempt_log.FILE if log else None
+            record = structs.replace(record, log=path)
+            for event in events.at_the_end(record):
+                for watcher in ours:
+                    watcher(event.with_fields(whose))
+            return record
+
+        yield tell, end
 
 
-def _log(
-    build: Build, watcher: Watcher, held: contextlib.ExitStack
-) -> attempt_log.AttemptLog | None:
+def _log(build: Build, tell: Watcher, held: contextlib.ExitStack) -> Watcher | None:
     try:
         return held.enter_context(attempt_log.opened(build))
     except (StagingError, OSError) as error:
         reason = error.message if isinstance(error, StagingError) else error.strerror
-        message = f"this attempt has no log file: {reason}"
-    hint = "make the folder writable, or set AZAION_IMAGEBUILD_STATE_DIR to one of your own"
-    watcher.warned(Finding(message=message, hint=hint, severity="warning"))
+    hint = "make the folder writable, or set AZAION_IMAGEBUILD_STATE_DIR to a folder of your own"
+    tell(events.problem("warning", f"this attempt has no log file: {reason}", hint))
     return None
 
 
-def _traces(settings: LogSettings, watcher: Watcher) -> Iterator[Observer]:
-    found = tracer_of(settings)
+def _traces(build: Build, tell: Watcher) -> Iterator[Watcher]:
+    found = tracer_of(build.settings.log)
     if isinstance(found, Finding):
-        watcher.warned(found)
+        tell(events.warned(found))
     elif found is not None:
         from .trace import Trace
 
-        yield Trace(found)
+        yield Trace(found, build.settings.ledger.station)
 
 
 def tracer_of(settings: LogSettings) -> Tracer | Finding | None:
-    """Return what makes spans, or why there is none; None: no trace is wanted."""
+    """Return a tracer, a Finding if none can be made, None if tracing is off."""
     if settings.otlp_endpoint is None:
         return None
-    from .trace import tracer_to  # late: OpenTelemetry is heavy, and an extra
+    from .trace import tracer_to  # imported late: OpenTelemetry is heavy, and an extra
 
     try:
         return tracer_to(settings.otlp_endpoint)
@@ -112,5 +87,5 @@ def tracer_of(settings: LogSettings) -> Tracer | Finding | None:
         hint = install_hint("otel")
     except ValueError as error:
         message = f"no trace is made: {error}"
-        hint = "mend or unset OpenTelemetry's variables: env | grep OTEL_"
+        hint = "fix or unset OpenTelemetry's variables: env | grep OTEL_"
     return Finding(message=message, hint=hint, severity="warning")

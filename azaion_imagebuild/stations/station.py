@@ -28,7 +28,7 @@ from ..identity.serial_list import Listed
 from ..ledger import Ledger
 from ..ledger.entry import this_host, this_process, user
 from ..ledger.store import PATIENCE
-from ..pipeline.attempt import Watcher
+from ..pipeline.events import Watcher
 from ..pipeline.hookspecs import REQUIRED
 from ..pipeline.plugins import load_plugins
 from ..pipeline.shared import SharedResources

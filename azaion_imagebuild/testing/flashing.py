@@ -28,7 +28,7 @@ from ..settings import BspSettings, Settings
 from .admin_api import FallibleAdminApi
 from .leaks import Shown
 from .processes import children, end, ended_soon, pids_in
-from .promises import Conformance, Unwatched, judge_error
+from .promises import Conformance, judge_error, unwatched
 from .stations import FlashableImage, MakeBuild, MakeImage, credentials_on, first_difference
 
 Flash = Callable[..., FlashResult]
@@ -238,7 +238,7 @@ class FlashConformance(Conformance):
 
             def run() -> BuildRecord:
                 with Ledger("sqlite://") as ledger:
-                    return pipeline.run(made, hook, Unwatched(), ledger)
+                    return pipeline.run(made, hook, unwatched, ledger)
 
             return self.ended(run)
 

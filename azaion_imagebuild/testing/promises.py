@@ -96,17 +96,5 @@ def judge_error(error: BaseException, wanted: ExitCode) -> None:
             assert text.isprintable(), f"the {what} is more than one plain line: {text!a}"
 
 
-class Unwatched:
-    """Somebody to be told how a build goes on, who does not listen."""
-
-    def began(self, build: object) -> None:
-        """A build begins."""
-
-    def started(self, step: str) -> None:
-        """A step begins."""
-
-    def ended(self, step: str, seconds: float, note: str) -> None:
-        """A step has ended well."""
-
-    def warned(self, finding: object) -> None:
-        """A check saw something that does not stop the build."""
+def unwatched(event: object) -> None:
+    """Take an event, and do nothing with it."""

@@ -40,7 +40,7 @@ from .admin_api import (
     refuses,
 )
 from .leaks import Shown
-from .promises import Conformance, Unwatched, judge_error
+from .promises import Conformance, judge_error, unwatched
 from .stations import MakeBuild
 
 Provision = Callable[..., DeviceIdentity]
@@ -203,7 +203,7 @@ class ProvisionIdentityConformance(Conformance):
         """The account and device.conf, as ``azaion-imagebuild provision`` makes them."""
         build = sandbox_build(self.serial, settings=settings, rootfs_dir=sandbox_rootfs)
         hook = self.with_the_others(pytestconfig.rootpath, "admin_api")
-        record = self.ended(lambda: pipeline.provision(build, hook, Unwatched()))
+        record = self.ended(lambda: pipeline.provision(build, hook, unwatched))
         assert record.error is None, f"the build ends with: {record.error}"
         conf = sandbox_rootfs / DEVICE_CONF
         email, password = (line.partition("=")[2] for line in conf.read_text().splitlines())

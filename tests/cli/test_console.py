@@ -9,6 +9,7 @@ import pytest
 from azaion_imagebuild.cli import live_line as progress
 from azaion_imagebuild.cli.console import Console
 from azaion_imagebuild.errors import PreflightError
+from azaion_imagebuild.pipeline import events
 from azaion_imagebuild.secret import Secret
 
 _script = logging.getLogger("azaion_imagebuild.system.process")
@@ -24,22 +25,22 @@ def test_elsewhere_a_long_step_says_its_last_line_now_and_then(
 ) -> None:
     stream = io.StringIO()
     console = Console(stream)
-    console.started("build_image")
+    console(events.started("build_image"))
     _script.debug("first")
     assert stream.getvalue() == ""
     monkeypatch.setattr(progress, "_PAUSE", 0.0)
     _script.debug("making system.img")
     assert stream.getvalue() == "    … 0 s: making system.img\n"
-    console.ended("build_image", 1.5, "done")
+    console(events.ended("build_image", 1.5, "done"))
     assert stream.getvalue().endswith("  build_image             1.50 s  done\n")
 
 
 def test_on_a_terminal_the_live_line_goes_when_the_step_ends() -> None:
     stream = Terminal()
     console = Console(stream)
-    console.started("build_image")
+    console(events.started("build_image"))
     _script.debug("making [bold]system.img[/bold]")
-    console.ended("build_image", 1.5, "")
+    console(events.ended("build_image", 1.5, ""))
     assert "making [bold]system.img[/bold]" in stream.getvalue()
     assert stream.getvalue().rstrip().endswith("1.50 s")
 

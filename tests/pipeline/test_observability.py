@@ -110,7 +110,7 @@ def test_a_log_line_whose_arguments_do_not_fit_stops_no_build(run: Run) -> None:
     ran = run("image", "--serial", SERIAL, "--json")
     assert ran.code == 0, ran.err
     for text in (Path(ran.json["log"]).read_text(), ran.err):
-        assert "site.py:8 logs what cannot be shown: TypeError(" in text
+        assert "site.py:8 logs a line that cannot be formatted: TypeError(" in text
     assert "debug   as a detail" in Path(ran.json["log"]).read_text()
 
 
@@ -516,7 +516,7 @@ def test_a_wrong_variable_of_opentelemetry_stops_nothing(collector: Collector, n
     done = call("image", "--serial", SERIAL, **environ)
     assert done.returncode == 0, done.stderr
     assert "warning: no trace is made: " in done.stderr
-    assert "hint: mend or unset OpenTelemetry's variables" in done.stderr
+    assert "hint: fix or unset OpenTelemetry's variables" in done.stderr
 
 
 @thorough

@@ -26,6 +26,7 @@ from azaion_imagebuild.model import (
 )
 from azaion_imagebuild.pipeline import hookspecs
 from azaion_imagebuild.pipeline import recipes as pipeline
+from azaion_imagebuild.pipeline.events import Event
 from azaion_imagebuild.secret import Secret
 
 
@@ -93,14 +94,9 @@ class Silent:
     def __init__(self) -> None:
         self.warnings: list[str] = []
 
-    def began(self, build: Build) -> None: ...
-
-    def started(self, step: str) -> None: ...
-
-    def ended(self, step: str, seconds: float, note: str) -> None: ...
-
-    def warned(self, finding: Finding) -> None:
-        self.warnings.append(finding.message)
+    def __call__(self, event: Event) -> None:
+        if event.name == "warning":
+            self.warnings.append(event.message)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from ...errors import ExitCode
-from .. import options, stdout
+from .. import options, stdout, summaries
 from ..options import settings_of
 from ..parser import Command
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             },
             console,
         )
-    console.examined(findings, parts_in_words(settings))
+    summaries.host_examined(findings, parts_in_words(settings), console)
     return int(ExitCode.PREFLIGHT if errors else ExitCode.DONE)
 
 

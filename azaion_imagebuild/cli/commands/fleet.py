@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from ...errors import UsageError
-from .. import options, stdout
+from .. import options, stdout, summaries
 from ..common import folder_of_images
 from ..options import settings_of
 from ..parser import Command
@@ -51,6 +51,7 @@ def add_flags(fleet: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     from ...fleet.fleet import plan_fleet, run_fleet
+    from ..fleet_display import lines_of
 
     settings = settings_of(args, console)
     order = _order(args, settings)
@@ -58,11 +59,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
         plan = plan_fleet(order, settings)
         if args.json:
             stdout.print_json(plan.as_json(), console)
-        console.planned(plan)
+        summaries.say_all(lines_of(plan), console)
         return plan.exit_code
     with stdout.reserved():
         fleet = run_fleet(order, settings, console, console.fleet(scans=order.scans))
-    console.fleet_ended(fleet)
+    summaries.fleet_ended(fleet, console)
     if args.json:
         stdout.print_json(fleet, console)
     return int(fleet["exit_code"])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import UsageError
-from .. import options, stdout
+from .. import options, stdout, summaries
 from ..common import finish
 from ..options import settings_of
 from ..parser import Command
@@ -87,13 +88,12 @@ def _rotate_all(
         )
     if args.plan:
         result = rotation.plan_all(age, settings)
-        console.rotation_planned(result)
+        summaries.rotation_planned(result, console)
     else:
         with stdout.reserved():
-            result = rotation.rotate_all(
-                age, args.out.absolute(), settings, console.warned, console.rotated
-            )
-        console.rotation_ended(result)
+            told = partial(summaries.device_rotated, console)
+            result = rotation.rotate_all(age, args.out.absolute(), settings, console, told)
+        summaries.rotation_ended(result, console)
     if args.json:
         stdout.print_json(result, console)
     return int(result["exit_code"])

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import options, stdout
+from ...pipeline import events
+from .. import options, stdout, summaries
 from ..options import settings_of
 from ..parser import Command
 
@@ -51,12 +52,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
         found = readback.of_image(args.image)
     else:
         found = readback.of_rootfs(Path(args.rootfs_dir))
-    console.started("smoke")
+    console(events.started("smoke"))
     try:
         report = smoke(found, args.serial, settings)
     finally:
         console.stopped()
-    console.tested(report)
+    summaries.smoke_tested(report, console)
     if args.json:
         stdout.print_json(report.as_json(), console)
     return report.exit_code

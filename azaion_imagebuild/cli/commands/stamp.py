@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import ExitCode, UsageError
-from .. import options, stdout
+from .. import options, stdout, summaries
 from ..common import finish
 from ..options import settings_of
 from ..parser import Command
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     else:
         given, out = args.device_conf, args.out
         record = stamps.stamp_given(args.image, serial, settings, given, out=out)
-    console.stamped(record)
+    summaries.image_stamped(record, console)
     if args.json:
         stdout.print_json(record.as_json(), console)
     return int(ExitCode.DONE)

@@ -9,7 +9,7 @@ from msgspec import structs
 
 from ...errors import UsageError
 from ...identity.serial import parse_serial
-from .. import options, stdout
+from .. import options, stdout, summaries
 from ..common import folder_of_images, resolved
 from ..options import settings_of
 from ..parser import Command
@@ -47,9 +47,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     )
     with stdout.reserved():
         told = run_station(duty, settings, console, console.station())
-    counts = ", ".join(f"{told[name]} {name.replace('_', ' ')}"
-                       for name in ("done", "failed", "unknown", "given_back"))  # fmt: skip
-    console.say(f"station {told['station']} has {told['outcome']}: {counts}")
+    summaries.station_ended(told, console)
     if args.json:
         stdout.print_json(told, console)
     return int(told["exit_code"])

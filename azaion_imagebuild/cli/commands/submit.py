@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from .. import options, stdout
+from .. import options, stdout, summaries
 from ..options import settings_of
 from ..parser import Command
 
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     order = Order(source=args.serials, station=args.only, sandbox=args.sandbox, again=args.again)
     submission = submit(order, settings_of(args, console))
-    console.submitted(submission)
+    summaries.say_all(submission.lines(), console)
     if args.json:
         stdout.print_json(submission.as_json(), console)
     return int(submission.exit_code)

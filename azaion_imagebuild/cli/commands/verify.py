@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import ExitCode
 from ...identity.serial import parse_serial
-from .. import options, stdout
+from .. import options, stdout, summaries
 from ..options import settings_of
 from ..parser import Command
 
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     report = verify(args.target, serial, settings.device_conf)
     if args.json:
         stdout.print_json(report.as_json(), console)
-    console.verified(report)
+    summaries.target_verified(report, console)
     return int(ExitCode.VERIFICATION if report.findings else ExitCode.DONE)
 
 
