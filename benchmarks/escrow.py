@@ -24,7 +24,6 @@ from azaion_imagebuild.identity.serial import new_password
 from azaion_imagebuild.model import DeviceIdentity
 from azaion_imagebuild.pipeline.new import stamping_build
 from azaion_imagebuild.pipeline.plugins import load_plugins
-from azaion_imagebuild.rootfs import staging
 from azaion_imagebuild.settings import EscrowSettings, Settings
 
 
@@ -61,7 +60,7 @@ def around_an_account(serial: str, settings: Settings, hook: pluggy.HookRelay) -
 
 def age_alone(serial: str, key: pyrage.x25519.Recipient) -> float:
     """Return the seconds that encrypting takes."""
-    template = device_conf.load_template(staging.template_path(Settings().device_conf))
+    template = device_conf.template_of(Settings().device_conf)
     text = device_conf.render(template, identity_of(serial))
     began = time.perf_counter()
     pyrage.encrypt(text, [key])

@@ -15,9 +15,9 @@ def pre_flash(
 ) -> list[StagedFile] | None:
     if not _stamps(build):
         return None
-    from azaion_imagebuild.rootfs import staging  # late: only a build that stamps needs it
+    from azaion_imagebuild.images import stamp  # imported late: only a build that stamps needs it
 
-    return [staging.to_be_stamped(staging.stamped_content(build, identity), ownership)]
+    return [stamp.to_be_stamped(stamp.stamped_content(build, identity), ownership)]
 
 
 @hookimpl
@@ -26,12 +26,12 @@ def build_image(
 ) -> Image | None:
     if not _stamps(build):
         return None
+    from azaion_imagebuild.images import stamp
     from azaion_imagebuild.l4t import base_image
-    from azaion_imagebuild.rootfs import staging
 
     (conf,) = (each for each in staged if each.path == DEVICE_CONF)
     image = base_image.current_base(build, conf.ownership)
-    base_image.stamp_base(build, image, staging.stamped_content(build, identity))
+    base_image.stamp_base(build, image, stamp.stamped_content(build, identity))
     return image
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from azaion_imagebuild.cli.options import FLAGS
 from azaion_imagebuild.cli.parser import parser
-from azaion_imagebuild.config.loading import Key, keys
+from azaion_imagebuild.config.kinds import Key
+from azaion_imagebuild.config.loading import keys
 from azaion_imagebuild.settings import ENV_PREFIX
 
 INTRODUCTION = """\

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from msgspec import Struct
 
 from ..errors import UsageError
 from ..model import DeviceIdentity
 from ..secret import Secret
-from ..settings import LARGEST_DEVICE_CONF
+from ..settings import LARGEST_DEVICE_CONF, DeviceConfSettings
+from ..shipped import shipped
 from .placeholder import is_placeholder
 
 EMAIL_KEY = "AZAION_DEVICE_EMAIL"
@@ -51,12 +51,13 @@ class UnstampedDeviceConf(MalformedDeviceConf):
         return self._WHAT
 
 
-def load_template(path: Path) -> str:
-    """Return the text of a template.
+def template_of(settings: DeviceConfSettings) -> str:
+    """Return the text of the template: the site's own, or the shipped one.
 
     Raises:
         UsageError: it cannot be read, has unknown placeholders, or renders to no device.conf.
     """
+    path = settings.template or shipped("templates") / "device.conf"
     try:
         with path.open("rb") as stream:
             text = stream.read(LONGEST + 1)[:LONGEST].decode("utf-8")
@@ -65,9 +66,7 @@ def load_template(path: Path) -> str:
         raise UsageError(
             f"cannot read the template {path}: {reason}", hint="check [device_conf] template"
         ) from None
-    trial = DeviceIdentity(
-        serial="AZJN-0", email="nobody@example.com", password=Secret("0" * 32), enrolled="created"
-    )
+    trial = trial_identity("AZJN-0", "nobody@example.com")
     known = _values(trial)
     for name in _PLACEHOLDER.findall(text):
         if name not in known:
@@ -88,6 +87,11 @@ def load_template(path: Path) -> str:
             hint=f"it needs the lines {EMAIL_KEY}=${{email}} and {PASSWORD_KEY}=${{password}}",
         )
     return text
+
+
+def trial_identity(serial: str, email: str) -> DeviceIdentity:
+    """Return an identity with a password of usual length, to see what a device.conf will be."""
+    return DeviceIdentity(serial=serial, email=email, password=Secret("0" * 32), enrolled="created")
 
 
 def render(template: str, identity: DeviceIdentity) -> bytes:

@@ -17,7 +17,6 @@ from typing import Any
 from ..config.state_dir import state_dir_of
 from ..errors import OperatorError, PreflightError, ProvisioningError, install_hint
 from ..model import Build, DeviceIdentity, Finding
-from ..rootfs import staging
 from ..system.files import NEW_SUFFIX, is_ours, make_folder, new_file
 from . import device_conf
 
@@ -51,7 +50,7 @@ def keep(build: Build, identity: DeviceIdentity) -> Path:
         OperatorError: what :func:`findings` finds.
     """
     age, recipients = _age(), _recipients_of(build)
-    template = device_conf.load_template(staging.template_path(build.settings.device_conf))
+    template = device_conf.template_of(build.settings.device_conf)
     path = folder_of(build) / f"{build.attempt}.age"
     try:
         data = age.encrypt(device_conf.render(template, identity), recipients)

@@ -16,14 +16,23 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import ImageBuildError, UsageError, VerificationError
-from ..identity.placeholder import INVALID, placeholder
-from ..model import DEVICE_CONF
+from ..identity import device_conf
+from ..identity.placeholder import INVALID, padded, placeholder
+from ..model import (
+    DEVICE_CONF,
+    DEVICE_CONF_MODE,
+    Build,
+    DeviceIdentity,
+    Ownership,
+    StagedFile,
+)
 from ..system.locks import locked_file
 from . import CorruptImage
 from . import tar_index as places
@@ -242,3 +251,25 @@ def _copy_some(source: int, target: int, size: int, position: int) -> int:
         if error.errno not in _NOT_COPIED:
             raise
     return os.pwrite(target, os.pread(source, min(size, _READ_AT_ONCE), position), position)
+
+
+def to_be_stamped(content: bytes, ownership: Ownership) -> StagedFile:
+    """Return what device.conf will be in an image into which it is stamped; nothing is written."""
+    digest = hashlib.sha256(content).hexdigest()
+    return StagedFile(path=DEVICE_CONF, mode=DEVICE_CONF_MODE, ownership=ownership, sha256=digest)
+
+
+def stamped_content(build: Build, identity: DeviceIdentity, size: int | None = None) -> bytes:
+    """Return device.conf as it is stamped: rendered, and padded to the placeholder's size.
+
+    Args:
+        build: whose settings count.
+        identity: the device's.
+        size: bytes of the placeholder in the image; None: as it is configured.
+
+    Raises:
+        UsageError: it is too long for that.
+    """
+    template = device_conf.template_of(build.settings.device_conf)
+    room = build.settings.image.placeholder_size if size is None else size
+    return padded(device_conf.render(template, identity), room)

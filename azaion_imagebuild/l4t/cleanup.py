@@ -54,7 +54,7 @@ def release(tree: Path) -> None:
     Raises:
         StagingError: something could not be unmounted or detached.
     """
-    if os.geteuid() == 0 and (stuck := mounts.give_back(tree)):
+    if os.geteuid() == 0 and (stuck := mounts.release(tree)):
         raise StagingError(
             f"{', '.join(stuck)} could not be unmounted or detached",
             hint="run umount on a mount, losetup -d on a loop device",

@@ -126,7 +126,7 @@ def remove_lanes(tree: Path, wait: float) -> None:
     with locked(trees, wait), held_back():
         for lane in trees:
             _blank_images(lane, wait)
-    if os.geteuid() == 0 and (stuck := mounts.give_back(folder)):
+    if os.geteuid() == 0 and (stuck := mounts.release(folder)):
         raise StagingError(
             f"{', '.join(stuck)} could not be unmounted or detached",
             hint="run umount on a mount, losetup -d on a loop device",

@@ -31,7 +31,7 @@ from ..images import Filesystem
 from ..images import tar_index as places
 from ..images.digest import renew_sha1
 from ..images.slot import ensure_place
-from ..images.stamp import OpenImage, check_new_file, copy_image, opened_for_stamping
+from ..images.stamp import OpenImage, check_new_file, copy_image, opened_for_stamping, to_be_stamped
 from ..model import (
     DEVICE_CONF,
     DEVICE_CONF_MODE,
@@ -48,7 +48,6 @@ from ..proof.identity import prove
 from ..rootfs import staging
 from ..rootfs.accounts import Accounts, UnknownAccount
 from ..rootfs.tree import Rootfs
-from ..secret import Secret
 from ..settings import DeviceConfSettings, Settings
 from ..system.files import NEW_SUFFIX
 from ..system.locks import locked
@@ -75,7 +74,7 @@ class ImageFile(Struct, frozen=True, kw_only=True):
         An identity that stands in it stays until the new one is written.
         """
         settings = build.settings
-        template = device_conf.load_template(staging.template_path(settings.device_conf))
+        template = device_conf.template_of(settings.device_conf)
         with places.opened(self.path) as filesystem:
             owner = owner_in(filesystem, self.path, settings.device_conf)
         with (
@@ -83,7 +82,12 @@ class ImageFile(Struct, frozen=True, kw_only=True):
             opened_images(paths, settings, owner) as opened,
         ):
             for each in opened:
-                padded(device_conf.render(template, _trial(build)), each.location.size)
+                padded(
+                    device_conf.render(
+                        template, device_conf.trial_identity(build.serial, build.email)
+                    ),
+                    each.location.size,
+                )
                 check_owner(each, owner)
                 _refuse_other(each.read(), each.path, build)
             yield _OpenedImage(opened, self.out, template, owner)
@@ -108,7 +112,7 @@ class _OpenedImage:
         if self._out is not None:
             os.rename(self._opened[0].path, self._out)  # noqa: PTH104 - both are ours
         uid, gid = self._owner
-        return staging.to_be_stamped(contents[0], Ownership(uid=uid, gid=gid))
+        return to_be_stamped(contents[0], Ownership(uid=uid, gid=gid))
 
 
 class RootfsFolder(Struct, frozen=True, kw_only=True):
@@ -176,12 +180,14 @@ class ConfFile(Struct, frozen=True, kw_only=True):
     @contextmanager
     def opened(self, build: Build) -> Iterator[Opened]:
         """Look what stands there, and put a file beside it that will be renamed over it."""
-        template = device_conf.load_template(staging.template_path(build.settings.device_conf))
+        template = device_conf.template_of(build.settings.device_conf)
         folders = [] if self.held else [self.path.parent]
         with locked(folders, build.settings.build.lock_wait):
             _look_at_file(self.path, build)
             new = self.path.with_name(f".{self.path.name}{NEW_SUFFIX}")
-            size = len(device_conf.render(template, _trial(build)))
+            size = len(
+                device_conf.render(template, device_conf.trial_identity(build.serial, build.email))
+            )
             with ExitStack() as stack:
                 try:
                     new.unlink(missing_ok=True)  # what a killed run left
@@ -432,10 +438,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _trial(build: Build) -> DeviceIdentity:
-    """Return an identity as long as the real one will be, where this tool makes the password."""
-    return DeviceIdentity(
-        serial=build.serial, email=build.email, password=Secret("0" * 32), enrolled="created"
-    )

@@ -191,12 +191,12 @@ def ensure_base(attempt: Attempt, ownership: Ownership) -> Blank:
 
 def stamp_image(attempt: Attempt, identity: DeviceIdentity, blank: Blank) -> Image:
     """Write the identity over the placeholder of a finished image."""
+    from ..images.stamp import stamped_content, to_be_stamped
     from ..l4t import base_image
-    from ..rootfs import staging
 
     with attempt.step("build_image"):
-        content = staging.stamped_content(attempt.build, identity, blank.size)
-        attempt.staged = (staging.to_be_stamped(content, blank.ownership),)
+        content = stamped_content(attempt.build, identity, blank.size)
+        attempt.staged = (to_be_stamped(content, blank.ownership),)
         base_image.stamp_base(attempt.build, blank.image, content)
         attempt.image = blank.image
     return blank.image

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 from ..errors import OperatorError, StagingError
 from ..identity import device_conf
-from ..identity.placeholder import padded, placeholder
+from ..identity.placeholder import placeholder
 from ..model import (
     DEVICE_CONF,
     DEVICE_CONF_MODE,
@@ -19,7 +17,6 @@ from ..model import (
     StagedFile,
 )
 from ..settings import DeviceConfSettings
-from ..shipped import shipped
 from .accounts import Accounts, UnknownAccount
 from .tree import Node, Rootfs
 
@@ -29,7 +26,7 @@ _MOST_NAMES = 40
 def findings(build: Build) -> list[Finding]:
     """Look, without changing anything, for what would keep device.conf from being staged."""
     try:
-        device_conf.load_template(template_path(build.settings.device_conf))
+        device_conf.template_of(build.settings.device_conf)
         if build.rootfs_dir.is_dir() and build.rootfs_dir.samefile("/"):
             message = f"the rootfs {build.rootfs_dir} is this host's own root directory"
             return [Finding(message=message, hint="give the folder of the device's rootfs")]
@@ -143,7 +140,7 @@ def ownership_in(build: Build, rootfs: Rootfs) -> Ownership:
 
 def stage(build: Build, identity: DeviceIdentity, ownership: Ownership) -> StagedFile:
     """Render device.conf and put it into the rootfs, 0600."""
-    template = device_conf.load_template(template_path(build.settings.device_conf))
+    template = device_conf.template_of(build.settings.device_conf)
     with Rootfs(build.rootfs_dir) as rootfs:
         return rootfs.write_file(
             DEVICE_CONF,
@@ -158,28 +155,6 @@ def stage_placeholder(build: Build, ownership: Ownership) -> StagedFile:
     content = placeholder(build.settings.image.placeholder_size)
     with Rootfs(build.rootfs_dir) as rootfs:
         return rootfs.write_file(DEVICE_CONF, content, mode=DEVICE_CONF_MODE, ownership=ownership)
-
-
-def to_be_stamped(content: bytes, ownership: Ownership) -> StagedFile:
-    """Return what device.conf will be in an image into which it is stamped; nothing is written."""
-    digest = hashlib.sha256(content).hexdigest()
-    return StagedFile(path=DEVICE_CONF, mode=DEVICE_CONF_MODE, ownership=ownership, sha256=digest)
-
-
-def stamped_content(build: Build, identity: DeviceIdentity, size: int | None = None) -> bytes:
-    """Return device.conf as it is stamped: rendered, and padded to the placeholder's size.
-
-    Args:
-        build: whose settings count.
-        identity: the device's.
-        size: bytes of the placeholder in the image; None: as it is configured.
-
-    Raises:
-        UsageError: it is too long for that.
-    """
-    template = device_conf.load_template(template_path(build.settings.device_conf))
-    room = build.settings.image.placeholder_size if size is None else size
-    return padded(device_conf.render(template, identity), room)
 
 
 def unstage(build: Build, staged: Sequence[StagedFile]) -> None:
@@ -202,8 +177,3 @@ def unstage(build: Build, staged: Sequence[StagedFile]) -> None:
             f"{DEVICE_CONF} was given a second name (a hard link) while the image was built",
             hint="find what links it and remove that file: it holds the device's password",
         )
-
-
-def template_path(settings: DeviceConfSettings) -> Path:
-    """Return the template of device.conf: the site's own, or the shipped one."""
-    return settings.template or shipped("templates") / "device.conf"

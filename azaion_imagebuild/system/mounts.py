@@ -32,8 +32,8 @@ def loops_of(folder: Path, block: Path = _BLOCK) -> list[Path]:
     return found
 
 
-def give_back(folder: Path) -> list[str]:
-    """Unmount and detach what is left of ``folder``; return what could not be given back.
+def release(folder: Path) -> list[str]:
+    """Unmount and detach what is left in ``folder``; return what could not be released.
 
     Only for the holder of the tree's lock: nobody else is at work there.
     """

@@ -7,7 +7,7 @@ from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.identity.device_conf import MalformedDeviceConf
 from azaion_imagebuild.model import DeviceIdentity
 from azaion_imagebuild.secret import Secret
-from azaion_imagebuild.shipped import shipped
+from azaion_imagebuild.settings import DeviceConfSettings
 
 IDENTITY = DeviceIdentity(
     serial="AZJN-0042",
@@ -23,7 +23,7 @@ def template(tmp_path: Path) -> Path:
 
 
 def test_the_shipped_template_gives_the_runbooks_two_lines() -> None:
-    text = device_conf.load_template(shipped("templates") / "device.conf")
+    text = device_conf.template_of(DeviceConfSettings())
     assert device_conf.render(text, IDENTITY) == (
         b"AZAION_DEVICE_EMAIL=azaion-jetson-0042@azaion.com\n"
         b"AZAION_DEVICE_PASSWORD=00112233445566778899aabbccddeeff\n"
@@ -35,7 +35,9 @@ def test_a_site_may_add_lines_of_its_own(template: Path) -> None:
         "# ${serial}: costs $5\nAZAION_DEVICE_EMAIL=${email}\n"
         "AZAION_DEVICE_PASSWORD=${password}\nSITE=plant-3\n"
     )
-    data = device_conf.render(device_conf.load_template(template), IDENTITY)
+    data = device_conf.render(
+        device_conf.template_of(DeviceConfSettings(template=template)), IDENTITY
+    )
     assert data.startswith(b"# AZJN-0042: costs $5\n")
     assert device_conf.parse(data).password == IDENTITY.password
 
@@ -43,7 +45,7 @@ def test_a_site_may_add_lines_of_its_own(template: Path) -> None:
 def test_an_unknown_placeholder_names_the_known_ones(template: Path) -> None:
     template.write_text("AZAION_DEVICE_EMAIL=${mail}\nAZAION_DEVICE_PASSWORD=${password}\n")
     with pytest.raises(UsageError, match=r"unknown placeholder \$\{mail\}") as caught:
-        device_conf.load_template(template)
+        device_conf.template_of(DeviceConfSettings(template=template))
     assert "${email}" in caught.value.hint
 
 
@@ -62,15 +64,15 @@ def test_a_template_that_does_not_carry_the_credentials_is_refused(
 ) -> None:
     template.write_text(text)
     with pytest.raises(UsageError, match="template"):
-        device_conf.load_template(template)
+        device_conf.template_of(DeviceConfSettings(template=template))
 
 
 def test_a_template_that_cannot_be_read_is_refused(template: Path) -> None:
     with pytest.raises(UsageError, match="cannot read the template"):
-        device_conf.load_template(template)
+        device_conf.template_of(DeviceConfSettings(template=template))
     template.write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match="not UTF-8"):
-        device_conf.load_template(template)
+        device_conf.template_of(DeviceConfSettings(template=template))
 
 
 @pytest.mark.parametrize(

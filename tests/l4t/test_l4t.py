@@ -19,7 +19,7 @@ from azaion_imagebuild.l4t.usb import recovery_devices
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox import Accounts
 from azaion_imagebuild.secret import Secret
-from azaion_imagebuild.system.mounts import give_back, loops_of, mounts_below
+from azaion_imagebuild.system.mounts import loops_of, mounts_below, release
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="NVIDIA's scripts need root")
 
@@ -471,7 +471,7 @@ def test_mounts_and_loop_devices_of_a_killed_script_are_given_back(tmp_path: Pat
     try:
         assert mounts_below(tree) == [tree / "mnt"]
         assert len(loops_of(tree)) == 1
-        assert give_back(tree) == []
+        assert release(tree) == []
         assert mounts_below(tree) == []
         assert loops_of(other) == [Path(stray)]
     finally:
