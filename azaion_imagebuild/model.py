@@ -21,6 +21,9 @@ DEVICE_CONF = "etc/azaion/device.conf"
 
 DEVICE_CONF_MODE = 0o600
 
+PASSWD = "etc/passwd"  # noqa: S105 - a path
+GROUP = "etc/group"
+
 RELEASE_FILE = "etc/nv_tegra_release"
 """Names the L4T release of a rootfs."""
 

@@ -18,10 +18,9 @@ from pathlib import Path
 from ..errors import VerificationError
 from ..identity.placeholder import placeholder
 from ..model import DEVICE_CONF, DEVICE_CONF_MODE, FileEntry
-from ..proof.completeness import damaged
 from ..settings import PLACEHOLDER_SIZE
-from ..system.process import find_program, run
 from . import CorruptImage, image_format, open_filesystem
+from .e2fsprogs import damaged, debugfs
 from .locate import Location, Range
 from .tar import BLOCK, Tar
 from .tar_index import locate_conf
@@ -113,7 +112,7 @@ def _place_in_ext4(
             f"sif /{DEVICE_CONF} gid {owner[1]}",
         ]
         for command in commands:
-            _debugfs(path, command)
+            debugfs(path, command)
     os.fsync(descriptor)
     with io.FileIO(descriptor, "r", closefd=False) as stream:
         entry = open_filesystem(stream).read_file(DEVICE_CONF, 1 << 20)
@@ -135,13 +134,6 @@ def _new_folders(path: Path, folder: str) -> list[str]:
         if name not in there:
             commands += [f"mkdir /{name}", f"sif /{name} mode 0{stat.S_IFDIR | 0o755:o}"]
     return commands
-
-
-def _debugfs(path: Path, command: str) -> None:
-    program = find_program("debugfs")
-    if program is None:
-        raise VerificationError("debugfs is not installed", hint="sudo apt-get install e2fsprogs")
-    run([program, "-w", "-R", command, str(path.absolute())], cwd=Path("/"), timeout=600)
 
 
 def _place_in_tar(descriptor: int, owner: tuple[int, int], size: int) -> None:

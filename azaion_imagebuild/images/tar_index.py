@@ -29,8 +29,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from .. import __version__
-from ..model import DEVICE_CONF, RELEASE_FILE, FileEntry
-from ..rootfs.accounts import GROUP, PASSWD
+from ..model import DEVICE_CONF, GROUP, PASSWD, RELEASE_FILE, FileEntry
 from . import CorruptImage, Filesystem, image_format, open_filesystem, opened_file
 from .locate import Location, in_tar, locate
 from .stream import read_exactly

@@ -12,8 +12,8 @@ from .. import images
 from ..errors import StagingError, UsageError, VerificationError
 from ..identity import device_conf
 from ..identity.serial import email_for
+from ..images.e2fsprogs import damaged
 from ..model import DEVICE_CONF, FileEntry, Finding
-from ..proof.completeness import damaged
 from ..proof.identity import prove
 from ..rootfs.accounts import Accounts, UnknownAccount
 from ..rootfs.staging import unknown_account

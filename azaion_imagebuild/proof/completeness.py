@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .. import images
-from ..model import LUKS, Build, Finding, Image
-from ..rootfs.accounts import GROUP, LARGEST_PASSWD, PASSWD
+from ..images.e2fsprogs import damaged
+from ..model import GROUP, LUKS, PASSWD, Build, Finding, Image
+from ..rootfs.accounts import LARGEST_PASSWD
 from ..rootfs.tree import Rootfs
-from ..system.process import find_program, run
 
 _LOOK = "look at flash.sh's log, then run the same command again; do not flash this image"
 _MOST_NAMES = 8
@@ -86,14 +86,3 @@ def _disagreeing(image: Image) -> Iterator[Finding]:
         if images.superblock(path) != first:
             message = f"{path.name} was not made from {image.path.name}: they do not agree"
             yield Finding(message=message, hint=_LOOK)
-
-
-def damaged(raw: Path) -> Iterator[Finding]:
-    """Have e2fsck look at a raw ext4 image, checksums and all; nothing is written."""
-    e2fsck = find_program("e2fsck")
-    if e2fsck is None:
-        return  # preflight has asked for it
-    checked = run([e2fsck, "-fn", str(raw.absolute())], cwd=raw.parent, timeout=1800)
-    if checked.returncode != 0:
-        message = f"e2fsck finds {raw} damaged: {checked.last_words()}"
-        yield Finding(message=message, hint=_LOOK)

@@ -6,10 +6,8 @@ from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
-from ..model import FileEntry
+from ..model import GROUP, PASSWD, FileEntry
 
-PASSWD = "etc/passwd"  # noqa: S105 - a path
-GROUP = "etc/group"
 LARGEST_PASSWD = 4 * 1024 * 1024
 """Bytes; a longer passwd or group is not read."""
 

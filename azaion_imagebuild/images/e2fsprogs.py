@@ -1,0 +1,35 @@
+"""The only calls of e2fsprogs: e2fsck checks a raw ext4 image, debugfs changes one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import VerificationError
+from ..model import Finding
+from ..system.process import find_program, run
+
+_LOOK = "look at flash.sh's log, then run the same command again; do not flash this image"
+
+
+def damaged(raw: Path) -> Iterator[Finding]:
+    """Have e2fsck check a raw ext4 image, checksums included; nothing is written."""
+    e2fsck = find_program("e2fsck")
+    if e2fsck is None:
+        return  # preflight has asked for it
+    checked = run([e2fsck, "-fn", str(raw.absolute())], cwd=raw.parent, timeout=1800)
+    if checked.returncode != 0:
+        message = f"e2fsck finds {raw} damaged: {checked.last_words()}"
+        yield Finding(message=message, hint=_LOOK)
+
+
+def debugfs(raw: Path, command: str) -> None:
+    """Run one writing command of debugfs; its exit code says nothing, so read back what it did.
+
+    Raises:
+        VerificationError: debugfs is not installed.
+    """
+    program = find_program("debugfs")
+    if program is None:
+        raise VerificationError("debugfs is not installed", hint="sudo apt-get install e2fsprogs")
+    run([program, "-w", "-R", command, str(raw.absolute())], cwd=Path("/"), timeout=600)
