@@ -28,7 +28,7 @@ from .tar_index import locate_conf
 _BASE = "build one with a placeholder: azaion-imagebuild base"
 
 
-def ensure_place(
+def ensure_slot(
     path: Path, descriptor: int, owner: tuple[int, int], size: int = PLACEHOLDER_SIZE
 ) -> bytes | None:
     """Make sure that the image holds a device.conf that is long enough to be stamped.

@@ -98,7 +98,7 @@ class OpenImage:
         if data[:1] != INVALID:
             self._put(data[:1], first)
             os.fdatasync(self._fd)
-        places.follow(self.path, before, self._seen)
+        places.update(self.path, before, self._seen)
 
     def _check_location(self) -> None:
         if Version.of(self._fd) != self._seen:

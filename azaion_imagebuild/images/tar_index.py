@@ -72,7 +72,7 @@ def opened(image: Path) -> Iterator[Filesystem]:
     """
     with opened_file(image) as stream:
         if image_format(stream) == "tar":
-            yield _RememberedTar(image, stream.fileno())
+            yield IndexedTar(image, stream.fileno())
         else:
             yield open_filesystem(stream)
 
@@ -95,11 +95,11 @@ def locate_conf(image: Path, descriptor: int) -> Location | None:
     """
     with io.FileIO(descriptor, "r", closefd=False) as stream:
         if image_format(stream) == "tar":
-            return in_tar(_RememberedTar(image, descriptor), DEVICE_CONF)
+            return in_tar(IndexedTar(image, descriptor), DEVICE_CONF)
         return locate(stream, DEVICE_CONF)
 
 
-def follow(image: Path, before: Version, after: Version) -> None:
+def update(image: Path, before: Version, after: Version) -> None:
     """Make the note true again after members' data, and nothing else, was overwritten.
 
     Killed before this, the note is of a version that is no more, and the image is walked again. A
@@ -111,7 +111,7 @@ def follow(image: Path, before: Version, after: Version) -> None:
 
 
 @contextlib.contextmanager
-def carried_over(source: Path, copy: Path) -> Iterator[None]:
+def copied_with(source: Path, copy: Path) -> Iterator[None]:
     """Let what is remembered of an image be true of the copy that is made of it meanwhile."""
     note = _read(source)
     yield
@@ -126,19 +126,19 @@ def forget(image: Path) -> None:
         _beside(image).unlink(missing_ok=True)
 
 
-class _Place(Struct, frozen=True, kw_only=True):
+class HeaderOffset(Struct, frozen=True, kw_only=True):
     """The headers of one file."""
 
     start: int
     sha256: str
 
 
-class _Note(Struct, frozen=True, kw_only=True):
+class Index(Struct, frozen=True, kw_only=True):
     """What is remembered of an image."""
 
     image: Version
     end: int
-    files: Mapping[str, _Place | None]
+    files: Mapping[str, HeaderOffset | None]
     """None: the archive holds no such file."""
     version: str = __version__
     """Of this tool: another one may refuse more."""
@@ -148,7 +148,7 @@ class _Stale(Exception):
     """What is remembered is not what is there."""
 
 
-class _RememberedTar(Tar):
+class IndexedTar(Tar):
     """A tar in which the files that a stamp needs are found by the note beside it."""
 
     def __init__(self, image: Path, descriptor: int) -> None:
@@ -156,7 +156,7 @@ class _RememberedTar(Tar):
         super().__init__(io.FileIO(descriptor, "r", closefd=False))
         self._image = image
         self._descriptor = descriptor
-        self._note: _Note | None = None  # where none can be written
+        self._note: Index | None = None  # where none can be written
 
     def find(self, path: str) -> Member | None:
         if path not in _REMEMBERED:
@@ -191,21 +191,21 @@ class _RememberedTar(Tar):
         return found
 
     def _remember(self, version: Version, walk: Walk) -> None:
-        files: dict[str, _Place | None] = {}
+        files: dict[str, HeaderOffset | None] = {}
         for path, found in walk.found.items():
             if not isinstance(found, CorruptImage):
                 with contextlib.suppress(_Stale):
                     files[path] = self._place(found) if found else None
         if files:  # or the walk ended early
-            self._note = _Note(image=version, end=walk.end, files=files)
+            self._note = Index(image=version, end=walk.end, files=files)
             _write(self._image, self._note)
 
-    def _place(self, member: Member) -> _Place:
+    def _place(self, member: Member) -> HeaderOffset:
         length = member.offset - member.start
         if length > _LONGEST_HEADERS:
             raise _Stale
         headers = read_exactly(self._stream, member.start, length, "tar header")
-        return _Place(start=member.start, sha256=hashlib.sha256(headers).hexdigest())
+        return HeaderOffset(start=member.start, sha256=hashlib.sha256(headers).hexdigest())
 
 
 def _beside(image: Path) -> Path:
@@ -213,7 +213,7 @@ def _beside(image: Path) -> Path:
     return image.with_name(f".{image.name}.azaion-place.json")
 
 
-def _read(image: Path) -> _Note | None:
+def _read(image: Path) -> Index | None:
     """Return the note beside an image; None: there is none that may be believed."""
     try:
         return _parsed(json.loads(_read_own(_beside(image))))
@@ -239,15 +239,17 @@ def _read_own(path: Path) -> bytes:
         return stream.read(_LONGEST_NOTE)
 
 
-def _parsed(fields: Any) -> _Note:
+def _parsed(fields: Any) -> Index:
     """Return a note as it was written; any wrong field raises one of the errors of _read()."""
     if fields["version"] != __version__:
         raise ValueError("of another version of this tool")
-    return _Note(
+    return Index(
         image=Version(**fields["image"]),
         end=_offset(fields["end"]),
         files={
-            path: None if place is None else _Place(**place | {"start": _offset(place["start"])})
+            path: None
+            if place is None
+            else HeaderOffset(**place | {"start": _offset(place["start"])})
             for path, place in fields["files"].items()
         },
     )
@@ -259,7 +261,7 @@ def _offset(value: Any) -> int:
     return value
 
 
-def _write(image: Path, note: _Note) -> None:
+def _write(image: Path, note: Index) -> None:
     """Put a note beside an image, whole or not at all; a folder that takes none gets none."""
     target = _beside(image)
     new = target.with_name(f"{target.name}.{os.getpid()}")

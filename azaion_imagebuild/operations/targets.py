@@ -30,7 +30,7 @@ from ..identity.placeholder import padded, placeholder
 from ..images import Filesystem
 from ..images import tar_index as places
 from ..images.digest import renew_sha1
-from ..images.slot import ensure_place
+from ..images.slot import ensure_slot
 from ..images.stamp import OpenImage, check_new_file, copy_image, opened_for_stamping, to_be_stamped
 from ..model import (
     DEVICE_CONF,
@@ -285,7 +285,7 @@ def _opened_image(
 
     def make_place(path: Path, descriptor: int) -> None:
         if owner is not None:
-            old = ensure_place(path, descriptor, owner, settings.image.placeholder_size)
+            old = ensure_slot(path, descriptor, owner, settings.image.placeholder_size)
             before.extend([old] if old and _parsed(old) else [])
 
     with opened_for_stamping(path, settings.build.lock_wait, make_place) as opened:
@@ -316,7 +316,7 @@ def _to_be_written(image: Path, out: Path | None) -> Iterator[list[Path]]:
     check_new_file(out)
     new = out.with_name(f".{out.name}{NEW_SUFFIX}")
     new.unlink(missing_ok=True)  # what a killed run left
-    with places.carried_over(image, new):
+    with places.copied_with(image, new):
         copy_image(image, new)
     try:
         yield [new]

@@ -417,7 +417,7 @@ def test_a_new_place_belongs_to_an_owner_whose_number_is_large(make: Make) -> No
     for kind in ("ext4", "tar"):
         path = make(kind, content=b"")
         with stamping.opened_for_stamping(
-            path, 0, lambda image, fd: placing.ensure_place(image, fd, (3_000_000, 70_000))
+            path, 0, lambda image, fd: placing.ensure_slot(image, fd, (3_000_000, 70_000))
         ) as opened:
             assert (opened.location.uid, opened.location.gid) == (3_000_000, 70_000)
             assert opened.location.size == PLACEHOLDER_SIZE

@@ -464,7 +464,7 @@ def with_decoy(image: Path) -> int:
 def plant(image: Path, start: int) -> None:
     """Let the note say that device.conf is at ``start``, with the digest of what is there."""
     with image.open("rb") as stream:
-        archive = places._RememberedTar(image, stream.fileno())
+        archive = places.IndexedTar(image, stream.fileno())
         member = archive.member_at(start)
         assert member is not None
         place = msgspec.to_builtins(archive._place(member))
@@ -645,7 +645,7 @@ def test_a_note_of_another_time_stays_wrong(image: Path) -> None:
     before = places.Version.of(image)
     change(image, 0, image.read_bytes()[:1])
     now = places.Version.of(image)
-    places.follow(image, structs.replace(before, inode=0), now)
+    places.update(image, structs.replace(before, inode=0), now)
     assert note_of(image).read_bytes() == old
 
 
@@ -653,7 +653,7 @@ def test_a_copy_of_an_image_that_changed_meanwhile_is_walked(image: Path, tmp_pa
     write(image, conf(1))
     for meanwhile in (False, True):
         copy = tmp_path / f"copy-{meanwhile}"
-        with places.carried_over(image, copy):
+        with places.copied_with(image, copy):
             stamping.copy_image(image, copy)
             if meanwhile:
                 change(image, 0, image.read_bytes()[:1])
