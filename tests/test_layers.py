@@ -90,7 +90,6 @@ def test_every_package_has_its_place() -> None:
     assert {p.parent.name for p in PACKAGE.glob("*/__init__.py")} == set(RANKS)
 
 
-@pytest.mark.xfail(reason="the splits and merges follow the moves")
 def test_a_package_imports_only_packages_below_it() -> None:
     assert [
         f"{path} imports {to}"
