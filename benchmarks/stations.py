@@ -34,7 +34,7 @@ from azaion_imagebuild.operations.image import build_base  # noqa: E402
 from azaion_imagebuild.sandbox import Accounts  # noqa: E402
 from azaion_imagebuild.sandbox.admin_api import admin_api  # noqa: E402
 from azaion_imagebuild.stations.status import look  # noqa: E402
-from azaion_imagebuild.stations.submit import Order, submit  # noqa: E402
+from azaion_imagebuild.stations.submit import SubmitOrder, submit  # noqa: E402
 
 DEAD_AFTER = 6.0
 AWAY = 8.0  # seconds
@@ -71,7 +71,7 @@ def one_day(factory: Factory, server: postgres.Postgres, devices: int, lanes: in
     """Make all devices, whatever happens meanwhile; return the seconds that it took."""
     settings = load({("ledger", "database"): factory.url}, {}, None)
     began = time.monotonic()
-    submission = submit(Order(source=f"AZJN-0001..AZJN-{devices:04}"), settings)
+    submission = submit(SubmitOrder(source=f"AZJN-0001..AZJN-{devices:04}"), settings)
     say(began, f"{len(submission.queued)} devices queued")
     with contextlib.ExitStack() as working:
         one, two, three = (

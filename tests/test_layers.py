@@ -37,7 +37,6 @@ LONGEST_MODULE = 450
 TO_BE_SPLIT = {
     "ledger/store.py",
     "operations/targets.py",
-    "fleet/fleet.py",
 }
 
 

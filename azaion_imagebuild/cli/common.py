@@ -24,7 +24,7 @@ def finish(record: BuildRecord, args: argparse.Namespace, console: Console) -> i
 
 def folder_of_images(args: argparse.Namespace, settings: Settings) -> Path | None:
     """Return the folder to write images to, or None if devices are flashed."""
-    from ..fleet.fleet import default_out
+    from ..fleet.order import default_out
 
     if args.out is None and settings.build.flash:
         return None

@@ -10,32 +10,43 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
+import pluggy
 from msgspec import Struct, structs
 
 from .. import images
-from ..errors import ImageBuildError, OperatorError, UsageError
+from ..config.state_dir import state_dir_of
+from ..errors import ImageBuildError, OperatorError, PreflightError, UsageError
 from ..identity import device_conf
 from ..identity.placeholder import placeholder
 from ..identity.serial_list import Listed
+from ..images.digest import fingerprints, sha256_of
 from ..images.stamp import copy_image
 from ..l4t.base_image import stamp_base
-from ..lanes.lane import Lane
+from ..l4t.usb import checked_instances, devices_to_flash
+from ..lanes.lane import Lane, opened_lanes
 from ..ledger import Entry, Standing
 from ..model import DEVICE_CONF, Build, Image
-from ..pipeline.new import device_build, stamping_build
+from ..operations import stamp as stamps
+from ..operations.parts import the_sandbox
+from ..pipeline.events import Watcher
+from ..pipeline.new import base_build, device_build, stamping_build
+from ..pipeline.recipes import use_base
 from ..pipeline.target import Blank
 from ..settings import Settings
 from ..system.files import is_own
 from ..system.locks import locked
 from .device_watch import DeviceWatch
+from .order import Order
+from .plan import Plan
 
+T = TypeVar("T")
 _WORK = ".azaion-fleet"
 _logger = logging.getLogger(__name__)
 
 
-class Place(Protocol):
+class Destination(Protocol):
     """Where one device at a time gets its identity."""
 
     @property
@@ -52,7 +63,7 @@ class Place(Protocol):
         ...
 
 
-class Folder(Struct, frozen=True, kw_only=True):
+class ImageFolder(Struct, frozen=True, kw_only=True):
     """Writes ``DIR/SERIAL.img`` for each device: a copy of the base, stamped and proven."""
 
     dir: Path
@@ -123,7 +134,7 @@ class InPlace(Struct, frozen=True, kw_only=True):
             _logger.warning("%s still holds an identity: %s", self.blank.image.path, error.message)
 
 
-class OnLane(Struct, frozen=True, kw_only=True):
+class UsbLane(Struct, frozen=True, kw_only=True):
     """Flashes one device after the other at one USB instance, from a lane's own tree."""
 
     lane: Lane
@@ -160,7 +171,7 @@ def _remove(image: Path) -> None:
         image.unlink(missing_ok=True)
     except OSError as error:
         raise ImageBuildError(
-            f"cannot replace {image}: {error.strerror}", hint="move away what stands there"
+            f"cannot replace {image}: {error.strerror}", hint="move away whatever is there"
         ) from None
 
 
@@ -227,3 +238,152 @@ def device_is_done(each: Listed, standing: Standing) -> Entry | None:
     """
     row = standing.last
     return row if row is not None and row.flashed and row.outcome == "done" else None
+
+
+@contextlib.contextmanager
+def destinations_for(
+    order: Order,
+    settings: Settings,
+    plan: Plan,
+    hook: pluggy.HookRelay,
+    watcher: Watcher,
+    *,
+    stopped: Callable[[], bool],
+) -> Iterator[list[Destination]]:
+    """Build the base if need be, and yield the places where devices are made.
+
+    Args:
+        order: what is asked for; with ``scans`` nobody knows how many devices there will be.
+        settings: of the site, with the sandbox's parts where they are used.
+        plan: which devices.
+        hook: the plug-ins.
+        watcher: who is told how the base is built.
+        stopped: whether nothing new shall begin: waiting for a device then ends.
+
+    Raises:
+        OperatorError: they cannot be made ready; no account was touched.
+    """
+    jobs = order.jobs if order.scans else min(order.jobs, len(plan.todo))
+    if order.out is None and order.base is None:
+        made = _lanes(order, settings, plan, hook, watcher, stopped, jobs)
+    else:
+        made = _copies(order, settings, plan, hook, watcher, jobs)
+    with made as places:
+        yield places
+
+
+@contextlib.contextmanager
+def _copies(
+    order: Order,
+    settings: Settings,
+    plan: Plan,
+    hook: pluggy.HookRelay,
+    watcher: Watcher,
+    jobs: int,
+) -> Iterator[list[Destination]]:
+    """Hold the folder of the images; as many copies are made at a time as there are jobs.
+
+    A given base without a folder is for a site's own plug-in that flashes.
+    """
+    if order.out is None and all(
+        impl.plugin_name == "flash" for impl in hook.flash.get_hookimpls()
+    ):
+        raise UsageError(
+            "an image that was built before is flashed by a site's own plug-in, and there is none",
+            hint="give --out DIR, or leave --image out",
+        )
+    work = order.out or order.work or state_dir_of(settings) / "lanes"
+    with opened_folder(work, settings.build.lock_wait):
+        if order.base is not None:
+            own = taken(work, stamps.base_at(order.base, settings))
+        else:
+            build = base_build(settings, sandbox=plan.sandbox)
+            own = _of_base(build, hook, watcher, lambda blank: taken(work, blank))
+        common: dict[str, Any] = {"settings": settings, "sandbox": plan.sandbox}
+        numbers = range(1, jobs + 1)
+        if order.out is not None:
+            yield [
+                ImageFolder(name=f"job {number}", dir=order.out, blank=own, **common)
+                for number in numbers
+            ]
+        else:
+            yield [
+                InPlace(name=name, blank=taken(work, own, name), flash=True, **common)
+                for name in (f"lane {number}" for number in numbers)
+            ]
+
+
+@contextlib.contextmanager
+def _lanes(
+    order: Order,
+    settings: Settings,
+    plan: Plan,
+    hook: pluggy.HookRelay,
+    watcher: Watcher,
+    stopped: Callable[[], bool],
+    jobs: int,
+) -> Iterator[list[Destination]]:
+    """Open a lane for each USB instance."""
+    instances = _instances(order, settings, plan, jobs)
+    packed = max(settings.bsp.massflash, len(instances))
+    bsp = structs.replace(settings.bsp, massflash=packed)
+    settings = structs.replace(settings, bsp=bsp)
+    build = base_build(settings, sandbox=plan.sandbox)
+    blank, before = _of_base(build, hook, watcher, lambda blank: (blank, fingerprints(blank.image)))
+    watch = DeviceWatch(virtual=plan.sandbox)
+    with opened_lanes(build, blank.image, instances) as lanes:
+        if fingerprints(blank.image) != before:
+            raise PreflightError(
+                f"{blank.image.path} was changed by another program",
+                hint="let nothing else work in this BSP tree, then run the same command again",
+            )
+        digest = sha256_of(lanes[0].image.path)
+        yield [
+            UsbLane(
+                lane=lane,
+                blank=structs.replace(blank, image=lane.image, sha256=digest),
+                settings=settings,
+                sandbox=plan.sandbox,
+                watch=watch,
+                stopped=stopped,
+            )
+            for lane in lanes
+        ]
+
+
+def _instances(order: Order, settings: Settings, plan: Plan, jobs: int) -> tuple[str, ...]:
+    """Return the USB instances to flash at: the named ones, or all in recovery mode.
+
+    Raises:
+        PreflightError: there is none, they are more than ten, or the list names another.
+    """
+    if order.lanes:
+        instances = checked_instances(order.lanes)
+    elif plan.sandbox:
+        instances = checked_instances(the_sandbox(settings).usb_instances(jobs))
+    else:
+        found = devices_to_flash(settings.bsp.sysfs_usb)
+        instances = tuple(each.instance for each in found)
+    for each in plan.todo:
+        if each.usb_instance is not None and each.usb_instance not in instances:
+            raise PreflightError(
+                f"{each.serial} ({each.where}) is for the USB instance {each.usb_instance!a}, where"
+                " no lane is",
+                hint=f"the lanes are: {', '.join(instances)}; name others by --lane",
+            )
+    return instances
+
+
+def _of_base(
+    build: Build, hook: pluggy.HookRelay, watcher: Watcher, take: Callable[[Blank], T]
+) -> T:
+    """Return what ``take`` makes of the BSP's base, while the BSP is locked.
+
+    Raises:
+        OperatorError: there is no base, and none can be built.
+    """
+    found: list[T] = []
+    record = use_base(build, hook, watcher, lambda blank: found.append(take(blank)))
+    if record.error is not None:
+        raise record.error
+    return found[0]

@@ -27,7 +27,7 @@ from ..pipeline.shared import SharedResources
 from ..secret import redacted
 from ..system.signals import check_interrupt, let_threads_go_on, stop_threads
 from ..text import utc
-from .destinations import Place
+from .destinations import Destination
 
 _logger = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ class Run:
     _counting: threading.Lock = field(default_factory=threading.Lock)
     _unsaid: deque[str] = field(default_factory=deque)
 
-    def to_the_end(self, places: Sequence[Place]) -> None:
+    def to_the_end(self, places: Sequence[Destination]) -> None:
         """Do every device; ``records`` then has one for each that was begun.
 
         SIGINT once: what is running is finished, nothing new begins. Twice, or SIGTERM: what is
@@ -144,7 +144,7 @@ class Run:
             self.display.gone()
 
     @contextlib.contextmanager
-    def _at_work(self, places: Sequence[Place]) -> Iterator[list[threading.Thread]]:
+    def _at_work(self, places: Sequence[Destination]) -> Iterator[list[threading.Thread]]:
         """Start the threads; whatever happens, the places stay until the last one has ended."""
         threads: list[threading.Thread] = []
         try:
@@ -172,7 +172,7 @@ class Run:
         while self._unsaid:
             self.display.said(self._unsaid.popleft())
 
-    def _work(self, place: Place) -> None:
+    def _work(self, place: Destination) -> None:
         try:
             with SharedResources() as shared:
                 while (each := self.feed.next(place.name)) is not None:
@@ -219,7 +219,7 @@ class Run:
 
 
 def made(
-    place: Place,
+    place: Destination,
     each: Listed,
     shared: SharedResources,
     hook: pluggy.HookRelay,

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from ..fleet.destinations import Place
+from ..fleet.destinations import Destination
 from ..fleet.run import Display
 from ..pipeline.shared import SharedResources
 
@@ -16,7 +16,7 @@ from ..pipeline.shared import SharedResources
 class Lane(Struct, frozen=True, kw_only=True):
     """One place, and what its devices share."""
 
-    place: Place
+    place: Destination
     shared: SharedResources
 
 

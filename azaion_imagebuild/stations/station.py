@@ -20,8 +20,8 @@ from msgspec import Struct
 
 from ..config.state_dir import state_dir_of
 from ..errors import BugError, ExitCode, LedgerError, PreflightError
-from ..fleet.destinations import Place
-from ..fleet.fleet import Order, parts_for, places_for
+from ..fleet.destinations import Destination, destinations_for
+from ..fleet.order import Order, parts_for
 from ..fleet.plan import Plan
 from ..fleet.run import Display, failed, made
 from ..identity.serial_list import Listed
@@ -100,7 +100,9 @@ def run_station(
     ):
         prepare(ledger)
         nothing_yet = Plan(serials=(), todo=(), sandbox=sandbox)
-        with places_for(order, used, nothing_yet, hook, watcher, stopped=stopping.is_set) as places:
+        with destinations_for(
+            order, used, nothing_yet, hook, watcher, stopped=stopping.is_set
+        ) as places:
             me = Station(
                 name=name,
                 worker=0,
@@ -140,7 +142,7 @@ class _Work:
     _manager: Manager = field(init=False)
     _threads: ThreadPoolExecutor = field(init=False)
 
-    def to_the_end(self, places: Sequence[Place]) -> None:
+    def to_the_end(self, places: Sequence[Destination]) -> None:
         """Make devices until a signal says stop."""
         _quieten()
         self.lanes.going([place.name for place in places])

@@ -23,7 +23,7 @@ _DIED = "an attempt died while its device was flashed"
 _MANY = 500  # devices queued in one transaction: stations wait for it
 
 
-class Order(Struct, frozen=True, kw_only=True):
+class SubmitOrder(Struct, frozen=True, kw_only=True):
     """What an operator asks for."""
 
     source: str
@@ -83,7 +83,7 @@ class Submission:
         }
 
 
-def submit(order: Order, settings: Settings) -> Submission:
+def submit(order: SubmitOrder, settings: Settings) -> Submission:
     """Queue the devices of a list that are neither queued nor done.
 
     The same list again queues what is left and no more.
@@ -113,7 +113,7 @@ def submit(order: Order, settings: Settings) -> Submission:
 
 def _queue(
     listed: Sequence[Listed],
-    order: Order,
+    order: SubmitOrder,
     settings: Settings,
     ledger: Ledger,
     submission: Submission,
@@ -147,7 +147,9 @@ def _queue(
     submission.refused += [(each.serial, error) for each, error in plan.refused]
 
 
-def _planned(listed: Sequence[Listed], order: Order, settings: Settings, ledger: Ledger) -> Plan:
+def _planned(
+    listed: Sequence[Listed], order: SubmitOrder, settings: Settings, ledger: Ledger
+) -> Plan:
     return make_plan(
         listed,
         ledger,

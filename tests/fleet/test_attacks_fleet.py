@@ -231,7 +231,7 @@ def test_what_stands_in_an_image_s_place_and_is_none_costs_that_device_only(run:
     Path("images/AZJN-0001.img/mine").mkdir(parents=True)
     ran = run("fleet", "AZJN-0001..AZJN-0002", "--out", "images", "--json")
     assert outcomes(ran) == {"AZJN-0001": "failed", "AZJN-0002": "done"}
-    assert "move away what stands there" in ran.err
+    assert "move away whatever is there" in ran.err
     assert len(Sandbox(Path("../state/azaion-imagebuild/sandbox")).accounts.list()) == 1
 
 
@@ -435,7 +435,7 @@ def test_what_is_no_lane_is_not_removed_as_one(run: Run, tmp_path: Path, planted
         (sandbox.dir / "Linux_for_Tegra.lanes" / planted).symlink_to(tmp_path / "other")
     assert run("image", "--serial", "AZJN-0001").code == 0
     ran = run("fleet", "AZJN-0002")
-    assert (ran.code, "move away what stands there" in ran.err) == (3, True)
+    assert (ran.code, "move away whatever is there" in ran.err) == (3, True)
     assert kept.read_text() == "precious"
 
 

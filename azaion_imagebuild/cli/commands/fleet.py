@@ -14,7 +14,7 @@ from ..options import settings_of
 from ..parser import Command
 
 if TYPE_CHECKING:
-    from ...fleet.fleet import Order
+    from ...fleet.order import Order
     from ...settings import Settings
     from ..console import Console
 
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _order(args: argparse.Namespace, settings: Settings) -> Order:
-    from ...fleet.fleet import Order
+    from ...fleet.order import Order
     from ...identity.serial_list import STDIN
 
     if args.jobs < 1:

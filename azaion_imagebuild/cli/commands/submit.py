@@ -30,9 +30,11 @@ def add_flags(submit: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    from ...stations.submit import Order, submit
+    from ...stations.submit import SubmitOrder, submit
 
-    order = Order(source=args.serials, station=args.only, sandbox=args.sandbox, again=args.again)
+    order = SubmitOrder(
+        source=args.serials, station=args.only, sandbox=args.sandbox, again=args.again
+    )
     submission = submit(order, settings_of(args, console))
     summaries.say_all(submission.lines(), console)
     if args.json:
