@@ -49,8 +49,9 @@ def write(url: str, count: int) -> None:
     """Write ``count`` rows: two for each device, as a fleet does."""
 
     from azaion_imagebuild.ledger import Entry, Ledger, this_process
-    from azaion_imagebuild.ledger.entry import now, this_host
-    from azaion_imagebuild.ledger.store import _Ticket
+    from azaion_imagebuild.ledger.entry import now
+    from azaion_imagebuild.ledger.process_id import this_host
+    from azaion_imagebuild.ledger.store import Ticket
 
     first = Entry(
         attempt="",
@@ -69,7 +70,7 @@ def write(url: str, count: int) -> None:
     began = time.perf_counter()
     with Ledger(url) as ledger:
         ledger.head()
-        tickets: list[_Ticket] = []
+        tickets: list[Ticket] = []
         for number in range(count // 2):
             entry = structs.replace(
                 first,
@@ -89,7 +90,7 @@ def write(url: str, count: int) -> None:
                 flashed=True,
                 seconds=0.321,
             )
-            tickets += [_Ticket(entry, None), _Ticket(done, None)]
+            tickets += [Ticket(entry, None), Ticket(done, None)]
             if len(tickets) >= BATCH:
                 ledger._commit(tickets)
                 tickets = []

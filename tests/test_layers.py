@@ -35,7 +35,6 @@ HIGHEST_FOR_HOOKS = "operations"
 MOST_AT_THE_ROOT = 10
 LONGEST_MODULE = 450
 TO_BE_SPLIT = {
-    "ledger/store.py",
     "operations/targets.py",
 }
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from .. import __version__
 from ..identity.serial_list import Listed
 from ..ledger import Entry
-from ..ledger.entry import user
+from ..ledger.process_id import user
 from ..settings import Settings
 from ..text import to_the_second, utc
 from .plan import Plan

@@ -1,12 +1,13 @@
 """The ledger: which identity went into which device, when, from which image. Never the password.
 
-Append-only rows, each hashed together with the one before (:mod:`.entry`); in SQLite, or in
-PostgreSQL where several stations share it.
+It has append-only rows, each hashed together with the row before (:mod:`.entry`), in SQLite, or in
+PostgreSQL if several stations share it.
 """
 
 from __future__ import annotations
 
-from .entry import Entry, this_process
+from .entry import Entry
+from .process_id import this_process
 from .standing import Credential, Standing
 from .store import Fence, Ledger, Pen, ledger_of
 

@@ -1,13 +1,15 @@
-"""The ledger's tables, and bringing a database to this version of them (alembic, forward only)."""
+"""The ledger's tables, and the migration of a database to them (alembic, forward only)."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import NoneType
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import sqlalchemy as sql
 
 from ..errors import LedgerError
+from .entry import FIELDS, FIRST_HASH, Entry
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -15,41 +17,28 @@ if TYPE_CHECKING:
 VERSION = "0001"
 """The newest revision in ``migrations/versions``."""
 
+_TYPES: dict[type, type[sql.types.TypeEngine[Any]]] = {
+    bool: sql.Boolean,
+    float: sql.Double,
+    int: sql.Integer,
+}
+"""What a field of :class:`.Entry` is stored as; other fields are text."""
+
+
+def _column(name: str) -> sql.Column[Any]:
+    kind = get_type_hints(Entry)[name]
+    kinds = get_args(kind) or (kind,)
+    stored = next((_TYPES[each] for each in kinds if each in _TYPES), sql.String)
+    return sql.Column(name, stored, nullable=NoneType in kinds, index=name == "attempt")
+
+
 metadata = sql.MetaData()
 
 rows = sql.Table(
     "ledger",
     metadata,
     sql.Column("row", sql.Integer, primary_key=True, autoincrement=False),
-    sql.Column("attempt", sql.String, nullable=False, index=True),
-    sql.Column("serial", sql.String, nullable=False),
-    sql.Column("email", sql.String, nullable=False),
-    sql.Column("sandbox", sql.Boolean, nullable=False),
-    sql.Column("step", sql.String, nullable=False),
-    sql.Column("outcome", sql.String, nullable=False),
-    sql.Column("at", sql.String, nullable=False),
-    sql.Column("account", sql.String),
-    sql.Column("credential", sql.String),
-    sql.Column("image", sql.String),
-    sql.Column("image_format", sql.String),
-    sql.Column("image_sha256", sql.String),
-    sql.Column("base_sha256", sql.String),
-    sql.Column("proof", sql.String),
-    sql.Column("flashed", sql.Boolean, nullable=False),
-    sql.Column("device", sql.String),
-    sql.Column("usb_instance", sql.String),
-    sql.Column("ecid", sql.String),
-    sql.Column("seconds", sql.Double),
-    sql.Column("exit_code", sql.Integer),
-    sql.Column("error", sql.String),
-    sql.Column("station", sql.String),
-    sql.Column("operator", sql.String),
-    sql.Column("host", sql.String),
-    sql.Column("process", sql.String),
-    sql.Column("version", sql.String),
-    sql.Column("release", sql.String),
-    sql.Column("board", sql.String),
-    sql.Column("extra", sql.String),
+    *map(_column, FIELDS),
     sql.Column("hash", sql.String(64), nullable=False),
     sql.Index("ledger_serial", "serial", "row"),
     sql.Index("ledger_email", "email", "row"),
@@ -62,14 +51,14 @@ head = sql.Table(
     sql.Column("rows", sql.Integer, nullable=False),
     sql.Column("hash", sql.String(64), nullable=False),
 )
-"""One line: how many rows there are, and the last one's hash."""
+"""One row: how many rows the ledger has, and the last one's hash."""
 
 
 def migrate(engine: sql.Engine) -> None:
-    """Bring the database to this version; a new one gets its tables.
+    """Migrate the database to this version; a new one gets its tables.
 
     Raises:
-        LedgerError: it is of a newer version of this tool.
+        LedgerError: a newer version of this tool wrote it.
     """
     found = _version(engine)
     if found == VERSION:
@@ -79,7 +68,7 @@ def migrate(engine: sql.Engine) -> None:
     with engine.connect().execution_options(writes=True) as connection, connection.begin():
         if connection.dialect.name == "postgresql":
             connection.execute(sql.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
-        found = _version_of(connection)  # another process may have been first
+        found = _version_of(connection)  # another process may have been faster
         if found is None:
             _create(connection)
         elif found != VERSION:
@@ -87,9 +76,9 @@ def migrate(engine: sql.Engine) -> None:
 
 
 def _create(connection: sql.Connection) -> None:
-    """Make what all migrations together make, without alembic: importing it takes 0.3 s."""
+    """Make the tables that all migrations would make, without alembic, whose import takes 0.3 s."""
     metadata.create_all(connection, checkfirst=False)
-    connection.execute(head.insert().values(id=1, rows=0, hash="0" * 64))
+    connection.execute(head.insert().values(id=1, rows=0, hash=FIRST_HASH))
     connection.execute(
         sql.text(
             "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL,"
@@ -114,7 +103,7 @@ def _refuse_a_newer(found: str) -> None:
     known = {each.revision for each in ScriptDirectory.from_config(_alembic()).walk_revisions()}
     if found not in known:
         raise LedgerError(
-            f"the ledger is of a newer version ({found}) than this tool knows ({VERSION})",
+            f"the ledger has a newer version ({found}) than this tool supports ({VERSION})",
             hint="update azaion-imagebuild on this host",
         )
 

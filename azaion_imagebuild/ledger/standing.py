@@ -8,7 +8,8 @@ from msgspec import Struct
 
 from ..model import Finding
 from ..text import spoken_time
-from .entry import Entry, is_alive
+from .entry import Entry
+from .process_id import is_alive
 
 FLASH = "flash"
 FUSE = "fuse"

@@ -76,7 +76,7 @@ def the_ledger(settings: Settings) -> Ledger:
 def ledger_to_read(settings: Settings) -> Ledger:
     """Return the ledger, or an empty one if none exists yet: reading creates no file."""
     from ..ledger import Ledger
-    from ..ledger.store import FILE
+    from ..ledger.engine import FILE
 
     if settings.ledger.database is None and not (state_dir_of(settings) / FILE).exists():
         return Ledger("sqlite://")

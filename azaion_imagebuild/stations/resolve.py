@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..errors import UsageError
 from ..ledger import Ledger
-from ..ledger import history as records
+from ..ledger.resolve import Verdict
+from ..ledger.resolve import resolve as record_verdict
 from ..model import Receipt
 from .jobs import lock_of
 from .tables import are_there
@@ -12,7 +13,7 @@ from .takeover import take_over
 
 
 def resolve(
-    ledger: Ledger, serial: str, verdict: records.Verdict, reason: str, *, sandbox: bool
+    ledger: Ledger, serial: str, verdict: Verdict, reason: str, *, sandbox: bool
 ) -> Receipt:
     """Write down what became of a device, and take its ended job off the board.
 
@@ -37,7 +38,7 @@ def resolve(
             hint="wait for it to end; a station that is gone: azaion-imagebuild station reassign"
             f" {at_work}",
         )
-    receipt = records.resolve(ledger, serial, verdict, reason, sandbox=sandbox)
+    receipt = record_verdict(ledger, serial, verdict, reason, sandbox=sandbox)
     with ledger.writing() as pen:
         if are_there(pen.connection):
             pen.connection.exec_driver_sql(

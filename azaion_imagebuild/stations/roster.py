@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from .. import __version__
-from ..ledger.entry import is_alive
+from ..ledger.process_id import is_alive
 
 if TYPE_CHECKING:
     import sqlalchemy as sql

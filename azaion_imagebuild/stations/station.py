@@ -26,8 +26,8 @@ from ..fleet.plan import Plan
 from ..fleet.run import Display, failed, made
 from ..identity.serial_list import Listed
 from ..ledger import Ledger
-from ..ledger.entry import this_host, this_process, user
-from ..ledger.store import PATIENCE
+from ..ledger.engine import PATIENCE
+from ..ledger.process_id import this_host, this_process, user
 from ..pipeline.events import Watcher
 from ..pipeline.hookspecs import REQUIRED
 from ..pipeline.plugins import load_plugins

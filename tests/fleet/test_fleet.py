@@ -27,8 +27,8 @@ from azaion_imagebuild.identity.placeholder import placeholder
 from azaion_imagebuild.identity.serial_list import Listed
 from azaion_imagebuild.l4t.base_image import stamp_base
 from azaion_imagebuild.ledger import Ledger
-from azaion_imagebuild.ledger.checking import check
-from azaion_imagebuild.ledger.store import FILE
+from azaion_imagebuild.ledger.chain import check
+from azaion_imagebuild.ledger.engine import FILE
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.operations import stamp as stamps
 from azaion_imagebuild.sandbox import Accounts, Sandbox

@@ -32,7 +32,7 @@ from azaion_imagebuild.config.loading import load
 from azaion_imagebuild.errors import ProvisioningError, UsageError
 from azaion_imagebuild.identity import device_conf, escrow
 from azaion_imagebuild.ledger import Ledger
-from azaion_imagebuild.ledger.store import FILE
+from azaion_imagebuild.ledger.engine import FILE
 from azaion_imagebuild.model import DEVICE_CONF, Build, DeviceIdentity
 from azaion_imagebuild.sandbox import Accounts, Sandbox
 from azaion_imagebuild.secret import Secret

@@ -24,9 +24,10 @@ from world import EMAIL, SERIAL, Ran, Run
 
 from azaion_imagebuild.errors import FlashError, LedgerError, PreflightError
 from azaion_imagebuild.ledger import Entry, Ledger, schema, this_process
-from azaion_imagebuild.ledger.checking import check
-from azaion_imagebuild.ledger.entry import now, this_host
-from azaion_imagebuild.ledger.store import FILE
+from azaion_imagebuild.ledger.chain import check
+from azaion_imagebuild.ledger.engine import FILE
+from azaion_imagebuild.ledger.entry import now
+from azaion_imagebuild.ledger.process_id import this_host
 from azaion_imagebuild.model import Receipt
 from azaion_imagebuild.sandbox import Sandbox
 from azaion_imagebuild.secret import Secret
@@ -219,7 +220,7 @@ def test_a_serial_is_fused_once_whoever_asks_at_the_same_time(ledger: Ledger) ->
     with pytest.raises(PreflightError, match="is being built since"):
         ledger.begin(entry(attempt="second", step="fuse"), ALLOW)
     ledger.write(entry(step="fuse", outcome="done"))
-    with pytest.raises(PreflightError, match="was fused by another station"):
+    with pytest.raises(PreflightError, match="was just fused by another station"):
         ledger.begin(entry(attempt="second", step="fuse"), ALLOW)
     ledger.begin(entry(), ALLOW)  # the first one goes on
     with pytest.raises(PreflightError, match="is being built since"):
@@ -316,9 +317,9 @@ def test_a_whole_new_chain_is_found_by_an_anchor(file: Path, run: Run) -> None:
         ten(ledger)
         assert list(check(ledger)) == []
         (found,) = check(ledger, (kept,))
-        assert found == "row 10 is another one than its anchor says: the ledger was rewritten"
+        assert found == "row 10 differs from its anchor: the ledger was rewritten"
         (found,) = check(ledger, (Receipt(row=11, hash=kept.hash),))
-        assert found == "row 11, which the anchor speaks of, is not there"
+        assert found == "row 11 of the anchor is missing"
     anchored = run("ledger", "verify", "--database", f"sqlite:///{file}", "--anchor", "10:beef")
     assert anchored.code == 2
 

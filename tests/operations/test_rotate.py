@@ -22,8 +22,8 @@ from azaion_imagebuild.config.loading import load
 from azaion_imagebuild.errors import LedgerError, ProvisioningError, UsageError
 from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.ledger import Entry, Ledger, this_process
-from azaion_imagebuild.ledger.entry import this_host
-from azaion_imagebuild.ledger.store import FILE
+from azaion_imagebuild.ledger.engine import FILE
+from azaion_imagebuild.ledger.process_id import this_host
 from azaion_imagebuild.model import DEVICE_CONF, Receipt
 from azaion_imagebuild.operations.rotate import parse_age
 from azaion_imagebuild.sandbox import Accounts

@@ -25,7 +25,8 @@ from azaion_imagebuild.cli.console import Console
 from azaion_imagebuild.config.loading import load
 from azaion_imagebuild.errors import LedgerError, PreflightError
 from azaion_imagebuild.ledger import Entry, Ledger, this_process
-from azaion_imagebuild.ledger.entry import now, this_host
+from azaion_imagebuild.ledger.entry import now
+from azaion_imagebuild.ledger.process_id import this_host
 from azaion_imagebuild.operations.image import build_base
 from azaion_imagebuild.sandbox import Accounts
 from azaion_imagebuild.settings import LedgerSettings

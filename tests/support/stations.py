@@ -24,7 +24,7 @@ import azaion_imagebuild
 from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.identity.serial import email_for
 from azaion_imagebuild.ledger import Entry, Ledger
-from azaion_imagebuild.ledger.checking import check
+from azaion_imagebuild.ledger.chain import check
 from azaion_imagebuild.sandbox import Accounts
 from azaion_imagebuild.stations.status import Board, look
 

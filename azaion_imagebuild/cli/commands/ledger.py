@@ -77,7 +77,7 @@ def add_verify_flags(verify: argparse.ArgumentParser) -> None:
 
 
 def verify(args: argparse.Namespace, console: Console) -> int:
-    from ...ledger.checking import check
+    from ...ledger.chain import check
 
     with _ledger_to_read(settings_of(args, console)) as ledger:
         problems = list(check(ledger, tuple(args.anchor)))
@@ -129,13 +129,13 @@ def add_resolve_flags(resolve: argparse.ArgumentParser) -> None:
 
 
 def resolve(args: argparse.Namespace, console: Console) -> int:
-    from ...ledger import history
+    from ...ledger.resolve import resolve as record_verdict
     from ...operations.parts import the_ledger
 
     settings = settings_of(args, console)
     serial = parse_serial(args.serial, settings.serial.pattern)
     with the_ledger(settings) as ledger:
-        receipt = history.resolve(ledger, serial, args.verdict, args.reason, sandbox=args.sandbox)
+        receipt = record_verdict(ledger, serial, args.verdict, args.reason, sandbox=args.sandbox)
     return resolved(serial, receipt, args, console)
 
 

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _reset(sandbox: Sandbox, settings: Settings, args: argparse.Namespace, console: Console) -> int:
-    from ...ledger.history import retire_sandbox
+    from ...ledger.resolve import retire_sandbox
     from ...operations.parts import the_ledger
 
     sandbox.reset()

@@ -1,4 +1,4 @@
-"""alembic's way in: the caller's connection, already in a transaction."""
+"""alembic's entry point: it uses the caller's connection, which is in a transaction already."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is the ledger whole? Finds a row that was edited, removed, inserted or moved, and names it."""
+"""Checking the ledger's hash chain: names rows that were edited, removed, inserted or moved."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from .entry import FIRST_HASH
 if TYPE_CHECKING:
     from .store import Ledger
 
-_MOST = 20  # a ledger that is wrong from its first row on needs no million lines
+_MOST = 20  # problems shown: a ledger may be wrong from its first row on
 
 
 def check(ledger: Ledger, anchors: tuple[Receipt, ...] = ()) -> Iterator[str]:
-    """Yield what is wrong with the chain, row by row; nothing: it is whole.
+    """Yield what is wrong with the chain, row by row; nothing if it is intact.
 
-    Somebody who may write the database can make a new chain that is whole in itself. So keep some
-    row's number and hash elsewhere (each record has them) and give it as an anchor.
+    Anybody who can write the database can make a new chain that is consistent in itself. So keep
+    some row's number and hash elsewhere (each record has them) and pass them as an anchor.
 
     Args:
-        ledger: what is checked.
-        anchors: rows as they were seen once.
+        ledger: the ledger to check.
+        anchors: rows as they were once seen.
 
     Raises:
         LedgerError: it cannot be read.
@@ -36,7 +36,7 @@ def check(ledger: Ledger, anchors: tuple[Receipt, ...] = ()) -> Iterator[str]:
             yield f"{message} ({entry.serial}, {entry.step} {entry.outcome}, {entry.at})"
             told += 1
         if expected.pop(number, found) != found:
-            yield f"row {number} is another one than its anchor says: the ledger was rewritten"
+            yield f"row {number} differs from its anchor: the ledger was rewritten"
         if told >= _MOST:
             yield "…"
             return
@@ -48,7 +48,7 @@ def check(ledger: Ledger, anchors: tuple[Receipt, ...] = ()) -> Iterator[str]:
     elif head != at_head or (last != head and ledger.head().row < last.row):
         yield f"row {last.row} is not the last one that was written: that was {head.row}"
     for number in sorted(expected):
-        yield f"row {number}, which the anchor speaks of, is not there"
+        yield f"row {number} of the anchor is missing"
 
 
 def _differences(last: Receipt, number: int, wanted: str, found: str) -> Iterator[str]:

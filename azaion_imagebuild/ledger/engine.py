@@ -1,0 +1,235 @@
+"""The ledger's database: opening SQLite or PostgreSQL by URL, and saying what went wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import LedgerError, install_hint
+from ..secret import Secret
+from ..system.files import make_folder
+from ..system.locks import locked
+
+if TYPE_CHECKING:
+    import sqlalchemy as sql
+
+FILE = "ledger.sqlite3"
+_LOCKED_FOR = 30.0  # seconds to wait for another writer
+_PASSWORDS = ("password", "sslpassword")  # names in the query of a PostgreSQL URL
+PATIENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 30_000,
+}
+"""How psycopg notices within half a minute that a PostgreSQL server has silently gone."""
+
+
+class Database:
+    """The database of a ledger, opened on first use. Safe for threads."""
+
+    def __init__(self, url: str) -> None:
+        """Name the database; nothing is opened yet."""
+        self.url = url
+        self._engine: sql.Engine | None = None
+        self._passwords: tuple[Secret, ...] = ()  # kept alive, so that they are redacted everywhere
+        self._opening = threading.Lock()
+
+    def close(self) -> None:
+        """Close every connection."""
+        if self._engine is not None:
+            self._engine.dispose()
+            self._engine = None
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sql.Connection]:
+        """Yield a connection to read with.
+
+        Raises:
+            LedgerError: the ledger cannot be read.
+        """
+        import sqlalchemy as sql
+
+        try:
+            with self._open().connect() as connection:
+                yield connection
+        except (sql.exc.SQLAlchemyError, OSError) as error:
+            raise self.failure("read", error) from None
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sql.Connection]:
+        """Yield a connection in a transaction; nobody else writes the ledger meanwhile.
+
+        Raises:
+            LedgerError: the ledger cannot be opened.
+            SQLAlchemyError, OSError: it cannot be written; see :meth:`failure`.
+        """
+        with (
+            self._open().connect().execution_options(writes=True) as connection,
+            connection.begin(),
+        ):
+            if connection.dialect.name == "postgresql":
+                import sqlalchemy as sql
+
+                from .schema import LOCK
+
+                lock = sql.text("SELECT pg_advisory_xact_lock(:key)")
+                connection.execute(lock, {"key": LOCK})
+            yield connection
+
+    def failure(self, verb: str, error: Exception) -> LedgerError:
+        """Return what to tell the operator about an error of the database."""
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        shown = _without_passwords(self._parsed())
+        return LedgerError(f"cannot {verb} the ledger {shown}: {reason}", hint=_hint(reason))
+
+    def is_away(self, error: sql.exc.DBAPIError) -> bool:
+        """Tell whether a server that was there before has gone, and may come back."""
+        import sqlalchemy as sql
+
+        served = self._engine is not None and self._engine.dialect.name == "postgresql"
+        return served and (
+            error.connection_invalidated or isinstance(error, sql.exc.OperationalError)
+        )
+
+    def _open(self) -> sql.Engine:
+        with self._opening:
+            if self._engine is None:
+                self._engine = self._opened()
+            return self._engine
+
+    def _opened(self) -> sql.Engine:
+        """Connect, and bring the tables to this version.
+
+        Raises:
+            LedgerError: the URL or the database is not usable.
+        """
+        import sqlalchemy as sql
+
+        from .schema import migrate
+
+        url = self._parsed()
+        try:
+            engine, guard = _engine(url)
+            try:
+                with guard:
+                    migrate(engine)
+            except BaseException:
+                engine.dispose()  # nobody else will: it was never opened
+                raise
+        except ImportError:
+            raise LedgerError(
+                "PostgreSQL's driver is not installed",
+                hint=install_hint("station"),
+            ) from None
+        except (sql.exc.SQLAlchemyError, OSError) as error:
+            raise self.failure("open", error) from None
+        return engine
+
+    def _parsed(self) -> sql.URL:
+        """Return the URL; from then on its passwords are redacted everywhere.
+
+        Raises:
+            LedgerError: it is invalid. The message shows none of it, because any part of an invalid
+                URL may be the password.
+        """
+        import sqlalchemy as sql
+
+        try:
+            url = sql.make_url(self.url)
+        except (sql.exc.ArgumentError, ValueError):
+            url = None
+        if url is None or "@" in (url.host or ""):
+            raise LedgerError(
+                "[ledger] database is not a valid database URL",
+                hint="write it like sqlite:////srv/ledger.sqlite3 or postgresql://USER@HOST/NAME;"
+                " in a password write @ as %40, / as %2F, : as %3A",
+            )
+        given = (url.password, *(url.query.get(name) for name in _PASSWORDS))
+        self._passwords = tuple(Secret(str(each)) for each in given if each)
+        return url
+
+
+def _engine(url: sql.URL) -> tuple[sql.Engine, AbstractContextManager[object]]:
+    """Return an engine, and the lock to hold while its tables change.
+
+    Raises:
+        LedgerError: the kind of database is not supported, or the file is not safe.
+    """
+    import sqlalchemy as sql
+
+    backend = url.get_backend_name()
+    if backend == "sqlite":
+        return _sqlite(url)
+    if backend == "postgresql":
+        driver = url.set(drivername="postgresql+psycopg")
+        engine = sql.create_engine(driver, pool_pre_ping=True, connect_args=PATIENCE)
+        return engine, contextlib.nullcontext()
+    raise LedgerError(
+        f"the ledger cannot be in {backend}",
+        hint="set [ledger] database to sqlite:///FILE or postgresql://…",
+    )
+
+
+def _sqlite(url: sql.URL) -> tuple[sql.Engine, AbstractContextManager[object]]:
+    """Return the engine of a SQLite file (0600), and the lock to hold while its tables change."""
+    import sqlalchemy as sql
+
+    path = Path(url.database) if url.database else None  # None: in memory
+    if path is not None:
+        make_folder(path.parent)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        _check_rights(path)
+    engine = sql.create_engine(url, connect_args={"timeout": _LOCKED_FOR})
+
+    @sql.event.listens_for(engine, "connect")
+    def prepare(connection: Any, record: object) -> None:
+        connection.isolation_level = None  # this module decides where a transaction begins
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")  # a committed row survives a power cut
+
+    @sql.event.listens_for(engine, "begin")
+    def begin(connection: sql.Connection) -> None:
+        writes = connection.get_execution_options().get("writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine, locked([path.parent] if path else [], _LOCKED_FOR)
+
+
+def _check_rights(path: Path) -> None:
+    """Refuse a ledger that anybody can write, or whose folder is (SQLite reads a -wal there).
+
+    Raises:
+        LedgerError: it is not safe, or not a regular file.
+    """
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise LedgerError(
+            f"the ledger {path} is not a regular file", hint=f"check it: ls -l {path}"
+        )
+    for each in (path, path.parent):
+        if each.stat().st_mode & stat.S_IWOTH:
+            raise LedgerError(
+                f"the ledger {path} is not safe: anybody can write {each}",
+                hint="keep it in a folder of your own, 0700, and the file 0600",
+            )
+
+
+def _without_passwords(url: sql.URL) -> str:
+    if url.host is None:
+        return f"{url.drivername}:///{url.database or ''}"
+    return f"{url.host}{f':{url.port}' if url.port else ''}/{url.database or ''}"
+
+
+def _hint(reason: str) -> str:
+    if "locked" in reason:
+        return "another process has been writing it for a while: wait until it ends"
+    if "full" in reason:
+        return "make room on its disk, then run the same command again"
+    return "check that it exists and is writable: [ledger] database (AZAION_IMAGEBUILD_DATABASE)"
