@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from ..errors import OperatorError
 from ..settings import StationSettings
-from .lane_display import Lanes
+from .lane_display import LaneDisplay
 from .manager import Manager
 
 _logger = logging.getLogger(__name__)
@@ -19,11 +19,11 @@ _PURGE = 3600.0  # seconds between two looks for jobs that ended long ago
 
 
 @dataclass(slots=True, kw_only=True)
-class Beats:
+class Heartbeat:
     """The beats of one station, until it is cancelled."""
 
     manager: Manager
-    lanes: Lanes
+    lanes: LaneDisplay
     settings: StationSettings
     take_over: Callable[[], Awaitable[None]]
     """Takes what dead stations were doing."""

@@ -20,7 +20,7 @@ class Lane(Struct, frozen=True, kw_only=True):
     shared: SharedResources
 
 
-class Lanes:
+class LaneDisplay:
     """Passes on what happens, and remembers what each lane does."""
 
     def __init__(self, display: Display, lanes: Iterable[str]) -> None:

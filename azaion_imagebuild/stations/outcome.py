@@ -16,7 +16,7 @@ from ..settings import StationSettings
 from .claim import Claim
 
 
-class End(Struct, frozen=True, kw_only=True):
+class Outcome(Struct, frozen=True, kw_only=True):
     """How one device ended, for the operator and for the queue."""
 
     outcome: str
@@ -27,9 +27,9 @@ class End(Struct, frozen=True, kw_only=True):
     """The queue is told nothing: whoever takes over reads in the ledger how far it had come."""
 
 
-def end_of(
+def outcome_of(
     record: Mapping[str, Any], claim: Claim, attempts: int, settings: StationSettings
-) -> End:
+) -> Outcome:
     """Decide on a device.
 
     Once the intent to flash is written it is never tried again: only a person can tell what the
@@ -39,24 +39,24 @@ def end_of(
     within the attempt.)
     """
     if record["outcome"] == "done":
-        return End(outcome="done")
+        return Outcome(outcome="done")
     if claim.is_lost:
-        return End(outcome="unknown" if claim.overtaken else "given back")
+        return Outcome(outcome="unknown" if claim.overtaken else "given back")
     if record["outcome"] == "not started" and claim.step is not None:
-        return End(outcome="unknown", orphaned=True)  # interrupted while it wrote
+        return Outcome(outcome="unknown", orphaned=True)  # interrupted while it wrote
     if claim.step == FLASH:
-        return End(outcome="failed")
+        return Outcome(outcome="failed")
     if record["outcome"] == "not started" or record["exit_code"] == ExitCode.INTERRUPTED:
-        return End(outcome="given back", wait=0.0)
+        return Outcome(outcome="given back", wait=0.0)
     if not claim.asked and record["exit_code"] == ExitCode.PREFLIGHT:
-        return End(outcome="given back", wait=settings.retry_wait)
+        return Outcome(outcome="given back", wait=settings.retry_wait)
     may_pass = not claim.asked or record["exit_code"] == ExitCode.PROVISIONING
     if may_pass and attempts < settings.retries:
-        return End(outcome="waits", wait=settings.retry_wait * 2.0**attempts)
-    return End(outcome="failed")
+        return Outcome(outcome="waits", wait=settings.retry_wait * 2.0**attempts)
+    return Outcome(outcome="failed")
 
 
-def note_of(claim: Claim, record: Mapping[str, Any], end: End) -> dict[str, Any]:
+def note_of(claim: Claim, record: Mapping[str, Any], end: Outcome) -> dict[str, Any]:
     """Return what the table of the stations' jobs says of it."""
     return {
         "job": claim.id,
@@ -74,7 +74,7 @@ def note_of(claim: Claim, record: Mapping[str, Any], end: End) -> dict[str, Any]
 class Undone(Exception):
     """A device is not done: procrastinate's way to say so."""
 
-    def __init__(self, end: End) -> None:
+    def __init__(self, end: Outcome) -> None:
         super().__init__(end.outcome)
         self.end = end
 

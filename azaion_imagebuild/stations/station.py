@@ -36,7 +36,7 @@ from ..settings import Settings, StationSettings
 from ..system.signals import let_threads_go_on, stop_threads
 from .claim import Claim
 from .jobs import TASK, Job, checked_name, queue_of
-from .lane_display import Lane, Lanes
+from .lane_display import Lane, LaneDisplay
 from .roster import Station, sign_off
 from .tables import prepare, shared_ledger
 from .takeover import Taken, sign_on_alone, take_over
@@ -118,7 +118,7 @@ def run_station(
                 ledger=ledger,
                 hook=hook,
                 settings=settings.station,
-                lanes=Lanes(display, me.lanes),
+                lanes=LaneDisplay(display, me.lanes),
                 stopping=stopping,
             )
             work.to_the_end(places)
@@ -133,7 +133,7 @@ class _Work:
     ledger: Ledger
     hook: pluggy.HookRelay
     settings: StationSettings
-    lanes: Lanes
+    lanes: LaneDisplay
     stopping: threading.Event
     stops: int = 0
     """How often it was told to stop."""
@@ -193,7 +193,7 @@ class _Work:
 
     async def _work(self, app: App) -> None:
         """Run procrastinate's worker, with signs of life until its last job has ended."""
-        from .heartbeat import Beats
+        from .heartbeat import Heartbeat
 
         worker = asyncio.create_task(
             app.run_worker_async(
@@ -205,7 +205,7 @@ class _Work:
                 install_signal_handlers=False,
             )
         )
-        beats = Beats(
+        beats = Heartbeat(
             manager=self._manager,
             lanes=self.lanes,
             settings=self.settings,
@@ -276,14 +276,14 @@ class _Work:
         Raises:
             Undone: the lane that the job is for is at work.
         """
-        from .outcome import End, Undone
+        from .outcome import Outcome, Undone
 
         wanted = job.usb_instance
         fit = [each for each in self._free if wanted in (None, each.place.name)]
         if fit:
             return max(fit, key=lambda each: each.place.has_device())
         if wanted in self.me.lanes:
-            raise Undone(End(outcome="given back", wait=_BUSY))
+            raise Undone(Outcome(outcome="given back", wait=_BUSY))
         return None
 
     def _made(self, lane: Lane, claim: Claim) -> dict[str, Any]:
@@ -295,9 +295,9 @@ class _Work:
         Raises:
             Undone: it is not done.
         """
-        from .outcome import Undone, end_of, note_of
+        from .outcome import Undone, note_of, outcome_of
 
-        end = end_of(record, claim, attempts, self.settings)
+        end = outcome_of(record, claim, attempts, self.settings)
         self.ends[end.outcome] += 1
         self.lanes.ended(claim.lane, {**record, "outcome": end.outcome})
         if end.outcome == "done":
