@@ -25,6 +25,8 @@ endef
 $(foreach name,$(IMAGE_VARIABLES),$(eval $(call literally,$(name))))
 # Otherwise make would pass the same values on, expanded, to the processes it starts.
 MAKEOVERRIDES :=
+# -I: PYTHONPATH and PYTHONHOME of the caller (ROS sets one) are for the caller's own Python.
+TOOL := $(RUN)/python -I $(RUN)/azaion-imagebuild
 
 .PHONY: help image fleet test check docs clean
 help:
@@ -50,18 +52,23 @@ flags = \
 	[ -z "$${CONFIG+x}" ] || set -- "$$@" --config="$$CONFIG"; \
 	[ -z "$${FLASH+x}" ] || set -- "$$@" --flash="$$FLASH"; \
 	[ -z "$${FUSE+x}" ] || set -- "$$@" --fuse="$$FUSE"; \
-	case "$${JSON-}" in ''|0) ;; *) set -- "$$@" --json ;; esac
+	json=$${JSON-no}; case "$${json,,}" in \
+	    1|yes|true|on) set -- "$$@" --json ;; \
+	    0|no|false|off) ;; \
+	    *) printf 'error: JSON=%q is not yes or no (1, 0, true, false)\n' "$$JSON" >&2; \
+	       echo "hint: JSON=1 prints one line of JSON on stdout" >&2; exit 2 ;; \
+	esac
 
 image: $(VENV)/.image | known e2fsprogs
 	@$(flags); \
 	[ -z "$${SERIAL+x}" ] || set -- "$$@" --serial="$$SERIAL"; \
-	exec $(RUN)/azaion-imagebuild image "$$@"
+	exec $(TOOL) image "$$@"
 
 fleet: $(VENV)/.image | known e2fsprogs
 	@$(flags); \
 	[ -z "$${OUT+x}" ] || set -- "$$@" --out="$$OUT"; \
 	[ -z "$${JOBS+x}" ] || set -- "$$@" --jobs="$$JOBS"; \
-	exec $(RUN)/azaion-imagebuild fleet "$$@" -- "$${SERIALS-}"
+	exec $(TOOL) fleet "$$@" -- "$${SERIALS-}"
 
 test: $(VENV)/.test | e2fsprogs
 	@$(RUN)/pytest -n auto --dist worksteal -m "not thorough"

@@ -10,6 +10,7 @@ import sys
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
+    _search_python_path_last()
     try:
         from .cli.main import run
 
@@ -20,6 +21,13 @@ def main() -> None:
         _flush()
     gc.freeze()  # the process ends: do not look for reference cycles first
     sys.exit(code)
+
+
+def _search_python_path_last() -> None:
+    """Search PYTHONPATH last: what it holds for others (ROS sets it) must not replace our own."""
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    foreign = {os.path.abspath(each) for each in given if each}  # noqa: PTH100 - pathlib is slow
+    sys.path.sort(key=foreign.__contains__)
 
 
 def _flush() -> None:

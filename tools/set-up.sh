@@ -4,6 +4,8 @@
 set -eu
 python=$1 venv=$2 package=$3 mark=$4
 exec >&2
+unset PYTHONHOME PYTHONPATH PIP_PREFIX PIP_ROOT PIP_TARGET  # the caller's: not for this environment
+export PIP_USER=0  # pip.conf may say otherwise
 
 fail() { echo "error: $1"; echo "hint: $2"; exit 2; }
 

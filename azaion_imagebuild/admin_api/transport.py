@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from codecs import BOM_UTF8
 
 from ..errors import UsageError
 from ..secret import Secret
@@ -58,7 +59,8 @@ def _token(settings: AdminApiSettings) -> Secret | None:
         source = str(settings.token_file)
         try:
             with settings.token_file.open("rb") as stream:
-                text = stream.read(_LONGEST_TOKEN).decode("ascii", "replace").strip()
+                data = stream.read(_LONGEST_TOKEN).removeprefix(BOM_UTF8)
+                text = data.decode("ascii", "replace").strip()
         except OSError as error:
             raise UsageError(
                 f"cannot read the token file {source}: {error.strerror}",

@@ -103,7 +103,8 @@ def _parse_toml(path: Path) -> dict[str, Any]:
 
     try:
         with path.open("rb") as stream:
-            return tomli.load(stream)
+            # utf-8-sig: editors of Windows begin a file with a byte order mark
+            return tomli.loads(stream.read().decode("utf-8-sig"))
     except OSError as error:
         raise UsageError(
             f"cannot read the configuration {path}: {error.strerror}",

@@ -10,16 +10,20 @@ from ..settings import ENV_PREFIX, Settings
 
 
 def state_dir_of(settings: Settings) -> Path:
-    """Return that folder: the configured one, or the one of this user's home.
+    """Return that folder: the configured one, or the user's default.
+
+    A relative XDG_STATE_HOME is ignored, as its specification demands: the ledger must not move
+    with the current folder.
 
     Raises:
         UsageError: none is set, and this user has no home folder.
     """
     if settings.build.state_dir is not None:
         return settings.build.state_dir
-    home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    xdg = Path(os.environ.get("XDG_STATE_HOME", ""))
+    home = xdg if xdg.is_absolute() or xdg.parts[:1] == ("~",) else Path("~/.local/state")
     try:
-        return Path(home).expanduser() / "azaion-imagebuild"
+        return home.expanduser() / "azaion-imagebuild"
     except RuntimeError:
         raise UsageError(
             "this user has no home folder", hint=f"set {ENV_PREFIX}STATE_DIR"

@@ -60,7 +60,7 @@ def template_of(settings: DeviceConfSettings) -> str:
     path = settings.template or shipped("templates") / "device.conf"
     try:
         with path.open("rb") as stream:
-            text = stream.read(LONGEST + 1)[:LONGEST].decode("utf-8")
+            text = stream.read(LONGEST + 1)[:LONGEST].decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from pathlib import Path
 
 from .. import images
@@ -20,7 +21,8 @@ def of_device_conf(path: Path) -> DeviceConf:
     """
     try:
         with path.open("rb") as stream:
-            return device_conf.parse(stream.read(device_conf.LONGEST))
+            data = stream.read(device_conf.LONGEST).removeprefix(BOM_UTF8)
+            return device_conf.parse(data)
     except OSError as error:
         raise UsageError(
             f"cannot read {path}: {error.strerror}", hint="check --device-conf"

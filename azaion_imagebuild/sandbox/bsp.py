@@ -44,6 +44,7 @@ def create_bsp(bsp: Path) -> Path:
         for old in (new, bsp):
             shutil.rmtree(old, ignore_errors=True)
         shutil.copytree(TREE, new)
+        _make_readable(new)
         for name in _EXECUTABLE:
             (new / name).chmod(0o755)
         create_rootfs(new / "rootfs", service_user())
@@ -77,10 +78,17 @@ def create_rootfs(rootfs: Path, uid: int) -> None:
         (rootfs / folder).mkdir(parents=True)
     for path, text in _files(uid).items():
         (rootfs / path).write_text(text)
+    _make_readable(rootfs)
     (rootfs / "etc/shadow").chmod(0o640)
     (rootfs / "tmp").chmod(0o1777)
     (rootfs / "usr/bin/azaion-loader").chmod(0o755)
     os.chown(rootfs / "home/azaion", uid, uid if os.geteuid() == 0 else -1)
+
+
+def _make_readable(tree: Path) -> None:
+    """Set the modes that NVIDIA's trees have, because the umask may have taken bits from them."""
+    for path in (tree, *tree.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def _files(uid: int) -> dict[str, str]:

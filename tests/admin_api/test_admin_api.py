@@ -235,7 +235,17 @@ def test_the_token_goes_in_its_header_from_a_file_or_a_variable(
     assert second.headers["X-Api-Key"] == "token-from-variable"
 
 
-@pytest.mark.parametrize("content", ["", "two words", "line\nX-Evil: 1", "über"])
+def test_a_byte_order_mark_is_not_part_of_the_token(scripted: Script, tmp_path: Path) -> None:
+    scripted.answer(201)
+    token = tmp_path / "token"
+    token.write_bytes(b"\xef\xbb\xbftoken-from-windows\r\n")
+    enroll(scripted.url, token_file=token)
+    assert scripted.requests[0].headers["Authorization"] == "Bearer token-from-windows"
+
+
+@pytest.mark.parametrize(
+    "content", ["", "\ufefftwo words", "two\ufeff", "two words", "line\nX-Evil: 1", "über"]
+)
 def test_a_token_that_is_no_token_is_refused_unseen(tmp_path: Path, content: str) -> None:
     token = tmp_path / "token"
     token.write_text(content)

@@ -8,6 +8,7 @@ import pytest
 import tomli
 
 from azaion_imagebuild.config.loading import keys, load
+from azaion_imagebuild.config.state_dir import state_dir_of
 from azaion_imagebuild.errors import UsageError
 from azaion_imagebuild.shipped import shipped
 
@@ -23,6 +24,31 @@ def test_flags_come_before_variables_before_the_file_before_defaults(tmp_path: P
     environ["AZAION_IMAGEBUILD_BOARD"] = "from-variable"
     assert load({}, environ, config).bsp.board == "from-variable"
     assert load({PLACE: "from-flag"}, environ, config).bsp.board == "from-flag"
+
+
+def test_a_byte_order_mark_is_not_part_of_the_file(tmp_path: Path) -> None:
+    config = tmp_path / "imagebuild.toml"
+    config.write_bytes(b'\xef\xbb\xbf[bsp]\r\nboard = "from-windows"\r\n')
+    assert load({}, {}, config).bsp.board == "from-windows"
+
+
+@pytest.mark.parametrize("odd", ["", "state", "./state", "..", "~nobody-like-this/state"])
+def test_an_odd_state_folder_of_xdg_does_not_move_the_ledger(
+    odd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_STATE_HOME", odd)
+    assert state_dir_of(load({}, {}, None)) == tmp_path / ".local/state/azaion-imagebuild"
+
+
+@pytest.mark.parametrize("absolute", ["{home}/a b", "{home}/100%?x#y", "~/elsewhere"])
+def test_an_absolute_state_folder_of_xdg_is_taken_as_it_is(
+    absolute: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_STATE_HOME", absolute.format(home=tmp_path))
+    wanted = absolute.format(home=tmp_path).replace("~", str(tmp_path))
+    assert state_dir_of(load({}, {}, None)) == Path(wanted) / "azaion-imagebuild"
 
 
 def test_the_file_of_this_folder_is_read_by_itself() -> None:

@@ -42,6 +42,15 @@ def test_a_site_may_add_lines_of_its_own(template: Path) -> None:
     assert device_conf.parse(data).password == IDENTITY.password
 
 
+def test_a_byte_order_mark_of_a_template_stays_out_of_the_device(template: Path) -> None:
+    text = "AZAION_DEVICE_EMAIL=${email}\nAZAION_DEVICE_PASSWORD=${password}\n"
+    template.write_text(text, encoding="utf-8-sig")
+    data = device_conf.render(device_conf.load_template(template), IDENTITY)
+    assert data.startswith(b"AZAION_DEVICE_EMAIL=azaion")
+    with pytest.raises(device_conf.MalformedDeviceConf):  # the Loader would not pass over it
+        device_conf.parse(b"\xef\xbb\xbf" + data)
+
+
 def test_an_unknown_placeholder_names_the_known_ones(template: Path) -> None:
     template.write_text("AZAION_DEVICE_EMAIL=${mail}\nAZAION_DEVICE_PASSWORD=${password}\n")
     with pytest.raises(UsageError, match=r"unknown placeholder \$\{mail\}") as caught:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from making import make
 import azaion_imagebuild
 
 ROOT = Path(azaion_imagebuild.__file__).parent.parent
+TOOL = [sys.executable, "-c", "from azaion_imagebuild.__main__ import main; main()"]
+"""What the console script does."""
 
 
 def test_make_alone_lists_the_targets() -> None:
@@ -87,6 +91,71 @@ def test_no_serial_runs_anything(tmp_path: Path, serial: str, way: str) -> None:
 def test_flash_0_of_the_environment_counts_too() -> None:
     done = make("image", "SERIAL=AZJN-0042", "JSON=1", FLASH="0")
     assert '"flashed": false' in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("word", ["0", "false", "No", "off"])
+def test_a_variable_that_says_no_is_off(word: str) -> None:
+    done = make("image", "SERIAL=AZJN-0042", f"JSON={word}", f"FLASH={word}", f"FUSE={word}")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert "no (FLASH=0)" in done.stderr
+
+
+@pytest.mark.parametrize("word", ["1", "true", "Yes", "on"])
+def test_a_variable_that_says_yes_is_on(word: str) -> None:
+    done = make("image", "SERIAL=AZJN-0042", f"JSON={word}", f"FLASH={word}")
+    assert '"flashed": true' in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", ["JSON", "FLASH", "FUSE"])
+@pytest.mark.parametrize("word", ["perhaps", "", "2", " yes", "`touch pwned`"])
+def test_a_variable_that_says_neither_yes_nor_no_builds_nothing(name: str, word: str) -> None:
+    done = make("image", "SERIAL=AZJN-0042", f"{name}={word}")
+    assert done.returncode == 2
+    error, hint, *_ = done.stderr.splitlines()
+    assert error.startswith("error: ")
+    assert "is not yes or no" in error or "is set, but empty" in error
+    assert hint.startswith("hint: ")
+    assert "attempt" not in done.stderr
+    assert not list(ROOT.glob("*pwned*"))
+
+
+def test_the_python_of_the_caller_changes_nothing(tmp_path: Path) -> None:
+    for name in ("json", "msgspec", "azaion_imagebuild", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(f'{__name__} of the caller')")
+    done = make("image", "SERIAL=AZJN-0042", PYTHONINSPECT="1",
+                PYTHONPATH=str(tmp_path), PYTHONHOME=str(tmp_path))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_packages_of_a_foreign_python_path_come_last(tmp_path: Path) -> None:
+    for name in ("json", "msgspec", "pluggy", "requests"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(f'{__name__} of the caller')")
+    done = subprocess.run([*TOOL, "image", "--serial", "AZJN-0042", "--flash=0"],
+                          env=os.environ | {"PYTHONPATH": str(tmp_path)},
+                          check=False, capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_set_up_installs_into_its_own_environment_whatever_the_caller_has(tmp_path: Path) -> None:
+    """A stand-in for Python writes down what pip would be told; the real one needs a network."""
+    python = tmp_path / "python3"
+    python.write_text("""#!/bin/bash
+if [ "$1 $2" = "-m venv" ]; then mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; fi
+if [ "$1 $2" = "-m pip" ]; then env | grep -E "^(PIP_|PYTHON)" | sort > told; fi
+exit 0
+""")
+    python.chmod(0o755)
+    (tmp_path / "pyproject.toml").touch()
+    foreign = ("PYTHONHOME", "PYTHONPATH", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")
+    done = subprocess.run(
+        ["bash", str(ROOT / "tools/set-up.sh"), str(python), ".venv", ".", "image"],
+        env={"PATH": os.environ["PATH"], "PIP_USER": "1", "PIP_INDEX_URL": "https://mirror.example",
+             **dict.fromkeys(foreign, "/of/the/caller")},
+        cwd=tmp_path, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = (tmp_path / "told").read_text()
+    assert told == "PIP_INDEX_URL=https://mirror.example\nPIP_USER=0\n"
 
 
 def test_fuse_is_taken_literally_and_refused_for_a_fleet(tmp_path: Path) -> None:
