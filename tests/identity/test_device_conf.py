@@ -45,9 +45,11 @@ def test_a_site_may_add_lines_of_its_own(template: Path) -> None:
 def test_a_byte_order_mark_of_a_template_stays_out_of_the_device(template: Path) -> None:
     text = "AZAION_DEVICE_EMAIL=${email}\nAZAION_DEVICE_PASSWORD=${password}\n"
     template.write_text(text, encoding="utf-8-sig")
-    data = device_conf.render(device_conf.load_template(template), IDENTITY)
+    data = device_conf.render(
+        device_conf.template_of(DeviceConfSettings(template=template)), IDENTITY
+    )
     assert data.startswith(b"AZAION_DEVICE_EMAIL=azaion")
-    with pytest.raises(device_conf.MalformedDeviceConf):  # the Loader would not pass over it
+    with pytest.raises(MalformedDeviceConf):  # the Loader would not pass over it
         device_conf.parse(b"\xef\xbb\xbf" + data)
 
 

@@ -107,7 +107,7 @@ def test_a_variable_that_says_yes_is_on(word: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["JSON", "FLASH", "FUSE"])
-@pytest.mark.parametrize("word", ["perhaps", "", "2", " yes", "`touch pwned`"])
+@pytest.mark.parametrize("word", ["perhaps", "", "2", "yes no", "`touch pwned`"])
 def test_a_variable_that_says_neither_yes_nor_no_builds_nothing(name: str, word: str) -> None:
     done = make("image", "SERIAL=AZJN-0042", f"{name}={word}")
     assert done.returncode == 2

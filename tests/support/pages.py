@@ -81,7 +81,8 @@ class Bench:
         for each in ROOT.iterdir():
             if not each.name.startswith(".") and each.name != "site":
                 (folder / each.name).symlink_to(each)
-        (venv / "bin").symlink_to(Path(sys.executable).parent)
+        for name in ("bin", "lib", "pyvenv.cfg"):
+            (venv / name).symlink_to(Path(sys.prefix) / name)
         (venv / ".where").write_text(f"{folder.resolve()}\n")
         (venv / ".image").touch()
         sudo = self.tmp_path / "bin" / "sudo"
