@@ -100,7 +100,7 @@ e2fsprogs:
 	        echo "hint: sudo apt-get install e2fsprogs" >&2; exit 2; }; \
 	done
 
-# A checkout that was moved needs its environment anew: it holds the old path.
+# A checkout that was moved needs a new environment, because it holds the old path.
 MOVED := $(if $(filter $(CURDIR),$(file <$(VENV)/.where)),,moved)
 .PHONY: moved
 

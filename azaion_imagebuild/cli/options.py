@@ -165,7 +165,7 @@ def bsp(parser: argparse.ArgumentParser) -> None:
 
 
 def lanes(parser: argparse.ArgumentParser) -> None:
-    """Add the USB instances to flash at, or what stands in for flashing."""
+    """Add the USB instances to flash at, or what replaces flashing."""
     parser.add_argument(
         "--lane",
         metavar="BUS-PORT",

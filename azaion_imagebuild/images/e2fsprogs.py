@@ -17,7 +17,7 @@ def damaged(raw: Path) -> Iterator[Finding]:
     e2fsck = find_program("e2fsck")
     if e2fsck is None:
         return  # preflight has asked for it
-    checked = run([e2fsck, "-fn", str(raw.absolute())], cwd=raw.parent, timeout=1800)
+    checked = run([e2fsck, "-fn", _short(raw)], cwd=raw.parent, timeout=1800)
     if checked.returncode != 0:
         message = f"e2fsck finds {raw} damaged: {checked.last_words()}"
         yield Finding(message=message, hint=_LOOK)
@@ -32,4 +32,9 @@ def debugfs(raw: Path, command: str) -> None:
     program = find_program("debugfs")
     if program is None:
         raise VerificationError("debugfs is not installed", hint="sudo apt-get install e2fsprogs")
-    run([program, "-w", "-R", command, str(raw.absolute())], cwd=Path("/"), timeout=600)
+    run([program, "-w", "-R", command, _short(raw)], cwd=raw.parent, timeout=600)
+
+
+def _short(raw: Path) -> str:
+    # e2fsprogs takes what follows a ? for options: the folder's name must not reach it
+    return f"./{raw.name}"

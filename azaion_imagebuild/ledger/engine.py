@@ -35,8 +35,8 @@ PATIENCE = {
 class Database:
     """The database of a ledger, opened on first use. Safe for threads."""
 
-    def __init__(self, url: str) -> None:
-        """Name the database; nothing is opened yet."""
+    def __init__(self, url: str | Path) -> None:
+        """Name the database, by URL or as an SQLite file; nothing is opened yet."""
         self.url = url
         self._engine: sql.Engine | None = None
         self._passwords: tuple[Secret, ...] = ()  # kept alive, so that they are redacted everywhere
@@ -142,6 +142,8 @@ class Database:
         """
         import sqlalchemy as sql
 
+        if isinstance(self.url, Path):  # never read as a URL: ? and % are part of its name
+            return sql.URL.create("sqlite", database=str(self.url))
         try:
             url = sql.make_url(self.url)
         except (sql.exc.ArgumentError, ValueError):

@@ -32,7 +32,7 @@ Fence = Callable[["sql.Connection", Entry], None]
 
 def ledger_of(settings: LedgerSettings, state_dir: Path) -> Ledger:
     """Return the ledger that the settings name; by default one in the state folder."""
-    return Ledger(settings.database or f"sqlite:///{state_dir / FILE}")
+    return Ledger(settings.database or state_dir / FILE)
 
 
 @dataclasses.dataclass(slots=True)
@@ -57,8 +57,11 @@ class Ledger:
     Rows that several threads write at once are committed together: one fsync serves them all.
     """
 
-    def __init__(self, url: str, *, patience: float = _AWAY_FOR) -> None:
-        """Name the database; ``patience``: seconds to wait for a server that has gone away."""
+    def __init__(self, url: str | Path, *, patience: float = _AWAY_FOR) -> None:
+        """Name the database, by URL or as an SQLite file.
+
+        ``patience``: seconds to wait for a server that has gone away.
+        """
         self.url = url
         self._patience = patience
         self._database = Database(url)

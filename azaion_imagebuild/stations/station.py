@@ -166,7 +166,7 @@ class _Work:
         from .outcome import Again
 
         connector = PsycopgConnector(
-            conninfo=_conninfo(self.ledger.url),
+            conninfo=_conninfo(str(self.ledger.url)),
             kwargs=PATIENCE,
             min_size=1,
             max_size=4,

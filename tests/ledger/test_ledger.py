@@ -23,7 +23,7 @@ from postgres import Postgres
 from world import EMAIL, SERIAL, Ran, Run
 
 from azaion_imagebuild.errors import FlashError, LedgerError, PreflightError
-from azaion_imagebuild.ledger import Entry, Ledger, schema, this_process
+from azaion_imagebuild.ledger import Entry, Ledger, ledger_of, schema, this_process
 from azaion_imagebuild.ledger.chain import check
 from azaion_imagebuild.ledger.engine import FILE
 from azaion_imagebuild.ledger.entry import now
@@ -432,6 +432,15 @@ def test_a_server_that_restarts_is_waited_for(postgres: Postgres) -> None:
         later.join()
         assert ledger.head().row == rows + 1
         assert list(check(ledger)) == []
+
+
+@pytest.mark.parametrize("name", ["a b", "a?b", "100%", "a%20b", "a#b", "ü:@", "a\nb", "\udcff"])
+def test_the_ledger_is_in_the_state_folder_whatever_its_name(name: str, tmp_path: Path) -> None:
+    for rows in (0, 1):
+        with ledger_of(ALLOW, tmp_path / name) as ledger:
+            assert ledger.head().row == rows
+            ledger.write(entry())
+    assert list(tmp_path.rglob(FILE)) == [tmp_path / name / FILE]
 
 
 def test_the_ledger_is_for_its_owner_only(file: Path) -> None:

@@ -25,6 +25,17 @@ def test_a_build_ends_well_the_first_and_the_second_time(umask: int) -> None:
         assert run(["image", "--serial", "AZJN-0042", "--method", method]) == 0
 
 
+@pytest.mark.parametrize("name", ["a b", "a?b", "100%", "a%20b", "a#b", "a'b", "$(touch x)"])
+def test_a_build_works_in_a_folder_of_any_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / name))
+    for way in (["image"], ["image", "--inject=stamp"], ["fleet", "--out=images"]):
+        serial = ["AZJN-0042"] if way[0] == "fleet" else ["--serial=AZJN-0042"]
+        assert run([*way, *serial]) == 0
+    assert run(["ledger", "show", "AZJN-0042"]) == 0
+
+
 def test_the_reference_bsp_has_the_modes_of_nvidias_whatever_the_umask(
     umask: int, tmp_path: Path
 ) -> None:
