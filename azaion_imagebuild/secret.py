@@ -11,7 +11,9 @@ from typing import Any, NoReturn
 from weakref import WeakSet
 
 HIDDEN = "***"
+WITHHELD = "(not shown: it repeats a part of a secret)"
 _SHORTEST_REDACTED = 6  # a shorter value would blank out innocent text
+_PIECE = 8
 _ESCAPES = "\\%&"  # one of them is in every escaped form
 _ENTITIES = {'"': ("&quot;",), "&": ("&amp;",), "'": ("&apos;",), "<": ("&lt;",), ">": ("&gt;",)}
 _FINGERPRINT = b"azaion-imagebuild credential\0"
@@ -75,6 +77,46 @@ def redact(text: str) -> str:
     In upper or lower case, and with any of its characters as JSON, a URL or HTML would escape it.
     """
     return _without(_living_values(), text)
+
+
+def shown(text: str) -> str:
+    """Return what may be shown of a text that somebody sent who knows a secret.
+
+    It is redacted; nothing of it is shown if a piece of a secret is left: one that was cut,
+    reversed, broken into lines or groups, or written as hexadecimal digits or base64.
+    """
+    from html import unescape  # imported late: only an error needs them
+    from urllib.parse import unquote
+
+    text = redact(text)
+    plain = [_letters(form) for form in (text, unquote(text), unescape(text), _unicode(text))]
+    for value in _living_values():
+        for piece in _pieces(value):
+            if any(piece in each for each in plain):
+                return WITHHELD
+    return text
+
+
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalnum, text)).lower()
+
+
+def _unicode(text: str) -> str:
+    return re.sub(r"\\+[ux]([0-9a-fA-F]{2,4})", lambda match: chr(int(match[1], 16)), text)
+
+
+def _pieces(value: str) -> set[str]:
+    """Return every piece of the value that is long enough to be no chance, in each of its forms."""
+    from base64 import b64encode
+
+    data = value.encode()
+    forms = [value, data.hex(), *(b64encode(data[start:]).decode() for start in range(3))]
+    found = set()
+    for form in map(_letters, forms):
+        for text in (form, form[::-1]):
+            last = max(0, len(text) - _PIECE)
+            found |= {text[at : at + _PIECE] for at in range(last + 1)}
+    return {piece for piece in found if len(piece) >= _SHORTEST_REDACTED}
 
 
 def _living_values() -> list[str]:

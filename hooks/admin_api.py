@@ -1,29 +1,29 @@
-"""The account: looks whether the admin API can be used, then enrolls the device there."""
+"""The account: checks that the admin API can be used, then enrolls the device there."""
 
 from __future__ import annotations
 
-import socket
 import stat
 from contextlib import nullcontext
 
 from azaion_imagebuild import hookimpl
-from azaion_imagebuild.admin_api.client import REACH_HINT, AdminApi
+from azaion_imagebuild.admin_api.client import AdminApi, not_reached
 from azaion_imagebuild.errors import UsageError
 from azaion_imagebuild.identity.serial import new_password
 from azaion_imagebuild.model import Build, DeviceIdentity, Finding
 from azaion_imagebuild.pipeline.shared import SharedResources
 from azaion_imagebuild.settings import AdminApiSettings
-from azaion_imagebuild.system.http import address, is_loopback, uses_proxy
+from azaion_imagebuild.system.unreachable import Unreachable
+from azaion_imagebuild.system.url import is_loopback
 
 
 @hookimpl
 def preflight(build: Build) -> list[Finding]:
     settings = build.settings.admin_api
     try:
-        AdminApi(settings)
+        with AdminApi(settings) as api:
+            return [*_warnings(settings), *_unreachable(settings, api)]
     except UsageError as error:
         return [Finding(message=error.message, hint=error.hint)]
-    return [*_warnings(settings), *_unreachable(settings)]
 
 
 @hookimpl
@@ -57,14 +57,10 @@ def _warnings(settings: AdminApiSettings) -> list[Finding]:
     return found
 
 
-def _unreachable(settings: AdminApiSettings) -> list[Finding]:
+def _unreachable(settings: AdminApiSettings, api: AdminApi) -> list[Finding]:
     """Knock at the API's port: a VPN that is down is better found before anything changes."""
-    url = str(settings.url)
-    if uses_proxy(url):
-        return []
     try:
-        socket.create_connection(address(url), timeout=settings.connect_timeout).close()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        return [Finding(message=f"cannot reach the admin API at {url}: {reason}", hint=REACH_HINT)]
+        api.reach()
+    except Unreachable as error:
+        return [not_reached(settings, error)]
     return []

@@ -124,7 +124,7 @@ def test_one_module_each_starts_processes_and_speaks_http() -> None:
     }
     assert users == {
         "subprocess": {"system/process.py"},
-        "requests": {"system/http.py"},
+        "requests": {"system/http.py", "system/proxy.py"},
         "urllib3": {"system/http.py"},
     }
 

@@ -27,7 +27,7 @@ def find_id(answer: Any, path: str, email: str, email_field: str) -> tuple[str, 
         NoId: there is none, or it is shown to be another account's.
     """
     if answer is None:
-        raise NoId("its answer is no JSON of up to 64 KiB")
+        raise NoId("its answer is not JSON of up to 64 KiB")
     shown = False
     for name in path.split("."):
         if isinstance(answer, list):
@@ -59,5 +59,7 @@ def _checked(value: Any, path: str) -> str:
     """Return an id as text: dots alone would lead upwards in a path, a number may be a truth."""
     text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
     if not _ID.fullmatch(text) or not text.strip("."):
-        raise NoId(f"the field {path} of its answer is no id: 1 to 128 letters, digits, -_.~@:+=")
+        raise NoId(
+            f"the field {path} of its answer is not a valid id: 1 to 128 letters, digits, -_.~@:+="
+        )
     return text

@@ -6,10 +6,12 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import ProvisioningError, UsageError
-from ..model import DeviceIdentity
+from ..model import DeviceIdentity, Finding
 from ..secret import Secret
 from ..settings import AdminApiSettings
-from ..system.http import JsonClient, Reply, Unreachable, checked_url, where
+from ..system.http import JsonClient, Reply
+from ..system.unreachable import Kind, Unreachable
+from ..system.url import checked_url, where
 from .account_id import NoId
 from .contract import Call, Contract
 from .transport import transport
@@ -34,10 +36,22 @@ ID_HINT = (
     "set [admin_api] id_field and existing_id_field to where its answers hold the account's id, or"
     " lookup_path to where an account is found"
 )
-TLS_HINT = (
-    "trust the API's CA by [admin_api] ca_file, correct API_URL's host name, or use http:// if the"
-    " API speaks no TLS"
+_HINTS: dict[Kind, str] = {
+    "tls": "trust the API's CA by [admin_api] ca_file, or correct the host name in API_URL",
+    "no tls": "correct host and port in API_URL, or use http:// if the API speaks no TLS",
+}
+_CLIENT_HINT = (
+    "check [admin_api] client_cert and client_key: the API must trust the CA that signed {cert},"
+    " which must not have expired or been revoked"
 )
+_NO_CLIENT_HINT = (
+    "set [admin_api] client_cert and client_key to this station's certificate and key, which the"
+    " API knows"
+)
+EXISTS_HINT = (
+    "; if it says that the account exists: set [admin_api] exists_statuses = [409, {status}]"
+)
+_CANNOT_REACH = "cannot reach the admin API"
 TOKEN_HINT = "check the token ([admin_api] token_file or token_env), mTLS pair and its rights"  # noqa: S105
 
 
@@ -73,11 +87,13 @@ class AdminApi:
         reply = self._send(call)
         enrolled: Literal["created", "updated"] = "updated"
         if reply.status in settings.exists_statuses:
-            so_far = f"the account exists ({reply.status}), but "
+            so_far = f"the account exists ({_answered(reply)}), but "
             self._update(email, password, self._existing_id(reply, email, so_far), so_far)
         else:
             url = self._client.base_url + settings.create_path
             hint = CREATE_HINT.format(role=settings.role, url=url)
+            if reply.status in (400, 422):
+                hint += EXISTS_HINT.format(status=reply.status)
             refuse(reply, contract.accepted_statuses, call.name, hint)
             if reply.status in settings.created_statuses:
                 enrolled = "created"
@@ -135,10 +151,31 @@ class AdminApi:
         try:
             return self._client.send(call.method, call.path, call.body)
         except Unreachable as error:
-            raise ProvisioningError(
-                f"cannot reach the admin API at {self._client.base_url}: {error}",
-                hint=TLS_HINT if error.kind == "tls" else REACH_HINT,
-            ) from None
+            finding = not_reached(self._contract.settings, error)
+            raise ProvisioningError(finding.message, hint=finding.hint) from None
+
+    def reach(self) -> None:
+        """Connect, with TLS's handshake, and send nothing.
+
+        Raises:
+            Unreachable: the API cannot be reached, or a side rejects the other's certificate.
+        """
+        self._client.shake_hands()
+
+
+def not_reached(settings: AdminApiSettings, error: Unreachable) -> Finding:
+    """Return what to tell the operator about an API that cannot be reached."""
+    hint = _HINTS.get(error.kind, REACH_HINT)
+    if error.kind == "client certificate":
+        cert = settings.client_cert
+        hint = _CLIENT_HINT.format(cert=cert) if cert else _NO_CLIENT_HINT
+    message = f"{_CANNOT_REACH} at {str(settings.url).removesuffix('/')}: {error}"
+    return Finding(message=message, hint=error.hint(hint))
+
+
+def is_not_reached(finding: Finding) -> bool:
+    """Tell whether a finding is one of :func:`not_reached`."""
+    return finding.message.startswith(_CANNOT_REACH)
 
 
 def refuse(reply: Reply, wanted: Collection[int], request: str, hint: str) -> None:
@@ -157,7 +194,15 @@ def refuse(reply: Reply, wanted: Collection[int], request: str, hint: str) -> No
         hint = TOKEN_HINT
     elif reply.status == 429:
         hint = "the admin API is busy: run the same command again later, or raise its limits"
+    if reply.proxy is not None:
+        hint = reply.proxy.hint if reply.status == 407 else f"{hint}; {reply.proxy.hint}"
     raise ProvisioningError(f"{request} answered HTTP {reply.status}: {_shown(reply)}", hint=hint)
+
+
+def _answered(reply: Reply) -> str:
+    """Return a status, with what else the answer says: not every API says "exists" by 409 alone."""
+    said = reply.excerpt()
+    return f"{reply.status}: {said}" if reply.body.strip(b" {}[]\r\n") else str(reply.status)
 
 
 def _shown(reply: Reply) -> str:

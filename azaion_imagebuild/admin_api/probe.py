@@ -1,4 +1,4 @@
-"""A live admin API held against its contract, by requests that create and change nothing.
+"""Checks a live admin API against its contract, by requests that create and change nothing.
 
 An API that keeps the contract can only refuse them: docs/admin-api.md lists them and says why.
 """
@@ -17,9 +17,11 @@ from ..errors import ProvisioningError, UsageError
 from ..identity.serial import EMAIL_DOMAIN, EMAIL_PREFIX, new_password
 from ..model import Finding
 from ..settings import AdminApiSettings
-from ..system.http import JsonClient, Reply, Unreachable, checked_url
+from ..system.http import JsonClient, Reply
+from ..system.unreachable import Unreachable
+from ..system.url import checked_url
 from .account_id import NoId
-from .client import ID_HINT, REACH_HINT, TLS_HINT, UPDATE_HINT, refuse
+from .client import ID_HINT, UPDATE_HINT, not_reached, refuse
 from .contract import Call, Contract
 from .transport import transport
 
@@ -27,9 +29,9 @@ CREATE_HINT = "set [admin_api] create_method and create_path to what the API at 
 LOG_HINT = "see the admin API's logs"
 BODY_HINT = "check [admin_api] update_fields and the …_field settings, and the API's rules"
 _NO_ACCOUNT: list[Any] = []
-"""A body in which no API can find an account: it is JSON, but no object."""
+"""A body in which no API can find an account: it is JSON, but not an object."""
 _NOT_THERE = (404, 405, 410, 501)
-_REFUSED = tuple(status for status in range(400, 500) if status not in (401, 403, 429))
+_REFUSED = tuple(status for status in range(400, 500) if status not in (401, 403, 407, 429))
 _logger = logging.getLogger(__name__)
 
 
@@ -46,9 +48,7 @@ def probe(settings: AdminApiSettings) -> list[Finding]:
     except UsageError as error:
         found.append(Finding(message=error.message, hint=error.hint))
     except Unreachable as error:
-        hint = TLS_HINT if error.kind == "tls" else REACH_HINT
-        message = f"cannot reach the admin API at {url}: {error}"
-        found.append(Finding(message=message, hint=hint))
+        found.append(not_reached(settings, error))
     return found
 
 
@@ -79,7 +79,7 @@ class _Probe:
         if reply.status in _NOT_THERE:
             yield _finding(reply, call.name, CREATE_HINT.format(url=self._client.base_url))
         elif reply.status == 500:
-            hint = f"{LOG_HINT}: it stumbled over a body that is no JSON object"
+            hint = f"{LOG_HINT}: it failed on a body that is not a JSON object"
             yield structs.replace(_finding(reply, call.name, hint), severity="warning")
         elif reply.status < 300 and not reply.is_web_page:
             yield self._suspicious(reply, f"{call.name} with no account in it")
@@ -102,7 +102,7 @@ class _Probe:
     def _found(self, call: Call, reply: Reply) -> Iterator[Finding]:
         answer = reply.json()
         if answer is None:
-            message = f"{call.name} answered no JSON, or more than 64 KiB: {reply.excerpt()}"
+            message = f"{call.name} did not answer with JSON of up to 64 KiB: {reply.excerpt()}"
             yield Finding(message=message, hint="set [admin_api] lookup_path so that it filters")
             return
         try:

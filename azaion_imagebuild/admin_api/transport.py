@@ -9,6 +9,7 @@ from ..errors import UsageError
 from ..secret import Secret
 from ..settings import AdminApiSettings
 from ..system.http import Transport
+from ..system.tls import check_client_pair, checked_certificates
 
 _LONGEST_TOKEN = 16 * 1024
 
@@ -19,22 +20,18 @@ def transport(settings: AdminApiSettings) -> Transport:
     Raises:
         UsageError: the token, a header or a certificate file is not usable.
     """
-    for path in (settings.ca_file, settings.client_cert, settings.client_key):
-        if path is not None and not (path.is_file() and os.access(path, os.R_OK)):
-            raise UsageError(
-                f"cannot read {path}", hint="check [admin_api] ca_file, client_cert, client_key"
-            )
+    _check_certificates(settings)
     for name, value in settings.headers.items():
         if not (name.isascii() and name.replace("-", "").isalnum() and _is_header_text(value)):
             raise UsageError(
-                f"[admin_api] headers: {name!a} is not a header",
-                hint="a header's name is letters, digits and hyphens; its value is on one line",
+                f"[admin_api] headers: {name!a} is not a valid header",
+                hint="use letters, digits and hyphens in its name, and one line of ASCII in it",
             )
     for word in (settings.token_header, settings.token_scheme or "Bearer"):
         if not (word.isascii() and word.replace("-", "").isalnum()):
             raise UsageError(
-                f"[admin_api] {word!a} is no header or scheme",
-                hint="token_header and token_scheme are letters, digits and hyphens",
+                f"[admin_api] {word!a} is not a valid header name or scheme",
+                hint="use letters, digits and hyphens in token_header and token_scheme",
             )
     return Transport(
         headers=settings.headers,
@@ -48,6 +45,22 @@ def transport(settings: AdminApiSettings) -> Transport:
         read_timeout=settings.read_timeout,
         retries=settings.retries,
     )
+
+
+def _check_certificates(settings: AdminApiSettings) -> None:
+    for key in ("ca_file", "client_cert", "client_key"):
+        path = getattr(settings, key)
+        if path is not None and not (path.is_file() and os.access(path, os.R_OK)):
+            raise UsageError(f"cannot read {path}", hint=f"check [admin_api] {key}")
+    if settings.ca_file is not None:
+        checked_certificates(settings.ca_file, "[admin_api] ca_file")
+    if settings.client_cert is not None:
+        check_client_pair(settings.client_cert, settings.client_key, "[admin_api]")
+    elif settings.client_key is not None:
+        raise UsageError(
+            "[admin_api] client_key is set, but not client_cert",
+            hint="set client_cert to the certificate of that key",
+        )
 
 
 def _token(settings: AdminApiSettings) -> Secret | None:

@@ -159,7 +159,7 @@ def _is_private(value: Any) -> bool:
 
 def _endpoint(value: Any, base: Path) -> str:
     """Return the base URL; what collectors' manuals show has the path of traces, too."""
-    from ..system.http import checked_url  # late: few have a collector
+    from ..system.url import checked_url  # late: few have a collector
 
     try:
         url = checked_url(_text(value, base), "it")

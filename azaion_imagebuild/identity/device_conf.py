@@ -55,7 +55,7 @@ def template_of(settings: DeviceConfSettings) -> str:
     """Return the text of the template: the site's own, or the shipped one.
 
     Raises:
-        UsageError: it cannot be read, has unknown placeholders, or renders to no device.conf.
+        UsageError: it cannot be read, has unknown placeholders, or renders to something else.
     """
     path = settings.template or shipped("templates") / "device.conf"
     try:
@@ -78,7 +78,7 @@ def template_of(settings: DeviceConfSettings) -> str:
         rendered = parse(render(text, trial))
     except MalformedDeviceConf as error:
         raise UsageError(
-            f"the template {path} gives no device.conf: {error}",
+            f"the template {path} does not give a valid device.conf: {error}",
             hint="compare it with templates/device.conf",
         ) from None
     if (rendered.email, rendered.password) != (trial.email, trial.password):
@@ -103,7 +103,8 @@ def render(template: str, identity: DeviceIdentity) -> bytes:
 def unusable(identity: DeviceIdentity) -> str | None:
     """Return why no device.conf can carry this identity; None: it can.
 
-    A password that an API issued has whatever form the API likes.
+    A password that an API issued has whatever form the API likes. It must mean the same to the
+    Loader, which takes it literally, and to systemd, for which the file is an EnvironmentFile.
     """
     lines = f"{EMAIL_KEY}={identity.email}\n{PASSWORD_KEY}={identity.password.reveal()}\n"
     try:
@@ -111,9 +112,15 @@ def unusable(identity: DeviceIdentity) -> str | None:
     except (MalformedDeviceConf, UnicodeEncodeError):
         found = None
     same = found and (found.email, found.password) == (identity.email, identity.password)
-    if same and len(lines) <= LONGEST // 2:
-        return None
-    return f"it must be one line of printable characters, up to {LONGEST // 2}"
+    if not same or len(lines) > LONGEST // 2:
+        return f"it must be one line of printable characters, up to {LONGEST // 2}"
+    if _READ_OTHERWISE.search(identity.password.reveal()):
+        return "it must not hold a backslash, begin with a quote, or begin or end with a space"
+    return None
+
+
+_READ_OTHERWISE = re.compile(r"""\\|^["'\s]|\s$""")
+"""What systemd's EnvironmentFile= takes for an escape, a quote or nothing (systemd.exec(5))."""
 
 
 def _values(identity: DeviceIdentity) -> dict[str, str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
+from functools import cache
 
 from ..errors import UsageError
 from ..secret import Secret
@@ -11,6 +13,10 @@ from ..secret import Secret
 EMAIL_PREFIX = "azaion-jetson-"
 EMAIL_DOMAIN = "azaion.com"
 _SERIAL = re.compile(r"[A-Za-z0-9]+(?:-[A-Za-z0-9]+)+", re.ASCII)
+_WHITE = " \t\r\n"
+"""What a scanner or an editor adds; another control character belongs to a label (GS1's GS)."""
+_TWICE = re.compile(r"([A-Za-z]{2,}-)[A-Za-z0-9-]*[A-Za-z0-9]\1[A-Za-z0-9-]+", re.ASCII)
+_logger = logging.getLogger(__name__)
 _LONGEST_SERIAL = 48  # an e-mail's local part holds 64 characters (RFC 5321, 4.5.3.1.1)
 
 
@@ -24,7 +30,7 @@ def parse_serial(text: str, pattern: str | None = None) -> str:
     Raises:
         UsageError: ``text`` is no serial; the message quotes it.
     """
-    serial = text.strip()
+    serial = text.strip(_WHITE)
     if not serial:
         raise UsageError(
             "no serial given",
@@ -36,12 +42,22 @@ def parse_serial(text: str, pattern: str | None = None) -> str:
             hint="a serial is letters and digits in groups joined by hyphens, e.g. AZJN-0042;"
             " scan the label again",
         )
+    if pattern is None and _TWICE.fullmatch(serial):
+        _warn_of_two(serial)
     if pattern is not None and not re.fullmatch(pattern, serial):
         raise UsageError(
             f"serial {_quoted(serial)} does not match this site's pattern {pattern}",
             hint="scan the label again, or change [serial] pattern in the configuration",
         )
     return serial
+
+
+@cache  # once for each
+def _warn_of_two(serial: str) -> None:
+    _logger.warning(
+        "%s looks like two labels in one line: check it; [serial] pattern refuses such a serial",
+        serial,
+    )
 
 
 def email_for(serial: str) -> str:

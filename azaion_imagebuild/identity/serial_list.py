@@ -18,6 +18,7 @@ from ..errors import UsageError
 from .serial import email_for, parse_serial
 
 STDIN = "-"
+_LINE_END = re.compile(r"\r\n|\r|\n")
 _RANGE = re.compile(r"(?P<first>[A-Za-z0-9-]*?(?P<start>[0-9]+))\s*\.\.\s*(?P<last>[A-Za-z0-9-]+)")
 _MOST = 1_000_000  # a slip of the key in a range must not fill the memory
 _LONGEST_RANGE = 200  # characters: two serials and the dots between them
@@ -66,7 +67,7 @@ def read_list(source: str, pattern: str | None = None) -> list[Listed]:
             hint = f"{error.hint}; {_CSV}" if is_first else error.hint
             problems.append((f"{where}: {error.message}", hint))
         if len(problems) >= _MOST_PROBLEMS:
-            problems.append((f"{source}: there may be more", "mend these first"))
+            problems.append((f"{source}: there may be more", "fix these first"))
             break
         if len(found) > _MOST:
             raise UsageError(f"{source}: more than {_MOST} serials", hint="split the list")
@@ -92,7 +93,8 @@ def expanded(text: str) -> Iterator[str]:
     end = last.removeprefix(prefix)
     if not (last.startswith(prefix) and end.isdigit() and int(end) >= int(digits)):
         raise UsageError(
-            f"{text.strip()!a} is no range", hint="write it like AZJN-0001..AZJN-1000, upwards"
+            f"{text.strip()!a} is not a valid range",
+            hint="list serials in ascending order, e.g. AZJN-0001..AZJN-1000",
         )
     if int(end) - int(digits) >= _MOST:
         raise UsageError(f"{text.strip()!a} holds more than {_MOST} serials", hint="split it")
@@ -136,7 +138,7 @@ def _lines(source: str) -> Iterator[tuple[str, str, str | None]]:
             hint="name a list of serials that this user may read",
         )
     elif "/" in source or "." in source.replace("..", ""):
-        raise UsageError(f"there is no file {source}", hint="name a list of serials, or -")
+        raise UsageError(f"no such file: {source}", hint="name a list of serials, or -")
     else:
         yield source, source, None
 
@@ -180,7 +182,7 @@ def _content(source: str, stream: BinaryIO) -> str:
 
 
 def _texts(source: str, content: str) -> Iterator[tuple[str, str, str | None]]:
-    lines = content.splitlines()
+    lines = _LINE_END.split(content)  # splitlines() ends one at a label's control characters, too
     header = _header(lines[0]) if lines else []
     if "serial" in header:
         yield from _rows(source, header, io.StringIO(content, newline=""))

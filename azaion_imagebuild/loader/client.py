@@ -9,7 +9,10 @@ from collections.abc import Collection
 from ..errors import UsageError
 from ..identity.device_conf import DeviceConf
 from ..settings import SmokeSettings
-from ..system.http import JsonClient, Transport, Unreachable, checked_certificates, checked_url
+from ..system.http import JsonClient, Transport
+from ..system.tls import checked_certificates
+from ..system.unreachable import Unreachable
+from ..system.url import checked_url
 from . import diagnosis
 from .diagnosis import HEALTH, LOGIN, SmokeFailed
 

@@ -7,7 +7,9 @@ from collections.abc import Collection
 from typing import Literal
 
 from ..errors import VerificationError
-from ..system.http import Reply, Unreachable, uses_proxy, where
+from ..system.http import Reply
+from ..system.unreachable import TLS_KINDS, Unreachable
+from ..system.url import where
 
 Cause = Literal[
     "no route",
@@ -48,16 +50,16 @@ class SmokeFailed(VerificationError):
 def of_connection(url: str, asked: str, error: Unreachable) -> SmokeFailed:
     """Return why the Loader at ``url`` gave no answer to ``asked``."""
     it = f"the Loader at {url}: {error}"
-    proxy = "; it was asked through a proxy: set NO_PROXY" if uses_proxy(url) else ""
-    if error.kind == "tls":
-        return SmokeFailed("tls", f"cannot trust {it}", hint=_tls_hint(str(error)) + proxy)
+    if error.kind in TLS_KINDS:
+        hint = error.hint(_tls_hint(str(error)))
+        return SmokeFailed("tls", f"cannot trust {it}", hint=hint)
     if error.kind == "silent" and asked == LOGIN:
         return _api_down(f"it was sent a login, and did not answer {asked} in time")
     cause: Cause
     if error.kind == "refused":
         cause, message = "refused", f"no Loader listens at {url}: {error}"
         hint = "look whether the Loader runs on the device (its service, its log), and at the port"
-    elif error.kind in ("silent", "other"):
+    elif error.kind in ("silent", "invalid", "other"):
         cause, message = "broken", f"no answer to {asked} of {it}"
         hint = f"{_LOG}, and whether it speaks http or https"
     else:
@@ -66,7 +68,7 @@ def of_connection(url: str, asked: str, error: Unreachable) -> SmokeFailed:
             "check that the device has power, has booted and is on this network, and loader_url;"
             " names in .local need mDNS on this host"
         )
-    return SmokeFailed(cause, message, hint=hint + proxy, may_pass=True)
+    return SmokeFailed(cause, message, hint=error.hint(hint), may_pass=True)
 
 
 def _tls_hint(reason: str) -> str:

@@ -38,9 +38,9 @@ def parts_in_words(settings: Settings) -> str:
 
 def _probed(settings: Settings, findings: list[Finding]) -> list[Finding]:
     """Add what a probe of the admin API finds, unless a plug-in could not reach it already."""
-    from ..admin_api.client import REACH_HINT
+    from ..admin_api.client import is_not_reached
     from ..admin_api.probe import probe  # imported late: only --api needs it
 
-    if any(finding.hint == REACH_HINT for finding in findings):
+    if any(map(is_not_reached, findings)):
         return findings
     return list(dict.fromkeys([*findings, *probe(settings.admin_api)]))

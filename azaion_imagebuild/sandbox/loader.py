@@ -9,7 +9,8 @@ from .. import images
 from ..errors import VerificationError
 from ..identity import device_conf
 from ..model import DEVICE_CONF
-from ..system.http import JsonClient, Transport, Unreachable
+from ..system.http import JsonClient, Transport
+from ..system.unreachable import Unreachable
 from .server import Action, Answer, Server
 
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import ipaddress
+import http.client
 import json
-import os
-import ssl
+import socket
 import time
 import zlib
 from collections.abc import Mapping
@@ -20,9 +19,12 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct, field
 
-from ..errors import UsageError
-from ..secret import Secret, redact
+from ..secret import Secret, shown
+from . import tls
+from .proxy import Proxy, proxies_of, proxy_of
 from .signals import check_interrupt
+from .unreachable import TLS_KINDS, Unreachable, is_hopeless, unreachable
+from .url import address
 
 if TYPE_CHECKING:
     import requests
@@ -42,22 +44,24 @@ class Reply(Struct, frozen=True, kw_only=True):
     status: int
     location: str | None
     body: bytes
+    proxy: Proxy | None = None
+    """Who may have answered instead of the server."""
 
     def __repr__(self) -> str:
-        """Return all but the body, which may hold a secret."""
-        return f"Reply(status={self.status}, location={self.location!r})"
+        """Return the status alone: the rest may hold a secret."""
+        return f"Reply(status={self.status})"
 
     def excerpt(self) -> str:
         """Return the body for an error message: cut, on one line, secrets blanked out."""
         # Without NULs, an answer in UTF-16 does not show a secret letter by letter.
-        text = redact(self.body.replace(b"\0", b"").decode("utf-8", "replace"))
+        text = shown(self.body.replace(b"\0", b"").decode("utf-8", "replace"))
         text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
         if not text:
             return "(empty answer)"
         return text if len(text) <= _LONGEST_EXCERPT else f"{text[:_LONGEST_EXCERPT]}…"
 
     def json(self) -> Any:
-        """Return the body as JSON; None: it is none, was cut, or is nested too deeply."""
+        """Return the body as JSON; None: it is not JSON, was cut, or is nested too deeply."""
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError):
@@ -67,17 +71,6 @@ class Reply(Struct, frozen=True, kw_only=True):
     def is_web_page(self) -> bool:
         """Tell whether a page came, as of a login or a guest network: no API says so."""
         return self.body.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"<"
-
-
-class Unreachable(Exception):
-    """No answer came; ``kind`` is one of ``name refused route timeout silent tls other``.
-
-    ``timeout``: no connection; ``silent``: a connection, but no answer.
-    """
-
-    def __init__(self, kind: str, reason: str) -> None:
-        super().__init__(reason)
-        self.kind = kind
 
 
 class Transport(Struct, frozen=True, kw_only=True):
@@ -124,17 +117,60 @@ class JsonClient:
         import requests
         import urllib3
 
-        self._session = self._session or _session(self.base_url, self._transport)
-        retry = _retry(self._transport.retries)
-        while True:
-            try:
+        try:
+            self._session = self._session or _session(self.base_url, self._transport)
+            retry = _retry(self._transport.retries)
+            while True:
                 reply, response = self._send_once(method, path, body)
-            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-                raise _unreachable(error) from None
-            if reply.status not in _RETRIED or retry.total == 0:
-                return reply
-            retry = retry.increment(method, path, response=response)
-            retry.sleep(response)
+                if reply.status not in _RETRIED or retry.total == 0:
+                    return reply
+                retry = retry.increment(method, path, response=response)
+                retry.sleep(response)
+        except (
+            *(requests.RequestException, urllib3.exceptions.HTTPError),
+            *(http.client.HTTPException, OSError, ValueError, OverflowError),
+        ) as error:  # a ValueError is a host that IDNA refuses, a header or chunk that is not HTTP
+            raise self._unreachable(error) from None
+
+    def shake_hands(self) -> None:
+        """Connect, with TLS's handshake where the URL is of https; no request is sent.
+
+        A proxy is not asked: whether it lets a request through shows when one is sent.
+
+        Raises:
+            Unreachable: there is no connection, or a side rejected the other's certificate.
+        """
+        if proxy_of(self.base_url):
+            return
+        try:
+            self._shake_hands()
+        except (OSError, ValueError) as error:
+            raise unreachable(error) from None
+
+    def _shake_hands(self) -> None:
+        transport = self._transport
+        host, port = address(self.base_url)
+        if urlsplit(self.base_url).scheme == "http":
+            socket.create_connection((host, port), transport.connect_timeout).close()
+            return
+        tls.shake_hands(
+            (host, port),
+            transport.connect_timeout,
+            ca_file=_ca_file(transport),
+            name=transport.certificate_name or host,
+            client_cert=transport.client_cert,
+            client_key=transport.client_key,
+        )
+
+    def _unreachable(self, error: BaseException) -> Unreachable:
+        """Say why; a connection that broke may have hidden what TLS has to say of certificates."""
+        found = unreachable(error, proxy_of(self.base_url))
+        if found.kind == "other" and self.base_url.startswith("https:"):
+            try:
+                self.shake_hands()
+            except Unreachable as other:
+                return other if other.kind in TLS_KINDS else found
+        return found
 
     def _send_once(self, method: str, path: str, body: Any) -> tuple[Reply, BaseHTTPResponse]:
         """Send and read one answer, up to 64 KiB and for one read timeout; then hang up."""
@@ -158,8 +194,13 @@ class JsonClient:
                 status=response.status_code,
                 location=response.headers.get("Location"),
                 body=_unpacked(content, response.headers.get("Content-Encoding", "")),
+                proxy=self._proxy_that_answers(),
             )
             return reply, response.raw
+
+    def _proxy_that_answers(self) -> Proxy | None:
+        """Of https it passes on what it cannot read."""
+        return proxy_of(self.base_url) if self.base_url.startswith("http:") else None
 
 
 def _unpacked(content: bytes, encoding: str) -> bytes:
@@ -170,90 +211,15 @@ def _unpacked(content: bytes, encoding: str) -> bytes:
     return content[:_LONGEST_BODY]
 
 
-def checked_url(url: str, what: str) -> str:
-    """Return ``url`` if it is an http or https URL of a server, without credentials.
-
-    Raises:
-        UsageError: it is not; ``what`` names the setting.
-    """
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
-        usable = usable and not (parts.query or parts.fragment) and (parts.port or 1) > 0
-    except ValueError:
-        usable = False
-    if not usable or any(char.isspace() or not char.isprintable() for char in url):
-        raise UsageError(
-            f"{what} {url.rpartition('@')[2].partition('?')[0]!a} is not an http or https URL",
-            hint="give it like https://admin.internal.example.com, with a port up to"
-            " 65535, without ? or #",
-        )
-    if parts.username is not None or parts.password is not None:
-        raise UsageError(
-            f"{what} holds a user name or password",
-            hint="put the token into a file and name it by [admin_api] token_file; a collector's"
-            " (of traces) belongs into OTEL_EXPORTER_OTLP_HEADERS",
-        )
-    return url
-
-
-def checked_certificates(path: Path, what: str) -> Path:
-    """Return ``path`` if it holds certificates (PEM) to trust.
-
-    Raises:
-        UsageError: it does not, or cannot be read; ``what`` names the setting.
-    """
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-    except OSError as error:  # ssl.SSLError is one
-        reason = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
-        raise UsageError(
-            f"cannot use {path}: {reason}", hint=f"check {what}: a PEM file of certificates"
-        ) from None
-    return path
-
-
-def where(url: str) -> str:
-    """Return scheme and host of a URL: the rest of what a server sends may hold a secret."""
-    try:
-        parts = urlsplit(url)
-        shown = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}"
-    except ValueError:
-        return "nowhere"
-    return ascii(redact(shown))[1:-1][:_LONGEST_EXCERPT] if parts.hostname else "the same server"
-
-
-def is_loopback(url: str) -> bool:
-    """Tell whether ``url`` leads to this very host."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def address(url: str) -> tuple[str, int]:
-    """Return (host, port) of ``url``, which :func:`checked_url` has accepted."""
-    parts = urlsplit(url)
-    return str(parts.hostname), parts.port or (443 if parts.scheme == "https" else 80)
-
-
-def uses_proxy(url: str) -> bool:
-    """Tell whether the environment names a proxy for ``url``."""
-    return not is_loopback(url) and bool(_proxies(url))
-
-
-def _proxies(url: str) -> dict[str, str]:
-    from requests.utils import get_environ_proxies
-
-    return dict(get_environ_proxies(url))
-
-
 def _session(base_url: str, transport: Transport) -> requests.Session:
     import requests
     from requests.adapters import HTTPAdapter
 
-    session = requests.Session()
+    class Session(requests.Session):
+        def get_redirect_target(self, resp: requests.Response) -> None:
+            """Follow no redirect: requests reads its address even where it is told not to."""
+
+    session = Session()
     # Of broken connections only: urllib3 itself would read an answer that has a Retry-After to its
     # end, and multiply the tries of send().
     broken = _retry(transport.retries).new(respect_retry_after_header=False)
@@ -264,9 +230,8 @@ def _session(base_url: str, transport: Transport) -> requests.Session:
     session.mount("http://", adapter)
     # .netrc would add credentials of its own; proxies and the CA file are chosen here instead.
     session.trust_env = False
-    if not is_loopback(base_url):
-        session.proxies = _proxies(base_url)
-    session.verify = str(transport.ca_file) if transport.ca_file else _host_certificates()
+    session.proxies = proxies_of(base_url)
+    session.verify = _ca_file(transport)
     if transport.client_cert:
         pair = (str(transport.client_cert), str(transport.client_key or transport.client_cert))
         session.cert = pair
@@ -279,13 +244,29 @@ def _session(base_url: str, transport: Transport) -> requests.Session:
     return session
 
 
+def _ca_file(transport: Transport) -> str:
+    from requests.utils import DEFAULT_CA_BUNDLE_PATH
+
+    return str(transport.ca_file or tls.host_certificates() or DEFAULT_CA_BUNDLE_PATH)
+
+
 def _retry(times: int) -> Retry:
+    from urllib3.exceptions import InvalidHeader
     from urllib3.util.retry import Retry
 
     class Interruptible(Retry):
         def increment(self, *args: Any, **kwargs: Any) -> Self:
             check_interrupt()  # a server that never answers must not keep a fleet for all tries
+            error = kwargs.get("error")
+            if error is not None and is_hopeless(error):
+                raise error
             return super().increment(*args, **kwargs)
+
+        def parse_retry_after(self, retry_after: str) -> float:
+            try:
+                return super().parse_retry_after(retry_after)
+            except (InvalidHeader, ValueError, OverflowError):
+                return 0.0  # the usual backoff
 
     return Interruptible(
         total=times,
@@ -299,70 +280,3 @@ def _retry(times: int) -> Retry:
         raise_on_status=False,
         raise_on_redirect=False,
     )
-
-
-def _host_certificates() -> str | bool:
-    """The host's own certificates, as curl takes them; True is the certifi package's."""
-    found = ssl.get_default_verify_paths()
-    for path in (found.cafile, "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/cert.pem"):
-        if path and Path(path).is_file() and os.access(path, os.R_OK):
-            return path
-    return True
-
-
-def _unreachable(error: BaseException) -> Unreachable:
-    """Say in a few words why no answer came, without the request's body or headers."""
-    import errno
-    import socket
-
-    import requests
-
-    chain = _causes(error)
-    text = " ".join(str(part) for part in chain)
-    numbers = {part.errno for part in chain if isinstance(part, OSError)}
-    if isinstance(error, requests.exceptions.SSLError) or "SSL" in text:
-        return Unreachable("tls", f"TLS failed: {_ssl_reason(text)}")
-    if any(isinstance(p, socket.gaierror) for p in chain) or "NameResolution" in text:
-        return Unreachable("name", "its name is not known to DNS")
-    if errno.ECONNREFUSED in numbers or "refused" in text:
-        return Unreachable("refused", "it refused the connection")
-    if isinstance(error, requests.Timeout) or "timed out" in text:
-        kind = "timeout" if isinstance(error, requests.ConnectTimeout) else "silent"
-        return Unreachable(kind, "it did not answer in time")
-    if numbers & {errno.EHOSTUNREACH, errno.ENETUNREACH} or "unreachable" in text:
-        return Unreachable("route", "there is no route to it")
-    return Unreachable("other", f"the connection broke ({type(chain[-1]).__name__})")
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    """Unfold what requests and urllib3 wrap: ``args``, ``reason``, cause and context."""
-    found: list[BaseException] = []
-    queue: list[Any] = [error]
-    while queue and len(found) < 20:
-        part = queue.pop(0)
-        if not isinstance(part, BaseException) or part in found:
-            continue
-        found.append(part)
-        queue += [*part.args, getattr(part, "reason", None), part.__cause__, part.__context__]
-    return found
-
-
-_BAD_CERTIFICATE = (
-    "self-signed certificate",
-    "self signed certificate",
-    "hostname mismatch",
-    "ip address mismatch",
-    "certificate has expired",
-    "certificate is not yet valid",
-    "unable to get local issuer certificate",
-)
-
-
-def _ssl_reason(text: str) -> str:
-    text = text.lower()
-    if "certificate verify failed" in text:
-        details = [f": {known}" for known in _BAD_CERTIFICATE if known in text]
-        return f"certificate verify failed{''.join(details[:1])}"
-    if "wrong version number" in text:
-        return "wrong version number"
-    return "the server's certificate or protocol was not accepted"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -14,7 +15,9 @@ _BLOCK = Path("/sys/block")
 def mounts_below(folder: Path, mountinfo: Path = _MOUNTINFO) -> list[Path]:
     """Return the mount points inside ``folder``, the last mounted first (proc_pid_mountinfo(5))."""
     root = folder.resolve()
-    points = [Path(unescaped(line.split()[4])) for line in mountinfo.read_text().splitlines()]
+    # A path may hold any byte, and any control character: only a newline ends a line.
+    lines = os.fsdecode(mountinfo.read_bytes()).split("\n")
+    points = [Path(unescaped(line.split(" ")[4])) for line in lines if line]
     return [point for point in reversed(points) if root in point.parents]
 
 
@@ -24,7 +27,8 @@ def loops_of(folder: Path, block: Path = _BLOCK) -> list[Path]:
     found = []
     for backing in sorted(block.glob("loop*/loop/backing_file")):
         try:
-            file = Path(backing.read_text().rstrip("\n").removesuffix(" (deleted)"))
+            name = os.fsdecode(backing.read_bytes()).removesuffix("\n")
+            file = Path(name.removesuffix(" (deleted)"))
         except OSError:
             continue  # detached meanwhile
         if root in file.parents:

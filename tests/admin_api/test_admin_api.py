@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 import threading
 from collections.abc import Iterator
@@ -125,6 +126,24 @@ def test_retry_after_is_heeded_but_not_for_a_day(scripted: Script, no_waiting: l
     assert no_waiting == [7, 30]
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["1.5", "soon", "", "-1", "Mon, 99 Foo 2026", "9" * 5000, "1e9",
+     "Mon, 01 Jan 99999 00:00:00 GMT", "Mon, 01 Jan 1970 00:00:00 GMT", "7, 7",
+     "\xb2", "0", "Tue, 1 Jan 2030 00:00:00 +99999999"],
+)  # fmt: skip
+def test_a_retry_after_that_is_none_means_the_usual_backoff(
+    scripted: Script, no_waiting: list[float], words: str
+) -> None:
+    scripted.answer(503, Retry_After=words)
+    scripted.answer(503, Retry_After=words)
+    scripted.answer(201)
+    with AdminApi(AdminApiSettings(url=scripted.url, retries=3)) as api:
+        assert api.enroll(SERIAL, EMAIL, Secret(PASSWORD)).enrolled == "created"
+    assert len(no_waiting) <= 2
+    assert all(0 < each <= 30 for each in no_waiting)
+
+
 def test_tries_are_bounded(scripted: Script) -> None:
     scripted.answer(503, "down for maintenance")
     with (
@@ -151,6 +170,82 @@ def test_a_redirect_is_never_followed(scripted: Script, status: int) -> None:
         enroll(scripted.url)
     assert [request.path for request in scripted.requests] == ["/users"]
     assert "API_URL" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["http://\xff", "http://a..b/", "http://[::1", "http://h:99999", "//", "http://" + "a" * 64,
+     "\xff\xfe", "http://user:pass@h/", "http://%zz", "", "x" * 5000, "http://\u00e4\u00f6.de"],
+)  # fmt: skip
+def test_a_redirect_to_nowhere_is_an_error_like_any(scripted: Script, location: str) -> None:
+    scripted.answer(302, Location=location)
+    with pytest.raises(ProvisioningError, match=r"HTTP 302: a redirect to") as caught:
+        enroll(scripted.url)
+    assert caught.value.message.isprintable()
+    assert "pass" not in caught.value.message
+    assert len(caught.value.message) < 400
+
+
+def _groups(text: str, size: int, mark: str) -> str:
+    return mark.join(text[at : at + size] for at in range(0, len(text), size))
+
+
+PIECES = {
+    "a line break in it": PASSWORD[:16] + "\n" + PASSWORD[16:],
+    "escaped line breaks": _groups(PASSWORD, 8, "\\n"),
+    "cut to 20 digits": PASSWORD[:20],
+    "its end": PASSWORD[-9:],
+    "reversed": PASSWORD[::-1],
+    "in groups": _groups(PASSWORD, 4, "-"),
+    "letter by letter": _groups(PASSWORD, 1, " "),
+    "upper case and cut": PASSWORD[:12].upper(),
+    "percent signs, cut": "".join(f"%{ord(each):02x}" for each in PASSWORD[:20]),
+    "entities, cut": "".join(f"&#{ord(each)};" for each in PASSWORD[:20]),
+    "unicode escapes, cut": "".join(f"\\u{ord(each):04x}" for each in PASSWORD[:20]),
+    "base64": base64.b64encode(PASSWORD.encode()).decode(),
+    "base64 within": base64.b64encode(f"user:{PASSWORD}!".encode()).decode(),
+    "hexadecimal": PASSWORD.encode().hex(),
+    "UTF-16": PASSWORD[:20].encode("utf-16").decode("latin-1"),
+}
+
+
+@pytest.mark.parametrize("way", PIECES)
+@pytest.mark.parametrize("status", [409, 500])
+def test_a_password_that_the_api_echoes_in_pieces_is_not_shown(
+    scripted: Script, caplog: pytest.LogCaptureFixture, way: str, status: int
+) -> None:
+    caplog.set_level("DEBUG")
+    scripted.answer(status, f'{{"error": "bad value {PIECES[way]} given"}}'.encode("latin-1"))
+    scripted.answer(500, b"")
+    with pytest.raises(ProvisioningError) as caught:
+        enroll(scripted.url)
+    shown = caught.value.message + caplog.text
+    assert "bad value" not in shown
+    assert "repeats a part of a secret" in shown
+
+
+def test_an_innocent_answer_is_shown_as_it_is(scripted: Script) -> None:
+    scripted.answer(500, "request 7f3a19bc-5566 failed in worker 2233: password too short")
+    with pytest.raises(ProvisioningError, match="request 7f3a19bc-5566 failed") as caught:
+        enroll(scripted.url, "fedcba98765432100f1e2d3c4b5a6978")
+    assert "not shown" not in caught.value.message
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_an_account_that_exists_may_be_told_by_another_status(
+    scripted: Script, status: int
+) -> None:
+    scripted.answer(status, '{"message": "user is there"}')
+    with pytest.raises(ProvisioningError, match="user is there") as caught:
+        enroll(scripted.url)
+    assert f"exists_statuses = [409, {status}]" in caught.value.hint
+
+
+def test_where_the_update_fails_too_the_first_answer_is_told(scripted: Script) -> None:
+    scripted.answer(422, '{"message": "role is not known"}')
+    scripted.answer(404, '{"message": "no such user"}')
+    with pytest.raises(ProvisioningError, match=r"422: .*role is not known.*404.*no such user"):
+        enroll(scripted.url, exists_statuses=[409, 422])
 
 
 def test_a_password_that_the_api_echoes_is_blanked_out_and_the_body_cut(scripted: Script) -> None:
@@ -218,7 +313,7 @@ def test_a_server_that_speaks_no_tls_is_told_apart(scripted: Script) -> None:
     scripted.answer(200)
     with pytest.raises(ProvisioningError, match="TLS failed") as caught:
         enroll(scripted.url.replace("http:", "https:"))
-    assert "ca_file" in caught.value.hint
+    assert "http://" in caught.value.hint
 
 
 def test_the_token_goes_in_its_header_from_a_file_or_a_variable(
@@ -297,6 +392,16 @@ def test_another_contract_is_spoken_when_configured(scripted: Script) -> None:
         "http://h\n.evil",
         "//host",
         "",
+        "http://a..b",
+        "http://.example.com",
+        f"http://{'a' * 64}.example.com",
+        f"http://{'a.' * 127}com",
+        f"http://{'ä' * 60}.example.com",
+        "http://-a.example.com",
+        "http://a%20b.example.com",
+        "http://exa\u2260mple$.com",
+        "http://[fe80::zz]",
+        "http://[127.0.0.1]",
     ],
 )
 def test_a_url_that_is_none_is_a_usage_error(url: str) -> None:

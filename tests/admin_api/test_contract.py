@@ -190,16 +190,16 @@ def one(**fields: Any) -> str:
 
 
 LOOKUPS: dict[str, tuple[str, str]] = {
-    "an id that leads upwards": (one(id=".."), "is no id"),
-    "an id with a slash": (one(id="7/../8"), "is no id"),
-    "an id with a line break": (one(id="7\n"), "is no id"),
-    "an empty id": (one(id=""), "is no id"),
-    "a long id": (one(id="7" * 129), "is no id"),
-    "a huge number": (one(id=10**200), "is no id"),
-    "a truth": (one(id=True), "is no id"),
-    "a fraction": (one(id=7.5), "is no id"),
-    "a list": (one(id=[7]), "is no id"),
-    "other letters": (one(id="٧"), "is no id"),
+    "an id that leads upwards": (one(id=".."), "is not a valid id"),
+    "an id with a slash": (one(id="7/../8"), "is not a valid id"),
+    "an id with a line break": (one(id="7\n"), "is not a valid id"),
+    "an empty id": (one(id=""), "is not a valid id"),
+    "a long id": (one(id="7" * 129), "is not a valid id"),
+    "a huge number": (one(id=10**200), "is not a valid id"),
+    "a truth": (one(id=True), "is not a valid id"),
+    "a fraction": (one(id=7.5), "is not a valid id"),
+    "a list": (one(id=[7]), "is not a valid id"),
+    "other letters": (one(id="٧"), "is not a valid id"),
     "no id": (one(), "has no field items.id"),
     "nobody": ('{"items": []}', "no entries"),
     "somebody else": (f'{{"items": [{{"id": 7, "email": "{OTHER}"}}]}}', "no entries"),
@@ -209,10 +209,10 @@ LOOKUPS: dict[str, tuple[str, str]] = {
         json.dumps({"items": [{"id": each, "email": EMAIL} for each in (7, 8)]}), "2 entries",
     ),
     "a text": ('"items"', "has no field"),
-    "no JSON": ("items", "is no JSON"),
-    "a deep nest": ("[" * 60_000, "is no JSON"),
+    "no JSON": ("items", "is not JSON"),
+    "a deep nest": ("[" * 60_000, "is not JSON"),
     "more than is read": ('{"items": [' + one(id=7) + " " * 70_000 + "]}", "up to 64 KiB"),
-    "an endless number": ('{"items": ' + "1" * 60_000, "is no JSON"),
+    "an endless number": ('{"items": ' + "1" * 60_000, "is not JSON"),
 }  # fmt: skip
 
 

@@ -136,7 +136,22 @@ def test_a_build_takes_issued_tokens(run: Run, api: Api, bsp: Path, inject: str)
     assert issued_in(bsp.parent / "device.img") == api.accounts[EMAIL]["password"]
 
 
-@pytest.mark.parametrize("form", ["", "two\nlines", "a\0b", "ends with a return\r", "x" * 60_000])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "",
+        "two\nlines",
+        "a\0b",
+        "ends with a return\r",
+        "x" * 60_000,
+        "back\\slash",
+        "ends in one\\",
+        '"quoted"',
+        "'",
+        " begins with a space",
+        "ends with one ",
+    ],
+)
 def test_what_cannot_stand_in_a_device_conf_is_refused_at_once(
     run: Run, api: Api, rootfs_dir: Path, form: str
 ) -> None:

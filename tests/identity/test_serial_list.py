@@ -118,10 +118,42 @@ def test_the_site_s_pattern_holds_for_every_line() -> None:
         read_list(listed("AZJN-0001\nXYZ-0002\n"), "AZJN-[0-9]{4}")
 
 
+CONTROLS = [*map(chr, {*range(32)} - {9, 10, 13}), "\x7f", "\x85", "\u2028", "\u2029", "\xa0"]
+
+
+@pytest.mark.parametrize("char", CONTROLS, ids=ascii)
+@pytest.mark.parametrize("form", ["{c}AZJN-0302", "AZJN-0302{c}", "AZJN-0301{c}AZJN-0302"])
+@pytest.mark.parametrize("head", ["", "serial\n"])
+def test_a_control_character_in_a_label_is_an_error_that_names_the_line(
+    char: str, form: str, head: str
+) -> None:
+    source = listed(f"{head}AZJN-0300\n{form.format(c=char)}\n")
+    line = 3 if head else 2
+    with pytest.raises(UsageError) as caught:
+        read_list(source)
+    assert f"line {line}: " in caught.value.message
+    assert caught.value.message.isprintable()
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("head", ["", "serial,lot\n"])
+def test_a_line_ends_at_lf_crlf_or_cr(end: str, head: str) -> None:
+    lot = ",7" if head else ""
+    content = f"{head}AZJN-0001{lot}\nAZJN-0002{lot}\n".replace("\n", end)
+    Path("list.txt").write_bytes(content.encode())
+    assert serials("list.txt") == ["AZJN-0001", "AZJN-0002"]
+
+
+def test_two_labels_in_one_line_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    assert serials(listed("AZJN-0201AZJN-0202\nAZJN-A-0203\nAZJN-AZ-0204\n"))
+    (record,) = caplog.records
+    assert "AZJN-0201AZJN-0202 looks like two labels" in record.getMessage()
+
+
 @pytest.mark.parametrize("content", [b"\xff\xfe\0", b"", b"# nothing\n", b'serial\n"AZJN\n'])
 def test_what_is_no_list_is_refused(content: bytes) -> None:
     Path("list.txt").write_bytes(content)
     with pytest.raises(UsageError):
         read_list("list.txt")
-    with pytest.raises(UsageError, match="no file"):
+    with pytest.raises(UsageError, match="no such file"):
         read_list("gone/list.txt")
