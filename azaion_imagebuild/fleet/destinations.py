@@ -17,14 +17,14 @@ from msgspec import Struct, structs
 
 from .. import images
 from ..config.state_dir import state_dir_of
-from ..errors import ImageBuildError, OperatorError, PreflightError, UsageError
+from ..errors import ImageBuildError, OperatorError, PreflightError, UsageError, raise_for
 from ..identity import device_conf
 from ..identity.placeholder import placeholder
 from ..identity.serial_list import Listed
 from ..images.digest import fingerprints, sha256_of
 from ..images.stamp import copy_image
 from ..l4t.base_image import stamp_base
-from ..l4t.usb import checked_instances, devices_to_flash
+from ..l4t.usb import board_findings, checked_instances, devices_to_flash
 from ..lanes.lane import Lane, opened_lanes
 from ..ledger import Entry, Standing
 from ..model import DEVICE_CONF, Build, Image
@@ -162,6 +162,9 @@ class UsbLane(Struct, frozen=True, kw_only=True):
             settings.bsp.sysfs_usb, self.name, settings.bsp.device_wait, self.stopped
         )
         build = device_build(each.serial, settings, sandbox=self.sandbox)
+        if wrong := list(board_findings(build, device)):
+            self.watch.had_its_turn(self.name, device)  # the next serial waits for another one
+            raise_for(wrong, PreflightError)
         yield self.lane.build(build), self.blank
         self.watch.had_its_turn(self.name, device)
 

@@ -15,7 +15,7 @@ from ..model import RELEASE_FILE, Build, Finding
 from ..rootfs.tree import Rootfs
 from ..system import log_files
 from ..system.process import find_program, processes_of
-from .usb import MOST_AT_ONCE, RECOVERY_HINT, listed, recovery_devices
+from .usb import MOST_AT_ONCE, device_findings
 
 FLASH_SH = "flash.sh"
 INITRD_FLASH_SH = "tools/kernel_flash/l4t_initrd_flash.sh"
@@ -66,7 +66,7 @@ class LinuxForTegra(Struct, frozen=True):
             *self._rootfs_findings(build),
             *self._host_findings(build),
             *log_files.findings(build),
-            *self.device_findings(build),
+            *device_findings(build),
         ]
 
     def script(self, build: Build) -> Path:
@@ -181,26 +181,6 @@ class LinuxForTegra(Struct, frozen=True):
             yield _error(
                 f"{self.dir} has {_megabytes(free)} free, the images need {_megabytes(needed)}",
                 "make room, then run the same command again",
-            )
-
-    def device_findings(self, build: Build) -> Iterator[Finding]:
-        """Look whether the device that is to be written to can be told from others."""
-        if build.sandbox or not (build.flash or build.fuse):
-            return
-        settings = build.settings.bsp
-        found = recovery_devices(settings.sysfs_usb)
-        wanted = settings.usb_instance
-        if wanted is not None and wanted not in [each.instance for each in found]:
-            yield _error(
-                f"no device in recovery mode at the USB instance {wanted!a}",
-                f"in recovery mode are: {listed(found) or 'none'}",
-            )
-        elif not found:
-            yield _error("no device is in recovery mode", RECOVERY_HINT)
-        elif wanted is None and len(found) > 1:
-            yield _error(
-                f"{len(found)} devices are in recovery mode: {listed(found)}",
-                "say which one by --usb-instance, or unplug the others",
             )
 
     def others_at_work(self) -> list[str]:

@@ -17,9 +17,8 @@ from ..errors import FuseError, PreflightError, UsageError
 from ..model import Build, Finding, FuseResult
 from ..system.log_files import make_log_dir
 from ..system.process import Finished, run
-from .bsp import LinuxForTegra
 from .scripts import environment, failure_reason
-from .usb import recovery_devices
+from .usb import device_findings, recovery_devices
 
 _SERIAL, _USB_INSTANCE = "{serial}", "{usb_instance}"
 _REHEARSALS = ("--noburn", "--test")  # odmfuse.sh then prints its success line and burns nothing
@@ -98,7 +97,7 @@ def _device(build: Build) -> str:
     problems = [
         (each.message, each.hint)
         for each in (
-            *LinuxForTegra(_tree(build)).device_findings(build),
+            *device_findings(build),
             *_device_findings(build, build.settings.fuse.command),
         )
     ]

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
 from ..errors import InterruptedBuild, OperatorError, PreflightError
+from ..model import Build, Finding
+from . import recovery_ids
 
 RECOVERY_HINT = "hold FORCE RECOVERY, press RESET, then look for 0955: in lsusb"
 MOST_AT_ONCE = 10
 """NVIDIA's initrd flash finds device 1 by a pattern that matches 10 as well (l4t-facts)."""
 
-_NVIDIA = "0955"
-_RECOVERY = "23"  # products in recovery mode: 7523 (Orin Nano 8 GB), 7623 (4 GB), 7023, 7223, …
 _INSTANCE = re.compile(r"[0-9]{1,3}-[0-9]{1,3}(\.[0-9]{1,3}){0,6}", re.ASCII)
 _PAUSE = 0.25  # seconds between two looks at sysfs
 
@@ -30,9 +30,12 @@ class RecoveryDevice(Struct, frozen=True, kw_only=True):
     ecid: str | None = None
     """The chip's own number, where the kernel shows one."""
 
+    def __str__(self) -> str:
+        return f"{self.instance} ({recovery_ids.VENDOR}:{self.product})"
 
-def recovery_devices(sysfs: Path) -> list[RecoveryDevice]:
-    """Return the devices in recovery mode, by instance.
+
+def nvidia_devices(sysfs: Path) -> list[RecoveryDevice]:
+    """Return every device of NVIDIA's, in recovery mode or not, by instance.
 
     Args:
         sysfs: ``/sys/bus/usb/devices``; each folder there has idVendor, idProduct, busnum, devpath,
@@ -43,16 +46,80 @@ def recovery_devices(sysfs: Path) -> list[RecoveryDevice]:
         vendor, product, bus, path = (
             _read(folder / name) for name in ("idVendor", "idProduct", "busnum", "devpath")
         )
-        if vendor == _NVIDIA and product.endswith(_RECOVERY) and bus and path:
+        if vendor == recovery_ids.VENDOR and product and bus and path:
             found.append(
                 RecoveryDevice(instance=f"{bus}-{path}", product=product, ecid=_ecid(folder))
             )
     return found
 
 
+def recovery_devices(sysfs: Path) -> list[RecoveryDevice]:
+    """Return the supported devices in recovery mode, by instance."""
+    return [each for each in nvidia_devices(sysfs) if recovery_ids.is_supported(each.product)]
+
+
 def listed(devices: Sequence[RecoveryDevice]) -> str:
     """Return the devices for a message."""
-    return ", ".join(f"{each.instance} (0955:{each.product})" for each in devices)
+    return ", ".join(map(str, devices))
+
+
+def no_device(sysfs: Path) -> tuple[str, str]:
+    """Return error and hint for a host without a device to flash: why others are left out."""
+    left_out = nvidia_devices(sysfs)
+    reasons = "; ".join(_left_out(each) for each in left_out)
+    if any(recovery_ids.is_too_old(each.product) for each in left_out):
+        return reasons, "plug in a supported Jetson, or flash this one with NVIDIA's own tools"
+    message = "no device is in recovery mode"
+    return (f"{message}: {reasons}" if reasons else message), RECOVERY_HINT
+
+
+def device_findings(build: Build) -> Iterator[Finding]:
+    """Look whether the device to flash can be told from others, and fits the board."""
+    if build.sandbox or not (build.flash or build.fuse):
+        return
+    settings = build.settings.bsp
+    found = recovery_devices(settings.sysfs_usb)
+    wanted = settings.usb_instance
+    chosen = [each for each in found if wanted in (None, each.instance)]
+    if wanted is not None and not chosen:
+        yield Finding(
+            message=f"no device in recovery mode at the USB instance {wanted!a}"
+            f"{_reason_at(settings.sysfs_usb, wanted)}",
+            hint=f"in recovery mode are: {listed(found) or 'none'}",
+        )
+    elif not chosen:
+        message, hint = no_device(settings.sysfs_usb)
+        yield Finding(message=message, hint=hint)
+    elif len(chosen) > 1:
+        yield Finding(
+            message=f"{len(found)} devices are in recovery mode: {listed(found)}",
+            hint="choose one with --usb-instance, or unplug the others",
+        )
+    else:
+        yield from board_findings(build, chosen[0])
+
+
+def board_findings(build: Build, device: RecoveryDevice) -> Iterator[Finding]:
+    """Look whether a device is the one that the board is configured for."""
+    settings = build.settings.bsp
+    tree = build.bsp_dir or Path()
+    why = recovery_ids.mismatch(device.product, settings.board, tree, settings.environment)
+    if why is not None:
+        yield Finding(
+            message=f"the device at USB {device} {why}",
+            hint="plug in the device that is meant, or set [bsp] board and environment (BOARDID,"
+            " BOARDSKU) for this one",
+        )
+
+
+def _left_out(device: RecoveryDevice) -> str:
+    reason = recovery_ids.reason_left_out(device.product)
+    return f"{recovery_ids.VENDOR}:{device.product} at USB {device.instance} {reason}"
+
+
+def _reason_at(sysfs: Path, instance: str) -> str:
+    there = [each for each in nvidia_devices(sysfs) if each.instance == instance]
+    return "".join(f": {_left_out(each)}" for each in there)
 
 
 def device_at(sysfs: Path, instance: str) -> RecoveryDevice | None:
@@ -71,11 +138,12 @@ def devices_to_flash(sysfs: Path, chosen: Sequence[str] = ()) -> list[RecoveryDe
     """
     found = {each.instance: each for each in recovery_devices(sysfs)}
     if not found:
-        raise PreflightError("no device is in recovery mode", hint=RECOVERY_HINT)
+        raise PreflightError.of_problems([no_device(sysfs)])
     wanted = checked_instances(chosen or list(found))
     if missing := [each for each in wanted if each not in found]:
         raise PreflightError(
-            f"no device in recovery mode at the USB instance {', '.join(missing)}",
+            f"no device in recovery mode at the USB instance {', '.join(missing)}"
+            f"{''.join(_reason_at(sysfs, each) for each in missing)}",
             hint=f"in recovery mode are: {listed(list(found.values()))}",
         )
     return [found[each] for each in wanted]
@@ -144,7 +212,8 @@ def wait_for_device(
 def _missing(sysfs: Path, instance: str, seconds: float) -> OperatorError:
     found = recovery_devices(sysfs)
     return PreflightError(
-        f"no device came into recovery mode at the USB instance {instance} in {seconds:g} s",
+        f"no device came into recovery mode at the USB instance {instance} in {seconds:g} s"
+        f"{_reason_at(sysfs, instance)}",
         hint=f"{RECOVERY_HINT}; in recovery mode are: {listed(found) or 'none'}",
     )
 
