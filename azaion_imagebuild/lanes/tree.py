@@ -6,7 +6,11 @@ Copies are, too, what NVIDIA's scripts may write:
 - ``bootloader/`` (flash.sh rebuilds boot images and tables there), but for the boot image of each
   device number, which is only read;
 - ``tools/kernel_flash/images`` (the device mounts it read-write);
+- ``kernel/dtb`` (flash.sh rewrites the ``.dtb.rec`` there, with ``-r`` too);
+- ``tools/kernel_flash/initrdflash*.txt`` (packaging writes its parameters there);
 - ``rootfs/boot``, ``rootfs/etc`` (kernel, extlinux.conf, nv_boot_control.conf).
+
+The list is what runs of R35.3.1's own scripts wrote, packaging and flashing, with both methods.
 
 Logs and temporary folders of the BSP are left out. Folders are always the lane's own.
 """
@@ -30,7 +34,14 @@ from ..model import DEVICE_CONF, Finding, Image
 from ..system.mounts import mounts_below
 from .hardlink_copy import Share, twin
 
-_OWN = ("bootloader/", "tools/kernel_flash/images/", "rootfs/boot/", "rootfs/etc/")
+_OWN = (
+    "bootloader/",
+    "kernel/dtb/",
+    "tools/kernel_flash/images/",
+    "tools/kernel_flash/initrdflash",
+    "rootfs/boot/",
+    "rootfs/etc/",
+)
 _ONLY_READ = re.compile(r"bootloader/boot[0-9]\.img")
 _LEFT_OUT = re.compile(
     r"(initrdlog|temp_initrdflash|mfi_[^/]*)|bootloader/system\.img[^/]*(\.bak|\.orig|~)"

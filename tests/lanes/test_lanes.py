@@ -173,7 +173,10 @@ def test_a_lane_shares_what_is_read_and_owns_what_is_written(bench: Bench) -> No
     with opened_lanes(bench.build, bench.image, bench.instances) as opened:
         theirs = files_below(bsp)
         mine = {lane.number: files_below(lane.tree) for lane in opened}
-        owned = ("bootloader/", "tools/kernel_flash/images/", "rootfs/boot/", "rootfs/etc/")
+        owned = (
+            *("bootloader/", "tools/kernel_flash/images/", "tools/kernel_flash/initrdflash"),
+            *("kernel/dtb/", "rootfs/boot/", "rootfs/etc/"),
+        )
         for files in mine.values():
             for name, at in files.items():
                 shared = not name.startswith(owned) or name.startswith("bootloader/boot")
@@ -215,8 +218,10 @@ def test_a_lane_costs_little_beyond_its_image(plain: Bench) -> None:
 def test_what_a_script_writes_in_a_lane_reaches_neither_the_bsp_nor_another_lane(
     plain: Bench,
 ) -> None:
-    written = ["rootfs/etc/passwd", "rootfs/boot/Image", "bootloader/mksparse"]
     bsp = plain.sandbox.bsp
+    written = ["rootfs/etc/passwd", "rootfs/boot/Image", "bootloader/mksparse"]
+    written += [f"kernel/dtb/{path.name}" for path in (bsp / "kernel/dtb").iterdir()]
+    assert len(written) == 4
     with opened_lanes(plain.build, plain.image, plain.instances) as (first, second, _):
         before = Tree(bsp, fake=False).snapshot()
         for name in written:

@@ -73,6 +73,9 @@ build_system_img() {
 }
 
 echo "# L4T BSP Information: reference BSP"
+# NVIDIA's rewrites the recovery dtb beside the original at every call, with -r too.
+mkdir -p kernel/dtb
+echo "reference recovery dtb" > "kernel/dtb/$board.dtb.rec"
 if [ "$reuse" -eq 1 ]; then
     [ -f bootloader/system.img ] || die "file bootloader/system.img not found"
     echo "Reusing existing system.img..."
