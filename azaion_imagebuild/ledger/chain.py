@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..model import Receipt
-from .entry import FIRST_HASH
+from .entry import FIRST_HASH, odd_hash, odd_values
 
 if TYPE_CHECKING:
     from .store import Ledger
@@ -31,8 +31,11 @@ def check(ledger: Ledger, anchors: tuple[Receipt, ...] = ()) -> Iterator[str]:
     last = at_head = Receipt(row=0, hash=FIRST_HASH)
     expected = {anchor.row: anchor.hash for anchor in anchors}
     told = 0
-    for number, entry, found in ledger.rows():
-        for message in _differences(last, number, entry.hash_after(number, last.hash), found):
+    for number, entry, found in ledger.stored():
+        odd = odd_values(entry) + odd_hash(found)
+        wanted = found if odd else entry.hash_after(number, last.hash)
+        altered = [f"row {number} was altered: {each}" for each in odd]
+        for message in [*altered, *_differences(last, number, wanted, found)]:
             yield f"{message} ({entry.serial}, {entry.step} {entry.outcome}, {entry.at})"
             told += 1
         if expected.pop(number, found) != found:
@@ -40,7 +43,7 @@ def check(ledger: Ledger, anchors: tuple[Receipt, ...] = ()) -> Iterator[str]:
         if told >= _MOST:
             yield "…"
             return
-        last = Receipt(row=number, hash=found)
+        last = Receipt(row=number, hash=str(found))
         if number <= head.row:
             at_head = last
     if head.row > last.row:

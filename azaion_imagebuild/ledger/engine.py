@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sql
 
 FILE = "ledger.sqlite3"
+_MAGIC = b"SQLite format 3\0"
 _LOCKED_FOR = 30.0  # seconds to wait for another writer
 _PASSWORDS = ("password", "sslpassword")  # names in the query of a PostgreSQL URL
 PATIENCE = {
@@ -35,9 +36,13 @@ PATIENCE = {
 class Database:
     """The database of a ledger, opened on first use. Safe for threads."""
 
-    def __init__(self, url: str | Path) -> None:
-        """Name the database, by URL or as an SQLite file; nothing is opened yet."""
+    def __init__(self, url: str | Path, *, create: bool = True) -> None:
+        """Name the database, by URL or as an SQLite file; nothing is opened yet.
+
+        ``create``: make the ledger if it is missing.
+        """
         self.url = url
+        self._create = create
         self._engine: sql.Engine | None = None
         self._passwords: tuple[Secret, ...] = ()  # kept alive, so that they are redacted everywhere
         self._opening = threading.Lock()
@@ -117,10 +122,10 @@ class Database:
 
         url = self._parsed()
         try:
-            engine, guard = _engine(url)
+            engine, guard = _engine(url, self._create)
             try:
                 with guard:
-                    migrate(engine)
+                    migrate(engine, create=self._create)
             except BaseException:
                 engine.dispose()  # nobody else will: it was never opened
                 raise
@@ -159,7 +164,7 @@ class Database:
         return url
 
 
-def _engine(url: sql.URL) -> tuple[sql.Engine, AbstractContextManager[object]]:
+def _engine(url: sql.URL, create: bool) -> tuple[sql.Engine, AbstractContextManager[object]]:
     """Return an engine, and the lock to hold while its tables change.
 
     Raises:
@@ -169,7 +174,7 @@ def _engine(url: sql.URL) -> tuple[sql.Engine, AbstractContextManager[object]]:
 
     backend = url.get_backend_name()
     if backend == "sqlite":
-        return _sqlite(url)
+        return _sqlite(url, create)
     if backend == "postgresql":
         driver = url.set(drivername="postgresql+psycopg")
         engine = sql.create_engine(driver, pool_pre_ping=True, connect_args=PATIENCE)
@@ -180,15 +185,12 @@ def _engine(url: sql.URL) -> tuple[sql.Engine, AbstractContextManager[object]]:
     )
 
 
-def _sqlite(url: sql.URL) -> tuple[sql.Engine, AbstractContextManager[object]]:
+def _sqlite(url: sql.URL, create: bool) -> tuple[sql.Engine, AbstractContextManager[object]]:
     """Return the engine of a SQLite file (0600), and the lock to hold while its tables change."""
     import sqlalchemy as sql
 
     path = Path(url.database) if url.database else None  # None: in memory
-    if path is not None:
-        make_folder(path.parent)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-        _check_rights(path)
+    opened = _prepare(path, create) if path else None
     engine = sql.create_engine(url, connect_args={"timeout": _LOCKED_FOR})
 
     @sql.event.listens_for(engine, "connect")
@@ -202,7 +204,68 @@ def _sqlite(url: sql.URL) -> tuple[sql.Engine, AbstractContextManager[object]]:
         writes = connection.get_execution_options().get("writes", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
+    @sql.event.listens_for(engine, "commit")
+    def check(connection: sql.Connection) -> None:
+        if path is not None and _file_id(path) != opened:
+            raise LedgerError(
+                f"the ledger {path} was replaced or removed by another program: this row is not"
+                " in it",
+                hint="find out who replaced it, restore the right one, then run the same command"
+                " again",
+            )
+
     return engine, locked([path.parent] if path else [], _LOCKED_FOR)
+
+
+def _prepare(path: Path, create: bool) -> tuple[int, int] | None:
+    """Make the file if it is missing and may be made; return which file it is.
+
+    Raises:
+        LedgerError: it is missing, unsafe or not a whole database.
+    """
+    if create:
+        make_folder(path.parent)
+    elif not os.path.lexists(path):
+        raise LedgerError(
+            f"there is no ledger at {path}",
+            hint="name the right one by --database, use sudo if builds do, or restore a backup",
+        )
+    flags = (os.O_CREAT if create else 0) | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        _check_rights(path)
+        _check_header(path, os.pread(descriptor, 18, 0), os.fstat(descriptor).st_size)
+    finally:
+        os.close(descriptor)
+    return _file_id(path)
+
+
+def _file_id(path: Path) -> tuple[int, int] | None:
+    with contextlib.suppress(OSError):
+        found = path.lstat()
+        return found.st_dev, found.st_ino
+    return None
+
+
+def _check_header(path: Path, start: bytes, size: int) -> None:
+    """Refuse a file that SQLite would take for a new database and overwrite.
+
+    Its first 16 bytes are a constant; the page size follows (https://sqlite.org/fileformat.html).
+
+    Raises:
+        LedgerError: it has been cut, or is something else.
+    """
+    page = int.from_bytes(start[16:18], "big")
+    page = 65536 if page == 1 else max(page, 512)
+    whole = start.startswith(_MAGIC) and size >= page
+    log = path.with_name(f"{path.name}-wal")
+    emptied = not size and log.exists() and log.stat().st_size
+    if emptied or (size and not whole):
+        raise LedgerError(
+            f"the ledger {path} ({size} bytes) is not a whole SQLite database: it was cut or"
+            " overwritten",
+            hint="restore it from a backup, then check it: azaion-imagebuild ledger verify",
+        )
 
 
 def _check_rights(path: Path) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from .. import __version__
 from ..model import BuildRecord
@@ -19,6 +19,7 @@ Outcome = Literal["started", "done", "failed", "unknown", "retired"]
 FIRST_HASH = "0" * 64
 """The hash before the first row."""
 _LONGEST = 4000
+_WORDS = {bool: "true or false", str: "text", int: "an integer", float: "a number"}
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -122,6 +123,42 @@ class Entry(Struct, frozen=True, kw_only=True):
 
 
 FIELDS: tuple[str, ...] = Entry.__struct_fields__
+OUTCOMES: tuple[str, ...] = get_args(Outcome)
+
+
+def _kinds(name: str, hints: dict[str, Any]) -> tuple[type, ...]:
+    kinds = get_args(hints[name]) or (hints[name],)
+    return tuple(each if isinstance(each, type) else str for each in kinds)
+
+
+KINDS = {name: _kinds(name, hints) for hints in [get_type_hints(Entry)] for name in FIELDS}
+"""Field → the types that its values have; NoneType is one of them where it may be missing."""
+
+_sound: set[tuple[type, ...]] = set()  # types of rows that were found in order
+
+
+def odd_hash(seal: object) -> list[str]:
+    """Return what is wrong with the type of a row's hash."""
+    return [] if type(seal) is str else [f"hash is {ascii(seal)[:60]}, not text"]
+
+
+def odd_values(entry: Entry) -> list[str]:
+    """Return what is wrong with the types of a row's values as they were read from a database.
+
+    SQLite stores any value in any column, and a query may then see another value than the hash.
+    """
+    values = structs.astuple(entry)
+    kinds = tuple(map(type, values))
+    if kinds in _sound:
+        return []
+    found = [
+        f"{name} is {ascii(value)[:60]}, not {_WORDS[KINDS[name][0]]}"
+        for name, value, kind in zip(FIELDS, values, kinds, strict=True)
+        if kind not in KINDS[name]
+    ]
+    if not found:
+        _sound.add(kinds)
+    return found
 
 
 def text_of(text: str) -> str:

@@ -9,13 +9,15 @@ import sqlalchemy as sql
 
 from ..errors import LedgerError
 from ..model import Receipt
-from .entry import FIELDS, Entry
-from .schema import head, rows
+from .entry import FIELDS, KINDS, OUTCOMES, Entry, odd_hash, odd_values
+from .schema import HIDDEN, head, rows
 from .standing import FUSE, ROTATE, Credential, Standing
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Select
 
+COMPARE = "compare it with a backup (azaion-imagebuild ledger export); find out who wrote it"
+FLAGS = [name for name in FIELDS if KINDS[name] == (bool,)]
 _MANY = 500  # values in one IN (…)
 
 
@@ -27,9 +29,12 @@ def standings(
     wanted = list(found)
     for start in range(0, len(wanted), _MANY):
         some = rows.c.email.in_(wanted[start : start + _MANY])
-        query = sql.select(rows).where(some, rows.c.sandbox == sandbox)
-        for row in connection.execute(query.order_by(rows.c.row.desc())):
-            found[row.email].append(entry_of(row))
+        # Compared here, not in SQL: a value that is neither 0 nor 1 must not hide a row.
+        for row in connection.execute(sql.select(rows).where(some).order_by(rows.c.row.desc())):
+            entry = entry_of(row)
+            if entry.sandbox == sandbox:
+                found[entry.email].append(entry)
+    _refuse_hidden(connection)
     return {
         serial: Standing(serial=serial, rows=found[email]) for serial, email in accounts.items()
     }
@@ -57,11 +62,13 @@ def credentials(connection: Connection, *, sandbox: bool) -> list[Credential]:
 
     An attempt that failed before its credential could reach a device does not count.
     """
-    wanted = sql.or_(rows.c.account.is_not(None), rows.c.outcome == "retired")
-    columns = [rows.c[name] for name in ("serial", "email", "outcome", "credential", "at")]
-    query = sql.select(*columns).where(wanted, rows.c.sandbox == sandbox).order_by(rows.c.row)
-    found: dict[str, tuple[str, Credential]] = {}
-    for row in _streamed(connection, query):
+    others = [each for each in OUTCOMES if each != "retired"]
+    wanted = sql.or_(rows.c.account.is_not(None), rows.c.outcome.not_in(others))
+    query = sql.select(rows).where(wanted).order_by(rows.c.row)
+    found: dict[str, tuple[str | None, Credential]] = {}
+    for row in map(entry_of, _streamed(connection, query)):
+        if row.sandbox != sandbox:
+            continue
         if row.outcome == "retired":
             found.pop(row.serial, None)
         elif row.outcome == "failed":
@@ -79,6 +86,12 @@ def numbered(connection: Connection, serial: str | None) -> Iterator[tuple[int, 
         query = query.where(rows.c.serial == serial)
     for row in _streamed(connection, query):
         yield row.row, entry_of(row), row.hash
+
+
+def stored(connection: Connection) -> Iterator[tuple[int, Entry, str]]:
+    """Yield (number, row, hash) of every row as it is stored, odd values included."""
+    for row in _streamed(connection, sql.select(rows).order_by(rows.c.row)):
+        yield row.row, _as_stored(row), row.hash
 
 
 def last(connection: Connection, **values: object) -> Entry | None:
@@ -102,20 +115,57 @@ def head_of(connection: Connection) -> Receipt:
     """Return how many rows the ledger says it has, and the last one's hash.
 
     Raises:
-        LedgerError: it does not say.
+        LedgerError: it does not say, or says more than one thing.
     """
-    row = connection.execute(sql.select(head)).first()
-    if row is None:
+    found = connection.execute(sql.select(head).order_by(head.c.id).limit(2)).all()
+    if not found:
         raise LedgerError(
-            "the ledger's head (its number of rows and last hash) is missing",
-            hint="compare it with a backup: azaion-imagebuild ledger export",
+            "the ledger's head (its number of rows and last hash) is missing", hint=COMPARE
         )
-    return Receipt(row=row.rows, hash=row.hash)
+    if len(found) > 1:
+        raise LedgerError("the ledger has more than one head: a row was added", hint=COMPARE)
+    ((number, count, seal),) = found
+    if (number, type(count), type(seal)) != (1, int, str):
+        raise LedgerError(
+            f"the ledger's head was altered: {ascii(tuple(found[0]))[:100]}", hint=COMPARE
+        )
+    return Receipt(row=count, hash=seal)
 
 
 def entry_of(row: Any) -> Entry:
-    """Return a row of the table as an :class:`Entry`."""
-    return Entry(**{name: getattr(row, name) for name in FIELDS})
+    """Return a row of the table as an :class:`Entry`.
+
+    Raises:
+        LedgerError: a value has a type that this tool never writes.
+    """
+    entry = _as_stored(row)
+    if odd := odd_values(entry) + odd_hash(row.hash):
+        raise LedgerError(
+            f"row {row.row} of the ledger was altered: {'; '.join(odd)}",
+            hint="find every change: azaion-imagebuild ledger verify",
+        )
+    return entry
+
+
+def _as_stored(row: Any) -> Entry:
+    fields = dict(zip(FIELDS, row[1:-1], strict=True))  # between its number and its hash
+    for name in FLAGS:
+        if type(fields[name]) is int and fields[name] in (0, 1):  # as SQLite stores a Boolean
+            fields[name] = bool(fields[name])
+    return Entry(**fields)
+
+
+def _refuse_hidden(connection: Connection) -> None:
+    """Refuse a ledger with a row that no search for an account finds.
+
+    Raises:
+        LedgerError: there is such a row.
+    """
+    if connection.dialect.name != "sqlite":  # the others store text in a column of text
+        return
+    hidden = sql.select(rows).where(sql.text(HIDDEN)).limit(1)
+    for row in connection.execute(hidden):
+        entry_of(row)
 
 
 def _streamed(connection: Connection, query: Select[Any]) -> Iterator[Any]:

@@ -4,32 +4,54 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sql
 
 from ..errors import LedgerError
-from .entry import FIELDS, FIRST_HASH, Entry
+from .entry import FIELDS, FIRST_HASH, KINDS, OUTCOMES
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
-VERSION = "0001"
+VERSION = "0002"
 """The newest revision in ``migrations/versions``."""
 
+HIDDEN = "typeof(\"email\") <> 'text'"
+"""SQLite's condition for a row that no search for an account finds; an index holds only these."""
+
+
+class _Flag(sql.Boolean):
+    """A Boolean that is read as it is stored, which in SQLite may be 2."""
+
+    cache_ok = True
+
+    def result_processor(self, dialect: Any, coltype: Any) -> None:
+        return None
+
+
 _TYPES: dict[type, type[sql.types.TypeEngine[Any]]] = {
-    bool: sql.Boolean,
+    bool: _Flag,
     float: sql.Double,
     int: sql.Integer,
+    str: sql.String,
 }
-"""What a field of :class:`.Entry` is stored as; other fields are text."""
+_AFFINITIES = {bool: "integer", float: "real", int: "integer", str: "text"}
 
 
 def _column(name: str) -> sql.Column[Any]:
-    kind = get_type_hints(Entry)[name]
-    kinds = get_args(kind) or (kind,)
-    stored = next((_TYPES[each] for each in kinds if each in _TYPES), sql.String)
-    return sql.Column(name, stored, nullable=NoneType in kinds, index=name == "attempt")
+    kinds = KINDS[name]
+    return sql.Column(name, _TYPES[kinds[0]], nullable=NoneType in kinds, index=name == "attempt")
+
+
+def _check(table: str, name: str, kinds: tuple[type, ...]) -> sql.CheckConstraint:
+    """Return the check that SQLite, which stores any type in any column, needs for a column."""
+    condition = f"typeof(\"{name}\") = '{_AFFINITIES[kinds[0]]}'"
+    if kinds[0] is bool:
+        condition += f' AND "{name}" IN (0, 1)'
+    if NoneType in kinds:
+        condition += f' OR "{name}" IS NULL'
+    return sql.CheckConstraint(condition, name=f"{table}_{name}").ddl_if(dialect="sqlite")
 
 
 metadata = sql.MetaData()
@@ -41,7 +63,11 @@ rows = sql.Table(
     *map(_column, FIELDS),
     sql.Column("hash", sql.String(64), nullable=False),
     sql.Index("ledger_serial", "serial", "row"),
+    *(_check("ledger", name, kinds) for name, kinds in KINDS.items()),
+    _check("ledger", "hash", (str,)),
+    sql.CheckConstraint(f"outcome IN {OUTCOMES}", name="ledger_known_outcome"),
     sql.Index("ledger_email", "email", "row"),
+    sql.Index("ledger_hidden", "row", sqlite_where=sql.text(HIDDEN)).ddl_if(dialect="sqlite"),
 )
 
 head = sql.Table(
@@ -50,12 +76,15 @@ head = sql.Table(
     sql.Column("id", sql.Integer, primary_key=True, autoincrement=False),
     sql.Column("rows", sql.Integer, nullable=False),
     sql.Column("hash", sql.String(64), nullable=False),
+    _check("ledger_head", "rows", (int,)),
+    _check("ledger_head", "hash", (str,)),
+    sql.CheckConstraint("id = 1", name="ledger_head_is_one_row"),
 )
 """One row: how many rows the ledger has, and the last one's hash."""
 
 
-def migrate(engine: sql.Engine) -> None:
-    """Migrate the database to this version; a new one gets its tables.
+def migrate(engine: sql.Engine, *, create: bool = True) -> None:
+    """Migrate the database to this version; a new one gets its tables, if ``create`` says so.
 
     Raises:
         LedgerError: a newer version of this tool wrote it.
@@ -65,6 +94,11 @@ def migrate(engine: sql.Engine) -> None:
         return
     if found is not None:
         _refuse_a_newer(found)
+    elif not create:
+        raise LedgerError(
+            "there is no ledger in this database",
+            hint="name the right one by --database, or restore it from a backup",
+        )
     with engine.connect().execution_options(writes=True) as connection, connection.begin():
         if connection.dialect.name == "postgresql":
             connection.execute(sql.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})

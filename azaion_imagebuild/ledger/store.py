@@ -30,9 +30,9 @@ Fence = Callable[["sql.Connection", Entry], None]
 """Checks, in the transaction that writes a row, whether it may be written; raises if not."""
 
 
-def ledger_of(settings: LedgerSettings, state_dir: Path) -> Ledger:
+def ledger_of(settings: LedgerSettings, state_dir: Path, *, create: bool = True) -> Ledger:
     """Return the ledger that the settings name; by default one in the state folder."""
-    return Ledger(settings.database or state_dir / FILE)
+    return Ledger(settings.database or state_dir / FILE, create=create)
 
 
 @dataclasses.dataclass(slots=True)
@@ -57,14 +57,19 @@ class Ledger:
     Rows that several threads write at once are committed together: one fsync serves them all.
     """
 
-    def __init__(self, url: str | Path, *, patience: float = _AWAY_FOR) -> None:
-        """Name the database, by URL or as an SQLite file.
+    def __init__(
+        self, url: str | Path, *, patience: float = _AWAY_FOR, create: bool = True
+    ) -> None:
+        """Name the database.
 
-        ``patience``: seconds to wait for a server that has gone away.
+        Args:
+            url: a URL as SQLAlchemy writes it, or an SQLite file.
+            patience: seconds to wait for a server that has gone away.
+            create: make the ledger if there is none; otherwise that is a LedgerError.
         """
         self.url = url
         self._patience = patience
-        self._database = Database(url)
+        self._database = Database(url, create=create)
         self._writing, self._queueing = threading.Lock(), threading.Lock()
         self._waiting: list[Ticket] = []
 
@@ -156,6 +161,13 @@ class Ledger:
 
         with self.reading() as connection:
             yield from queries.numbered(connection, serial)
+
+    def stored(self) -> Iterator[tuple[int, Entry, str]]:
+        """Yield (number, row, hash) of every row as it is stored, odd values included."""
+        from . import queries
+
+        with self.reading() as connection:
+            yield from queries.stored(connection)
 
     def head(self) -> Receipt:
         """Return how many rows the ledger says it has, and the last one's hash."""

@@ -18,16 +18,15 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sql
+from ledgers import died, entry, flashed, ten
 from msgspec import structs
 from postgres import Postgres
 from world import EMAIL, SERIAL, Ran, Run
 
 from azaion_imagebuild.errors import FlashError, LedgerError, PreflightError
-from azaion_imagebuild.ledger import Entry, Ledger, ledger_of, schema, this_process
+from azaion_imagebuild.ledger import Entry, Ledger, ledger_of, schema
 from azaion_imagebuild.ledger.chain import check
 from azaion_imagebuild.ledger.engine import FILE
-from azaion_imagebuild.ledger.entry import now
-from azaion_imagebuild.ledger.process_id import this_host
 from azaion_imagebuild.model import Receipt
 from azaion_imagebuild.sandbox import Sandbox
 from azaion_imagebuild.secret import Secret
@@ -52,31 +51,6 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / FILE
-
-
-def entry(serial: str = SERIAL, **changes: Any) -> Entry:
-    suffix = serial.rpartition("-")[2].lower()
-    fields: dict[str, Any] = {
-        "attempt": f"attempt-{serial}",
-        "serial": serial,
-        "email": f"azaion-jetson-{suffix}@azaion.com",
-        "sandbox": False,
-        "step": "provision_identity",
-        "outcome": "started",
-        "at": now(),
-        "host": this_host(),
-        "process": this_process(),
-    }
-    return Entry(**fields | changes)
-
-
-def died(**changes: Any) -> Entry:
-    """Return the intent of an attempt whose process is gone."""
-    return entry(process=this_process().replace(str(os.getpid()), "999999999"), **changes)
-
-
-def flashed(**changes: Any) -> Entry:
-    return entry(step="post_flash", outcome="done", account="created", flashed=True, **changes)
 
 
 def outcomes(ledger: Ledger) -> list[tuple[str, str, str]]:
@@ -271,11 +245,6 @@ def test_fuses_that_nobody_saw_end_say_nothing_of_the_flash(ledger: Ledger) -> N
         (SERIAL, "fuse", "unknown"),
         (SERIAL, "provision_identity", "started"),
     ]
-
-
-def ten(ledger: Ledger) -> None:
-    for number in range(10):
-        ledger.write(entry(f"AZJN-{number}"))
 
 
 CHANGES = {

@@ -77,11 +77,9 @@ def add_verify_flags(verify: argparse.ArgumentParser) -> None:
 
 
 def verify(args: argparse.Namespace, console: Console) -> int:
-    from ...ledger.chain import check
+    from ...operations.check_ledger import check_ledger
 
-    with _ledger_to_read(settings_of(args, console)) as ledger:
-        problems = list(check(ledger, tuple(args.anchor)))
-        head = ledger.head()
+    problems, head = check_ledger(settings_of(args, console), tuple(args.anchor))
     if args.json:
         code = ExitCode.LEDGER if problems else ExitCode.DONE
         outcome = "failed" if problems else "done"
