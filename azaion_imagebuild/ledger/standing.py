@@ -1,4 +1,4 @@
-"""What the ledger knows of a serial, and what must keep it from being provisioned again."""
+"""What the ledger knows of a serial, and the reasons not to provision it again."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .process_id import is_alive
 
 FLASH = "flash"
 FUSE = "fuse"
-"""The step of rows that speak of the device's fuses: ``done``: burned; ``failed``: nothing was;
-``unknown``: it was begun, and nobody knows what it burned."""
+"""The step of rows about the device's fuses: ``done``: burned; ``failed``: none was burned;
+``unknown``: the fuse command was started, and nobody knows what it burned."""
 
 ROTATE = "rotate"
-"""The step of rows by which a device got a new credential, outside a build."""
+"""The step of rows that record a new credential, outside a build."""
 RESOLVE = "resolve"
-"""The step of a row by which an operator decides what an attempt was."""
+"""The step of rows that record an operator's verdict on an attempt."""
 
 
 class Credential(Struct, frozen=True, kw_only=True):
-    """Since when a device has the credential that it has."""
+    """When a device got its current credential."""
 
     serial: str
     email: str
@@ -32,7 +32,7 @@ class Credential(Struct, frozen=True, kw_only=True):
 
 
 class Standing(Struct, frozen=True, kw_only=True):
-    """A serial's past, as far as it matters for its next attempt."""
+    """A serial's past, as far as its next attempt depends on it."""
 
     serial: str
     rows: Sequence[Entry]
@@ -45,36 +45,36 @@ class Standing(Struct, frozen=True, kw_only=True):
 
     @property
     def settled(self) -> Entry | None:
-        """Return the last row that says something of a device, not only of an attempt."""
+        """Return the last row about the device itself, not only about an attempt."""
         return next((row for row in self._own() if _says_of_a_device(row)), None)
 
     @property
     def at_work(self) -> bool:
-        """Tell whether an attempt is going on now."""
+        """Tell whether an attempt is running now."""
         return self.last is not None and self.last.outcome == "started" and not died(self.last)
 
     @property
     def flashed(self) -> Entry | None:
-        """Return the row by which an identity reached a device that is still in use."""
+        """Return the row that records an identity on a device still in use."""
         return self.settled if self.settled and self.settled.flashed else None
 
     @property
     def unknown(self) -> bool:
-        """Tell whether an attempt ended while it was flashing, nobody knows how."""
+        """Tell whether the last attempt died while flashing, so that its result is unknown."""
         if self.last is not None and died(self.last) and self.last.step == FLASH:
             return True
         return self.settled is not None and self.settled.outcome == "unknown"
 
     @property
     def fused(self) -> Entry | None:
-        """Return the row by which the device's fuses are burned."""
+        """Return the row that records burned fuses."""
         return self._fuse if self._fuse and self._fuse.outcome == "done" else None
 
     @property
     def perhaps_fused(self) -> Entry | None:
-        """Return the row of a fuse command that was started, and did not end well.
+        """Return the row of a fuse command that was started and did not succeed.
 
-        A start without an end is one, whatever was said of the attempt since.
+        A start without an end counts, whatever later rows say about the attempt.
         """
         row = self._fuse
         if row is None or row.outcome not in ("started", "unknown"):
@@ -83,14 +83,14 @@ class Standing(Struct, frozen=True, kw_only=True):
 
     @property
     def _fuse(self) -> Entry | None:
-        """Return the last row that speaks of the fuses of the device that has the serial now."""
+        """Return the last row about the fuses of the device that has the serial now."""
         said = (row for row in self._own() if row.step == FUSE or row.outcome == "retired")
         row = next(said, None)
         return row if row and row.step == FUSE else None
 
     @property
     def rival(self) -> Entry | None:
-        """Return the row by which another serial holds the account: enrolled, or about to be."""
+        """Return the row of another serial that holds the account, or is about to."""
         given_up = {self.serial}
         for row in self.rows:
             if row.outcome == "retired":
@@ -105,44 +105,44 @@ class Standing(Struct, frozen=True, kw_only=True):
         return (row for row in self.rows if row.serial == self.serial)
 
     def findings(self, reprovision: str, *, confirmed: bool) -> Iterator[Finding]:
-        """Yield what speaks against another attempt; an error must stop it.
+        """Yield reasons against another attempt; an error must stop it.
 
         Args:
             reprovision: the site's policy for a serial that was flashed: ``allow confirm refuse``.
-            confirmed: the operator has said yes (``confirm`` only).
+            confirmed: the operator agreed (matters for ``confirm`` only).
         """
         rival = self.rival
         if rival is not None:
             yield Finding(
                 message=f"the account {rival.email} is that of {rival.serial} (attempt"
-                f" {rival.attempt}, {_when(rival)}): {self.serial} would take it away from that"
-                " device",
+                f" {rival.attempt}, {_when(rival)}): building {self.serial} would lock that device"
+                " out",
                 hint="scan the label again; if that device is out of use:"
                 f" {_resolve(rival)} retired",
             )
         if self.at_work:
             assert self.last is not None  # noqa: S101
             yield Finding(
-                message=f"{self.serial} is being built since {_when(self.last)} by"
+                message=f"{self.serial} has been building since {_when(self.last)}, started by"
                 f" {_who(self.last)}",
-                hint=f"wait for it to end; if that machine or container is"
-                f" gone: {_resolve(self.last)} failed",
+                hint="wait until it ends; if that machine or container is gone:"
+                f" {_resolve(self.last)} failed",
             )
         elif self.unknown:
             yield Finding(
                 message=f"the last attempt for {self.serial} died while flashing: what that device"
-                " holds is not known",
-                hint="flash that very device now; its old identity, if any, ends with this build",
+                " holds is unknown",
+                hint="flash that same device now; this build replaces its identity, if it has one",
                 severity="warning",
             )
         elif self.flashed is not None:
             yield self._flashed_before(self.flashed, reprovision, confirmed)
 
     def findings_of_fuses(self, *, asked: bool) -> Iterator[Finding]:
-        """Yield what is to be said of the fuses; an error must stop an attempt to burn them.
+        """Yield findings about the fuses; an error must stop an attempt to burn them.
 
         Args:
-            asked: this attempt is to burn them.
+            asked: this attempt will burn them.
         """
         if asked and self.fused is not None:
             yield Finding(
@@ -154,9 +154,10 @@ class Standing(Struct, frozen=True, kw_only=True):
             )
         if self.perhaps_fused is not None:
             yield Finding(
-                message=f"fusing {self.serial} was begun on {_when(self.perhaps_fused)} by"
-                f" {_who(self.perhaps_fused)} and did not end well: what is burned is not known",
-                hint="read the device's fuses, then say what is so:"
+                message=f"fusing {self.serial} was started on {_when(self.perhaps_fused)} by"
+                f" {_who(self.perhaps_fused)} and did not succeed: which fuses are burned"
+                " is unknown",
+                hint="read the device's fuses, then record what you find:"
                 f" {_resolve(self.perhaps_fused)} fused (or unfused)",
                 severity="error" if asked else "warning",
             )
@@ -168,14 +169,14 @@ class Standing(Struct, frozen=True, kw_only=True):
         )
         if reprovision == "allow" or (reprovision == "confirm" and confirmed):
             hint = (
-                "give this build to the same device; [ledger] reprovision can refuse a serial's"
-                " second time"
+                "flash this only to that same device. To forbid rebuilding a serial, set"
+                ' [ledger] reprovision = "refuse"'
             )
             return Finding(message=message, hint=hint, severity="warning")
         if reprovision == "confirm":
-            return Finding(message=message, hint="if that is meant, add --yes")
+            return Finding(message=message, hint="to build it again, add --yes")
         return Finding(
-            message=f"{message}, and this site's policy is [ledger] reprovision = refuse",
+            message=f'{message}, and [ledger] reprovision = "refuse" forbids it',
             hint=f"if it is out of use: {_resolve(row)} retired",
         )
 

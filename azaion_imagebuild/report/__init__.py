@@ -23,7 +23,7 @@ from .durations import device_median, spoken, step_times
 from .totals import Totals, percent
 
 _FEW = 10
-"""Failed devices that are told one by one, causes that are told at all, serials of a cause."""
+"""How many failed devices are listed one by one, and how many causes, and serials of a cause."""
 
 _LONGEST = 500  # characters of an error on the terminal; report.json has all of it
 
@@ -36,7 +36,7 @@ def write_report(folder: Path, fleet: Mapping[str, Any]) -> Path:
 
     Args:
         folder: where to.
-        fleet: what ``fleet --json`` prints. Whatever stands in it is taken as untrusted text.
+        fleet: what ``fleet --json`` prints; all of its text is untrusted.
 
     Raises:
         UsageError: the folder cannot be written.
@@ -50,14 +50,14 @@ def write_report(folder: Path, fleet: Mapping[str, Any]) -> Path:
     except OSError as error:
         raise UsageError(
             f"cannot write the report into {folder}: {error.strerror or error}",
-            hint="what was done is done; make room or name another folder, and run the same"
-            " command again: it writes the report",
+            hint="make room or name another folder, then run the same command again: devices that"
+            " are done stay done, and it writes the report",
         ) from None
     return folder / "report.html"
 
 
 def check_folder(folder: Path) -> None:
-    """Make the folder of a report before there is one.
+    """Make the folder of a report before the run.
 
     Raises:
         UsageError: it cannot be written.
@@ -68,12 +68,12 @@ def check_folder(folder: Path) -> None:
     except OSError as error:
         raise UsageError(
             f"cannot write a report into {folder}: {error.strerror or error}",
-            hint="give another folder by --report, or make room",
+            hint="name another folder with --report, or make room",
         ) from None
 
 
 def summary_lines(fleet: Mapping[str, Any]) -> list[str]:
-    """Return what the operator reads when a fleet run has ended; the last line says it all."""
+    """Return the lines that a fleet run ends with; the last one sums it up."""
     plain = _plain(fleet)
     totals = Totals.of(plain)
     records = plain.get("records") or []
@@ -97,13 +97,13 @@ def summary_lines(fleet: Mapping[str, Any]) -> list[str]:
 def _plain(fleet: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fleet as nothing but JSON, without the value of any living secret."""
     text = json.dumps(fleet, default=str)
-    # NaN and Infinity, which a plug-in may have counted, are no JSON for other readers.
+    # NaN and Infinity, which a plug-in may have put in, are invalid JSON for other readers.
     plain: dict[str, Any] = redacted(json.loads(text, parse_constant=lambda name: None))
     return plain
 
 
 def _figures(fleet: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the page calculates, for other programs."""
+    """Return the figures that the page shows, for other programs."""
     totals, records = Totals.of(fleet), fleet.get("records") or ()
     return {
         "yield": totals.yield_,
@@ -144,7 +144,7 @@ def _opened(folder: Path) -> Iterator[int]:
 
 def _write(directory: int, name: str, pieces: Iterable[str]) -> None:
     with new_file(directory, name, f".{name}{NEW_SUFFIX}") as stream:
-        # A lone surrogate (a file name that is no UTF-8) must not cost the report.
+        # A lone surrogate (from a file name that is not UTF-8) must not break the report.
         stream.writelines(each.encode("utf-8", "backslashreplace") for each in pieces)
 
 
@@ -167,7 +167,7 @@ def _facts(totals: Totals) -> Iterator[str]:
 
 
 def _apart(cause: Cause, records: list[Mapping[str, Any]]) -> Iterator[Cause]:
-    """Return a cause for each device, where they do not say the very same."""
+    """Return a cause for each device, unless all have the same words."""
     if cause.same:
         yield cause
         return

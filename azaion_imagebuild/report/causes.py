@@ -1,4 +1,4 @@
-"""Why devices are not done: equal failures as one cause, whatever names and numbers differ."""
+"""Why devices failed: failures that differ only in names and numbers are one cause."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ _NUMBER = re.compile(
 )
 _NOBODY_SAW = (
     "nobody saw how it ended",
-    "look at the device and its log; the same command, run again, starts it over",
+    "check the device and its log, then run the same command again: it starts this device over",
 )
 
 
 class Cause(Struct, frozen=True, kw_only=True):
-    """One reason, and the devices that it kept from being done."""
+    """One reason, and the devices that failed because of it."""
 
     outcome: str
     step: str
     error: str
-    """What is so, as it was said of the first device."""
+    """What is wrong, in the words of the first device."""
     hint: str
     exit_code: int | None
     same: bool
-    """Every device's error and hint have the very same words."""
+    """All devices have exactly the same error and hint."""
     devices: tuple[tuple[int, str], ...]
     """(place in the records, serial) of each, in the order of the records."""
 
 
 def find_causes(records: Iterable[Mapping[str, Any]]) -> list[Cause]:
-    """Return the causes of all that failed, the most frequent first."""
+    """Return the causes of all failures, the most frequent first."""
     members: dict[tuple[object, ...], list[tuple[int, Mapping[str, Any]]]] = {}
     for place, record in enumerate(records):
         if record.get("outcome") in NOT_DONE:
@@ -50,11 +50,11 @@ def find_causes(records: Iterable[Mapping[str, Any]]) -> list[Cause]:
 
 
 def said(record: Mapping[str, Any]) -> tuple[str, str]:
-    """Return a record's error and hint; for one that nobody saw end, what to do about that."""
+    """Return a record's error and hint, or what to say if it has none."""
     error, hint = record.get("error"), record.get("hint")
     if not error and record.get("outcome") == "unknown":
         return _NOBODY_SAW
-    return str(error or "it did not say why"), str(hint or "look into its log")
+    return str(error or "it gave no reason"), str(hint or "read its log")
 
 
 def _key(record: Mapping[str, Any]) -> tuple[object, ...]:
@@ -67,8 +67,8 @@ def _key(record: Mapping[str, Any]) -> tuple[object, ...]:
 def _pattern(text: str, own: list[str]) -> str:
     """Return a message without what differs from device to device.
 
-    What the device is called, the folders of a path (its last name stays) and numbers go. A status
-    stays: HTTP 401 and HTTP 503 want different things done.
+    The device's names, the folders of a path (its last name stays) and numbers are removed. A
+    status stays, because HTTP 401 and HTTP 503 need different remedies.
     """
     text = text[:_LONGEST]
     for value in own:

@@ -1,4 +1,4 @@
-"""How long each step took over a fleet's devices, and where that stands on an axis."""
+"""How long each step took for a fleet's devices, and where that is on an axis."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Axis(Struct, frozen=True, kw_only=True):
         return cls(low=low, high=high)
 
     def place(self, seconds: float) -> float:
-        """Return where ``seconds`` stand; what is off the axis stands at its end."""
+        """Return where ``seconds`` are; a time off the axis is at its end."""
         if seconds <= self.low:
             return 0.0
         along = math.log(seconds / self.low) / math.log(self.high / self.low)
@@ -64,10 +64,10 @@ class Axis(Struct, frozen=True, kw_only=True):
 
 
 def step_times(records: Sequence[Mapping[str, Any]]) -> list[StepTimes]:
-    """Return the times of every step that a device took in this run, in the order of the steps."""
+    """Return the times of every step of this run, in the order of the steps."""
     found: dict[str, list[float]] = {}
     taken = [record.get("steps") or {} for record in records if _in_this_run(record)]
-    for step in max(taken, key=len, default={}):  # a failed device does not know them all
+    for step in max(taken, key=len, default={}):  # a failed device did not reach them all
         found[step] = []
     for steps in taken:
         for step, seconds in steps.items():
@@ -78,7 +78,7 @@ def step_times(records: Sequence[Mapping[str, Any]]) -> list[StepTimes]:
 
 
 def device_median(records: Sequence[Mapping[str, Any]]) -> float | None:
-    """Return the seconds that half of the devices done in this run took less than."""
+    """Return the median time of the devices done in this run, in seconds."""
     seconds = sorted(
         float(record["seconds"])
         for record in records
@@ -88,7 +88,7 @@ def device_median(records: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def spoken(seconds: float | None) -> str:
-    """Return seconds as a person says them, to three digits."""
+    """Return seconds as a person would say them, to three digits."""
     if seconds is None:
         return "–"
     if seconds <= 0:
@@ -123,7 +123,7 @@ def _times(step: str, seconds: list[float], whole: float) -> StepTimes:
 
 
 def _quantile(ascending: Sequence[float], share: float) -> float:
-    """Return the value below which a share lies, between neighbours where it falls between."""
+    """Return the value below which a share lies, interpolated between neighbours."""
     at = share * (len(ascending) - 1)
     below = math.floor(at)
     above = min(below + 1, len(ascending) - 1)

@@ -1,4 +1,4 @@
-"""A fleet's report as one HTML page: no script, nothing loaded from elsewhere, fit for print."""
+"""A fleet's report as one HTML page that runs no script, loads nothing, and can be printed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _GROUP = 500
 """Devices in one table: a browser lays out only the tables that are open."""
 
 _CAUSES = 50
-"""Causes that are shown; who has more reads the table."""
+"""Causes that are shown; the table has the rest."""
 
 _KINDS = {"done": "done", "done before": "before", "failed": "failed", "unknown": "unknown"}
 _LONGEST = 1000  # characters of an error that are shown; report.json has all of it
@@ -35,7 +35,7 @@ class Row(Struct, frozen=True, kw_only=True):
     serial: str
     email: str
     kind: str
-    """How the page's style calls the outcome."""
+    """The outcome's name in the page's style sheet."""
     outcome: str
     account: str
     device: str
@@ -59,7 +59,7 @@ def chunks(fleet: Mapping[str, Any]) -> Iterator[str]:
 
 @cache
 def _template() -> jinja2.Template:
-    import jinja2  # late: other commands need none
+    import jinja2  # imported late: other commands do not need it
 
     environment = jinja2.Environment(
         autoescape=True,
@@ -98,7 +98,7 @@ def _context(fleet: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _facts(fleet: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return who ran it, where and when; what is not known is left out."""
+    """Return who ran it, where and when; unknown facts are left out."""
     facts = [
         ("began", _time(fleet.get("began"))),
         ("ended", _time(fleet.get("ended"))),
@@ -153,7 +153,7 @@ def _row(place: int, record: Mapping[str, Any], today: str) -> Row:
 
 
 def _time(value: object) -> str:
-    """Return an ISO time in UTC as people write it; anything else as it is."""
+    """Return an ISO time in UTC for a reader; anything else unchanged."""
     text = word(value)
     if len(text) >= 20 and text[10] == "T" and text.endswith("Z"):
         return spoken_time(text)

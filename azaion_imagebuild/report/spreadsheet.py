@@ -14,13 +14,13 @@ from ..text import spreadsheet_cell, word
 
 _NO_COLUMN = ("proof", "device_conf", "ledger", "log")
 FIELDS = tuple(name for name in FLEET_FIELDS if name not in _NO_COLUMN)
-"""The columns that are a record's fields; those of the ledger and the steps follow."""
+"""The columns that are fields of a record; those of the ledger and the steps follow."""
 
 _UNTIMED = ("pre_provision", "post_provision", "build_failed", "cleanup")
 _TIMED = tuple(step for step in EVERY_STEP if step not in _UNTIMED)
 
 COLUMNS = (*FIELDS, "ledger_row", "ledger_hash", *(f"seconds_{step}" for step in _TIMED), "other")
-"""Always these, in this order: what plug-ins add stands in ``other``, as JSON."""
+"""Always these, in this order; fields that plug-ins add are in ``other``, as JSON."""
 
 
 def lines(fleet: Mapping[str, Any]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What a fleet run came to: how many are done, the yield, the rate, and what to run next."""
+"""Totals of a fleet run: how many are done, the yield, the rate, and what to run next."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Totals(Struct, frozen=True, kw_only=True):
     """By an earlier run of the same command."""
     failed: int
     unknown: int
-    """Nobody saw how they ended: the process that worked on them is gone."""
+    """Their process is gone, and nobody saw how they ended."""
     not_started: int
     seconds: float
 
     @classmethod
     def of(cls, fleet: Mapping[str, Any]) -> Totals:
-        """Take the numbers out of a fleet's JSON; what is missing there is counted."""
+        """Take the numbers from a fleet's JSON, and count what is missing there."""
         records = fleet.get("records") or ()
         counted = Counter(record.get("outcome") for record in records)
 
@@ -55,12 +55,12 @@ class Totals(Struct, frozen=True, kw_only=True):
 
     @property
     def attempted(self) -> int:
-        """Return how many devices this run has begun with."""
+        """Return how many devices this run has started."""
         return self.done + self.failed + self.unknown
 
     @property
     def yield_(self) -> float | None:
-        """Return the share of the attempted devices that are done, 0 to 1; None without any."""
+        """Return the share of attempted devices that are done, 0 to 1; None if there are none."""
         return self.done / self.attempted if self.attempted else None
 
     @property
@@ -70,16 +70,16 @@ class Totals(Struct, frozen=True, kw_only=True):
 
     @property
     def next(self) -> str:
-        """Return what the operator does now."""
+        """Return what the operator should do now."""
         if not self.left:
             return "Nothing is left to do"
-        mend = "mend what the hints say, then " if self.failed or self.unknown else ""
+        fix = "follow the hints, then " if self.failed or self.unknown else ""
         those = "the one that is" if self.left == 1 else f"the {self.left:,} that are"
-        return f"Next: {mend}run the same command again; it does {those} not done"
+        return f"Next: {fix}run the same command again; it builds {those} not done"
 
 
 def percent(share: float | None) -> str:
-    """Return a share for a reader: not 0 % where there is something, not 100 % but for all."""
+    """Return a share for a reader: 0 % only for none, 100 % only for all."""
     if share is None:
         return "–"
     if 0 < share < 0.001:

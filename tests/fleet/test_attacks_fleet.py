@@ -288,7 +288,7 @@ def provision_identity(build):
         Path("go").touch()
         first.communicate(timeout=60)
     assert (first.returncode, second.code) == (0, 10)
-    assert "is being built since" in second.err
+    assert "has been building since" in second.err
     assert "ledger resolve --sandbox --reason … AZJN-0001 failed" in second.err
 
 

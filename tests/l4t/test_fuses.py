@@ -130,11 +130,11 @@ def test_a_command_that_does_not_end_well_is_unknown_and_not_repeated(
     burns(sandbox, 'echo "*** done."')
     again = image(run, "--fuse")
     assert (again.code, len(burned(sandbox))) == (3, 1)
-    assert "what is burned is not known" in again.err
+    assert "which fuses are burned is unknown" in again.err
     assert "ledger resolve --sandbox --reason" in again.json["hint"]
     without = image(run)
     assert (without.code, without.json.get("fused")) == (0, None)
-    assert "warning: fusing AZJN-0042 was begun on" in without.err
+    assert "warning: fusing AZJN-0042 was started on" in without.err
     assert image(run, "--fuse").code == 3
 
 

@@ -134,7 +134,7 @@ def test_the_sandbox_and_the_factory_do_not_meet(ledger: Ledger) -> None:
 
 def test_a_serial_that_is_being_built_is_refused(ledger: Ledger) -> None:
     ledger.begin(entry(), ALLOW)
-    with pytest.raises(PreflightError, match=f"is being built since .*process {os.getpid()}"):
+    with pytest.raises(PreflightError, match=f"has been building since .*process {os.getpid()}"):
         ledger.begin(entry(attempt="another"), ALLOW)
 
 
@@ -182,7 +182,7 @@ def test_a_flashed_serial_is_allowed_confirmed_or_refused(ledger: Ledger) -> Non
     ledger.write(flashed())
     ledger.write(entry(attempt="second", outcome="failed"))  # it changes nothing of the device
     assert [severity for severity, _ in findings(ledger, "allow")] == ["warning"]
-    assert findings(ledger, "confirm") == [("error", "if that is meant, add --yes")]
+    assert findings(ledger, "confirm") == [("error", "to build it again, add --yes")]
     assert [kind for kind, _ in findings(ledger, "confirm", confirmed=True)] == ["warning"]
     assert [kind for kind, _ in findings(ledger, "refuse", confirmed=True)] == ["error"]
     with pytest.raises(PreflightError, match="refuse"):
@@ -191,13 +191,13 @@ def test_a_flashed_serial_is_allowed_confirmed_or_refused(ledger: Ledger) -> Non
 
 def test_a_serial_is_fused_once_whoever_asks_at_the_same_time(ledger: Ledger) -> None:
     ledger.begin(entry(step="fuse"), ALLOW)
-    with pytest.raises(PreflightError, match="is being built since"):
+    with pytest.raises(PreflightError, match="has been building since"):
         ledger.begin(entry(attempt="second", step="fuse"), ALLOW)
     ledger.write(entry(step="fuse", outcome="done"))
     with pytest.raises(PreflightError, match="was just fused by another station"):
         ledger.begin(entry(attempt="second", step="fuse"), ALLOW)
     ledger.begin(entry(), ALLOW)  # the first one goes on
-    with pytest.raises(PreflightError, match="is being built since"):
+    with pytest.raises(PreflightError, match="has been building since"):
         ledger.begin(entry(attempt="second"), ALLOW)
 
 
@@ -227,7 +227,7 @@ def test_fuses_that_another_machine_began_are_not_burned_again_unless_somebody_l
     elsewhere = {"host": "station-7", "process": "boot 1 2"}
     ledger.begin(entry(step="fuse", **elsewhere), ALLOW)
     ledger.write(entry(step="resolve", outcome="failed"))  # that machine is gone
-    with pytest.raises(PreflightError, match="what is burned is not known"):
+    with pytest.raises(PreflightError, match="which fuses are burned is unknown"):
         ledger.begin(entry(attempt="second", step="fuse"), ALLOW)
     ledger.write(entry(step="fuse", outcome="failed"))  # unfused, as an operator says
     ledger.begin(entry(attempt="third", step="fuse"), ALLOW)
@@ -481,7 +481,7 @@ def test_a_site_can_refuse_a_second_time(run: Run) -> None:
     assert run("image", "--serial", SERIAL).code == 0
     refused = run("image", "--serial", SERIAL)
     assert refused.code == 3
-    assert "hint: if that is meant, add --yes" in refused.err
+    assert "hint: to build it again, add --yes" in refused.err
     assert run("image", "--serial", SERIAL, "--yes").code == 0
     assert run("ledger", "resolve", "--sandbox", SERIAL, "retired", "--reason", "scrap").code == 0
     assert run("image", "--serial", SERIAL).code == 0

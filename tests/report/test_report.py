@@ -76,7 +76,7 @@ def test_the_page_says_how_many_how_fast_and_why_not() -> None:
     for words in (
         "188 of 200 devices done", "95.9 % yield of 193 attempted", "INCOMPLETE 10 min 12 s",
         "failed 7", "1,088", "station S1", "operator m.kovacs",
-        "run the same command again; it does the 12 that are not done.",
+        "run the same command again; it builds the 12 that are not done.",
         "5 devices cannot reach the admin API at https://admin.example.com: connection refused",
         "failed at provision_identity, exit code 4 → check DNS, VPN, firewall and API_URL",
         "2 devices flash.sh -r ended with 1: USB 1-2 does not answer", "nobody saw how it ended",
@@ -133,7 +133,7 @@ def test_a_cell_that_a_spreadsheet_would_calculate_is_text() -> None:
 
 def test_no_device_at_all_is_a_report_too(tmp_path: Path) -> None:
     write_report(tmp_path, fleets.fleet([], seconds=0))
-    assert "No device was given." in (tmp_path / "report.html").read_text()
+    assert "The list of devices was empty." in (tmp_path / "report.html").read_text()
     assert len((tmp_path / "report.csv").read_bytes().splitlines()) == 1
     assert json.loads((tmp_path / "report.json").read_text())["records"] == []
     assert html_of({})
@@ -346,7 +346,7 @@ def test_the_last_lines_name_each_device_its_error_and_what_to_run_next() -> Non
     assert lines[at + 2] == f"hint: {fleets.API_DOWN['hint']}"
     assert [line for line in lines if line.startswith("error: AZJN-0092 at flash: flash.sh -r")]
     assert "not started: AZJN-0197 AZJN-0198 AZJN-0199 AZJN-0200" in lines
-    assert lines[-2].endswith("run the same command again; it does the 12 that are not done")
+    assert lines[-2].endswith("run the same command again; it builds the 12 that are not done")
     assert lines[-1] == (
         "INCOMPLETE: 188 of 200 are done, 7 failed, 1 unknown, 4 not started (10 min 12 s)"
     )
