@@ -1,4 +1,4 @@
-"""Errors that speak to the operator: what is so, what to do next, and the exit code."""
+"""Errors for the operator: what is wrong, what to do next, and the exit code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ExitCode(IntEnum):
-    """What the process ends with; other programs rely on these numbers."""
+    """The exit codes; other programs rely on these numbers."""
 
     DONE = 0
     USAGE = 2
@@ -42,7 +42,7 @@ def install_hint(extra: str) -> str:
 
 
 class OperatorError(Exception):
-    """Something that the operator can mend: shown as one error line and one hint line."""
+    """Something that the operator can fix: shown as one error line and one hint line."""
 
     exit_code: ClassVar[ExitCode]
     facts: Mapping[str, str] = MappingProxyType({})
@@ -51,7 +51,7 @@ class OperatorError(Exception):
     def __init__(self, message: str, *, hint: str) -> None:
         super().__init__(message)
         self.problems: tuple[tuple[str, str], ...] = ((message, hint),)
-        """(what is so, what to do next), one pair or several that were found together."""
+        """Pairs of message and hint: one, or several that were found together."""
 
     @classmethod
     def of_problems(cls, problems: Iterable[tuple[str, str]]) -> Self:
@@ -63,7 +63,7 @@ class OperatorError(Exception):
 
     @property
     def message(self) -> str:
-        """What is so, on one line."""
+        """What is wrong, on one line."""
         return "; ".join(message for message, _ in self.problems)
 
     @property
@@ -79,7 +79,7 @@ class UsageError(OperatorError):
 
 
 class PreflightError(OperatorError):
-    """A look before the start found something wrong; no account has been touched."""
+    """A check before the start found a problem; no account has been touched."""
 
     exit_code = ExitCode.PREFLIGHT
 
@@ -109,13 +109,13 @@ class FlashError(OperatorError):
 
 
 class FuseError(OperatorError):
-    """The fuse command was started and did not end well: what it burned is not known."""
+    """The fuse command was started and failed: what it burned is unknown."""
 
     exit_code = ExitCode.FLASH
 
 
 class VerificationError(OperatorError):
-    """What was read back is not what this device must carry."""
+    """What was read back is not what this device must have."""
 
     exit_code = ExitCode.VERIFICATION
 
@@ -145,13 +145,13 @@ def raise_for(findings: Iterable[Finding], kind: type[OperatorError]) -> None:
 
 
 def is_denied(error: BaseException) -> TypeGuard[PermissionError]:
-    """Tell whether this user may not look at some path: no bug, whoever looked."""
+    """Tell whether permission was denied for some path: that is not a bug."""
     return isinstance(error, PermissionError) and error.filename is not None
 
 
 def denied(error: PermissionError) -> tuple[str, str]:
-    """Return (what is so, what to do next) for a path that this user may not look at."""
+    """Return message and hint for a path that this user may not read."""
     return (
-        f"cannot look at {error.filename}: {error.strerror}",
+        f"cannot read {error.filename}: {error.strerror}",
         "run the same command as root (sudo), or make it readable for this user",
     )

@@ -1,4 +1,4 @@
-"""A value that must not be seen, and the redaction of text in which it might stand."""
+"""A value that must not be seen, and the redaction of text that may hold it."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def _without(values: list[str], text: str) -> str:
     return text
 
 
-@lru_cache(maxsize=1024)  # with more alive, each would be compiled anew for every text
+@lru_cache(maxsize=1024)  # with more of them, each would be compiled again for every text
 def _forms_of(value: str) -> re.Pattern[str]:
     return re.compile("".join(map(_forms_of_char, value)), re.IGNORECASE)
 

@@ -48,18 +48,18 @@ class AdminApiSettings(Struct, frozen=True, kw_only=True):
         str, Option("text", "path that creates an account; {email} is filled in")
     ] = "/users"
     create_fields: Annotated[
-        list[str], Option("list", "what its body holds: email, password, role")
+        list[str], Option("list", "fields of its body: email, password, role")
     ] = field(default_factory=lambda: ["email", "password", "role"])
-    created_statuses: Annotated[list[int], Option("statuses", "its answers that mean: created")] = (
+    created_statuses: Annotated[list[int], Option("statuses", "statuses that mean: created")] = (
         field(default_factory=lambda: [200, 201])
     )
     exists_statuses: Annotated[
-        list[int], Option("statuses", "its answers that mean: the account exists")
+        list[int], Option("statuses", "statuses that mean: the account exists")
     ] = field(default_factory=lambda: [409])
     upsert: Annotated[
         bool,
         Option(
-            "yesno", "that request sets the password of an account that exists, too: no second one"
+            "yesno", "that request also sets the password of an existing account; no second request"
         ),
     ] = False
     update_method: Annotated[
@@ -69,26 +69,25 @@ class AdminApiSettings(Struct, frozen=True, kw_only=True):
         str, Option("text", "path that sets a password; {email} and {id} are filled in")
     ] = "/users/password"
     update_fields: Annotated[
-        list[str], Option("list", "what its body holds: email, password, role")
+        list[str], Option("list", "fields of its body: email, password, role")
     ] = field(default_factory=lambda: ["email", "password"])
     updated_statuses: Annotated[
         list[int],
-        Option("statuses", "its answers (of create_path, with upsert) that mean: updated"),
+        Option("statuses", "statuses (of create_path, with upsert) that mean: updated"),
     ] = field(default_factory=lambda: [200, 204])
     lookup_path: Annotated[
         str | None,
-        Option("text", "path to GET an account that exists, for its {id}; {email} is filled in"),
+        Option("text", "path to GET an existing account, for its {id}; {email} is filled in"),
     ] = None
-    id_field: Annotated[str, Option("text", "JSON field of {id} in the answer that created it")] = (
-        "id"
-    )
+    id_field: Annotated[
+        str, Option("text", "JSON field of {id} in the answer that created the account")
+    ] = "id"
     existing_id_field: Annotated[
         str | None,
         Option(
             "text",
-            "the same, of lookup_path's answer (without it: of the answer that"
-            " says that the account"
-            " exists); default: id_field",
+            "the same in the answer to lookup_path (without one: in the answer that says that the"
+            " account exists); default: id_field",
         ),
     ] = None
     email_field: Annotated[str, Option("text", "JSON field of the e-mail address")] = "email"
@@ -108,7 +107,7 @@ class AdminApiSettings(Struct, frozen=True, kw_only=True):
     headers: Annotated[Mapping[str, str], Option("table", "further headers; no secrets here")] = {}
     connect_timeout: Annotated[float, Option("duration", "seconds to wait for a connection")] = 5.0
     read_timeout: Annotated[float, Option("duration", "seconds to wait for an answer")] = 30.0
-    retries: Annotated[int, Option("whole", "further tries after a failed one")] = 4
+    retries: Annotated[int, Option("whole", "retries after a failed request")] = 4
 
 
 class BspSettings(Struct, frozen=True, kw_only=True):
@@ -124,7 +123,7 @@ class BspSettings(Struct, frozen=True, kw_only=True):
     board: Annotated[str, Option("text", "board: the name of its .conf", env="BOARD")] = (
         "jetson-orin-nano-devkit"
     )
-    rootdev: Annotated[str, Option("text", "root device, as flash.sh takes it", env="ROOTDEV")] = (
+    rootdev: Annotated[str, Option("text", "root device, as in flash.sh", env="ROOTDEV")] = (
         "internal"
     )
     method: Annotated[
@@ -149,8 +148,7 @@ class BspSettings(Struct, frozen=True, kw_only=True):
         int,
         Option(
             "whole",
-            "initrd only: devices that are flashed at once (up to 10); a base is"
-            " packed for so many",
+            "initrd only: devices flashed at once (up to 10); a base is packed for this many",
         ),
     ] = 1
     usb_instance: Annotated[
@@ -169,7 +167,7 @@ class BspSettings(Struct, frozen=True, kw_only=True):
         list[str],
         Option(
             "list",
-            "files of the BSP that must not be missing: flash.sh drops absent firmware silently",
+            "files that the BSP must have: flash.sh skips missing firmware silently",
         ),
     ] = []
     environment: Annotated[
@@ -190,7 +188,7 @@ class DeviceConfSettings(Struct, frozen=True, kw_only=True):
         str,
         Option(
             "pattern",
-            "regular expression of a whole password, for verify, which knows no more of it",
+            "regular expression for a whole password, checked by verify",
         ),
     ] = PASSWORD_PATTERN
 
@@ -202,7 +200,7 @@ class EscrowSettings(Struct, frozen=True, kw_only=True):
         list[str],
         Option(
             "recipients",
-            "public keys (age1… or an SSH one), each of which can read every device's credentials;"
+            "public keys (age1… or SSH); the owner of each can read every device's credentials;"
             " none: nothing is kept",
         ),
     ] = []
@@ -219,7 +217,7 @@ class SerialSettings(Struct, frozen=True, kw_only=True):
     """[serial]"""
 
     pattern: Annotated[
-        str | None, Option("pattern", "regular expression of this site's serials")
+        str | None, Option("pattern", "regular expression for this site's serials")
     ] = None
 
 
@@ -238,12 +236,12 @@ class BuildSettings(Struct, frozen=True, kw_only=True):
         bool,
         Option(
             "asked",
-            "run [fuse] command first; a file can only say no: it is asked for by --fuse (FUSE=1)",
+            "run [fuse] command first; a file can only say no, only --fuse (FUSE=1) says yes",
             env="FUSE",
         ),
     ] = False
     lock_wait: Annotated[
-        float, Option("number", "seconds to wait for another build of the tree")
+        float, Option("number", "seconds to wait for another build of the same tree")
     ] = 600.0
     script_timeout: Annotated[
         float, Option("duration", "seconds that one NVIDIA script may take")
@@ -265,7 +263,7 @@ class FuseSettings(Struct, frozen=True, kw_only=True):
         ),
     ] = []
     success: Annotated[
-        str, Option("text", "words that it must print: its exit code alone is no evidence")
+        str, Option("text", "words that it must print, since its exit code alone proves nothing")
     ] = "*** done."
     timeout: Annotated[float, Option("duration", "seconds that it may take")] = 1800.0
 
@@ -284,7 +282,7 @@ class ImageSettings(Struct, frozen=True, kw_only=True):
         ),
     ] = "rootfs"
     rebuild: Annotated[
-        bool, Option("yesno", "stamp only: build the base anew although nothing has changed")
+        bool, Option("yesno", "stamp only: rebuild the base even if nothing has changed")
     ] = False
     staging: Annotated[
         str,
@@ -298,7 +296,7 @@ class ImageSettings(Struct, frozen=True, kw_only=True):
         int,
         Option(
             "room",
-            "bytes for a stamped device.conf; more than 512 where the API issues long credentials",
+            "bytes reserved for a stamped device.conf; increase it for long credentials",
         ),
     ] = PLACEHOLDER_SIZE
     keep: Annotated[
@@ -325,11 +323,11 @@ class SmokeSettings(Struct, frozen=True, kw_only=True):
     ] = None
     certificate_name: Annotated[
         str | None,
-        Option("text", "name in the Loader's certificate, where it is not loader_url's host"),
+        Option("text", "name in the Loader's certificate, if it is not the host of loader_url"),
     ] = None
     status_words: Annotated[
         list[str],
-        Option("list", "what the field status of the Loader's answers says when all is well"),
+        Option("list", "values of the field status in a healthy Loader's answers"),
     ] = field(
         default_factory=lambda: [
             "ok",
@@ -378,14 +376,14 @@ class StationSettings(Struct, frozen=True, kw_only=True):
     ] = 60.0
     retries: Annotated[
         int,
-        Option("whole", "further tries of a device that the admin API refused or did not answer"),
+        Option("whole", "retries of a device that the admin API rejected or did not answer"),
     ] = 3
     retry_wait: Annotated[
         float,
-        Option("number", "seconds before the first of them; each further one waits twice as long"),
+        Option("number", "seconds before the first retry; each further one waits twice as long"),
     ] = 10.0
     keep: Annotated[
-        int, Option("whole", "hours for which station status shows a device that is not done")
+        int, Option("whole", "hours for which station status shows an unfinished device")
     ] = 168
 
 
@@ -396,7 +394,7 @@ class LogSettings(Struct, frozen=True, kw_only=True):
         str,
         Option(
             "choice",
-            "what stderr and an attempt's log file hold: text for people, or a JSON object a line",
+            "format of stderr and of each attempt's log file: text, or a JSON object per line",
             choices=("text", "json"),
             env="LOG_FORMAT",
         ),
@@ -405,8 +403,7 @@ class LogSettings(Struct, frozen=True, kw_only=True):
         str | None,
         Option(
             "endpoint",
-            "base URL of an OpenTelemetry collector (OTLP over HTTP) that gets a"
-            " trace of each attempt",
+            "base URL of an OpenTelemetry collector (OTLP over HTTP) for a trace of each attempt",
             env="OTLP_ENDPOINT",
         ),
     ] = None

@@ -24,7 +24,7 @@ def find_id(answer: Any, path: str, email: str, email_field: str) -> tuple[str, 
         email_field: the same for the e-mail address, from each object on the way.
 
     Raises:
-        NoId: there is none, or it is shown to be another account's.
+        NoId: it is missing, or shown to be another account's.
     """
     if answer is None:
         raise NoId("its answer is not JSON of up to 64 KiB")

@@ -97,7 +97,7 @@ class Contract(Struct, frozen=True, kw_only=True):
         """Return the id in the answer (JSON) to :meth:`create`.
 
         Raises:
-            NoId: there is none, or it is another account's.
+            NoId: it is missing, or another account's.
         """
         chosen = self.settings
         return find_id(answer, chosen.id_field, email.lower(), chosen.email_field)[0]
@@ -109,7 +109,7 @@ class Contract(Struct, frozen=True, kw_only=True):
         owner would be locked out.
 
         Raises:
-            NoId: there is none, or it is not shown to be this account's.
+            NoId: it is missing, or not shown to be this account's.
         """
         chosen = self.settings
         path = chosen.existing_id_field or chosen.id_field
@@ -177,7 +177,10 @@ def _problems_of_path(key: str, path: str | None, known: str) -> Iterator[tuple[
         yield f"path {path!a} does not begin with a slash", f"write /{path}"
     plain = _PLACEHOLDER.sub(lambda match: "" if match[0] in known else match[0], path)
     if not _PATH.fullmatch(path) or set("{}#") & set(plain):
-        yield f"{key} {path!a} is no path", f"write it in ASCII without spaces; known are: {known}"
+        yield (
+            f"{key} {path!a} is not a valid path",
+            f"write it in ASCII without spaces; known are: {known}",
+        )
 
 
 def _problems_of_body(
@@ -186,7 +189,7 @@ def _problems_of_body(
     try:
         _nested((getattr(settings, f"{name}_field"), "") for name in names)
     except ValueError as error:
-        yield f"{error} stands twice in the body of {call}_path", "check the settings …_field"
+        yield f"{error} is twice in the body of {call}_path", "check the settings …_field"
 
 
 def _problems_of_statuses(settings: AdminApiSettings) -> Iterator[tuple[str, str]]:

@@ -132,7 +132,7 @@ def _values(identity: DeviceIdentity) -> dict[str, str]:
 
 
 def parse(data: bytes) -> DeviceConf:
-    """Read a device.conf: lines KEY=VALUE, taken literally; empty lines and # are passed over.
+    """Read a device.conf: lines KEY=VALUE, taken literally; empty lines and # are skipped.
 
     Raises:
         UnstampedDeviceConf: a placeholder.

@@ -23,7 +23,7 @@ from . import device_conf
 _ROOM = 1 << 20  # bytes that must be free: many times what one file takes
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NOT_OURS = "it belongs to another user, or everybody may write it"
-_HINT = "make [escrow] dir a folder of your own, with room, and no link"
+_HINT = "set [escrow] dir to a folder of your own, with room, that is not a link"
 
 
 def folder_of(build: Build) -> Path:
@@ -32,7 +32,7 @@ def folder_of(build: Build) -> Path:
 
 
 def findings(build: Build) -> list[Finding]:
-    """Look, without changing anything, for what would keep a credential from being kept."""
+    """Return what would keep a credential from being saved; nothing is changed."""
     found = []
     for look in (_recipients_of, _check_folder):
         try:
@@ -84,7 +84,7 @@ def _recipients_of(build: Build) -> list[Any]:
     """Return the public keys of the settings, as pyrage has them.
 
     Raises:
-        PreflightError: one of them is none.
+        PreflightError: one of them is not valid.
     """
     age = _age()
     return [_recipient(age, text) for text in build.settings.escrow.recipients]
@@ -100,8 +100,8 @@ def _recipient(age: Any, text: str) -> Any:
         # Anything else may be a private key.
         shown = ascii(text) if text.startswith(("ssh-", "age1")) else "(not shown)"
         raise PreflightError(
-            f"[escrow] recipients: {shown} is no public key: {error}",
-            hint="copy it anew: age-keygen -y KEYFILE shows it; of an SSH key it is the .pub file",
+            f"[escrow] recipients: {shown} is not a public key: {error}",
+            hint="copy it again: age-keygen -y KEYFILE prints it; for SSH, use the .pub file",
         ) from None
 
 
@@ -114,7 +114,7 @@ def _below(build: Build) -> Sequence[str]:
 
 
 def _check_folder(build: Build) -> None:
-    """Look whether the folder, or where it would be made, can take a file.
+    """Check that a file can be written to the folder, or where it would be made.
 
     Raises:
         PreflightError: it cannot.

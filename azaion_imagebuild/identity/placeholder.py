@@ -36,7 +36,7 @@ def padded(rendered: bytes, size: int) -> bytes:
     if len(rendered) > size:
         raise UsageError(
             f"device.conf has {len(rendered)} bytes, but in the image there is room for {size}",
-            hint=f"set [image] placeholder_size to {_enough(rendered)} and build the base anew"
+            hint=f"set [image] placeholder_size to {_enough(rendered)} and rebuild the base"
             " (azaion-imagebuild base), or shorten the template or what the API issues",
         )
     if not rendered.startswith(b"AZAION_DEVICE_"):

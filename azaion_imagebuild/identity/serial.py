@@ -28,7 +28,7 @@ def parse_serial(text: str, pattern: str | None = None) -> str:
     must match the whole serial.
 
     Raises:
-        UsageError: ``text`` is no serial; the message quotes it.
+        UsageError: ``text`` is not a serial; the message quotes it.
     """
     serial = text.strip(_WHITE)
     if not serial:

@@ -50,8 +50,8 @@ def read_list(source: str, pattern: str | None = None) -> list[Listed]:
         pattern: the site's own, see :func:`.parse_serial`.
 
     Raises:
-        UsageError: a line is no serial (up to a hundred such lines are named), or the list cannot
-            be read.
+        UsageError: a line is not a serial (up to a hundred such lines are named), or the list
+            cannot be read.
     """
     found: dict[str, Listed] = {}
     problems = []
@@ -74,7 +74,7 @@ def read_list(source: str, pattern: str | None = None) -> list[Listed]:
     if problems:
         raise UsageError.of_problems(problems)
     if not found:
-        raise UsageError(f"{source} lists no serial", hint="one serial a line, e.g. AZJN-0042")
+        raise UsageError(f"{source} lists no serials", hint="one serial a line, e.g. AZJN-0042")
     return list(found.values())
 
 
@@ -112,7 +112,7 @@ def scanned() -> Iterator[tuple[str, str]]:
 
 
 def _stdin() -> BinaryIO:
-    """Return stdin; what is no text must not stop the line after it.
+    """Return stdin as bytes: text that cannot be decoded must not stop the line after it.
 
     Raises:
         UsageError: it is closed.
@@ -151,7 +151,7 @@ def _is_there(source: str) -> bool:
 
 
 def _is_shut(source: str) -> bool:
-    """Tell whether this user may not look whether there is such a file."""
+    """Tell whether permission is denied to look for such a file."""
     try:
         os.stat(source)  # noqa: PTH116 - pathlib tells it apart in some Pythons only
     except PermissionError:
@@ -188,7 +188,7 @@ def _texts(source: str, content: str) -> Iterator[tuple[str, str, str | None]]:
         yield from _rows(source, header, io.StringIO(content, newline=""))
         return
     if lines and re.search("[,;\t]", lines[0].partition("#")[0]):
-        raise UsageError(f"{source}, line 1: there is no column serial", hint=_CSV)
+        raise UsageError(f"{source}, line 1: the column serial is missing", hint=_CSV)
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0]
         if text.strip():
@@ -199,7 +199,7 @@ def _header(line: str) -> list[str]:
     try:
         return [name.strip().lower() for name in next(csv.reader([line]), [])]
     except csv.Error:
-        return []  # a line that is no CSV
+        return []  # not a line of CSV
 
 
 def _rows(

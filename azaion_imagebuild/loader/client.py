@@ -29,7 +29,7 @@ def loader_url(settings: SmokeSettings, serial: str | None, usb_instance: str | 
     """Return the base URL of a device's Loader; without a USB instance that part is left out.
 
     Raises:
-        UsageError: there is none, it is no URL, or it holds ``{serial}`` and none is given.
+        UsageError: it is missing, is not a URL, or holds ``{serial}`` and none is given.
     """
     url = settings.loader_url
     if url is None:

@@ -1,4 +1,4 @@
-"""What ails a device that does not log in: each cause with its own words and its own hint."""
+"""Why a device does not log in: each cause with its own words and hint."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Cause = Literal[
 
 HEALTH = "GET /health"
 LOGIN = "POST /login"
-_LOG = "look at the Loader's log on the device"
+_LOG = "check the Loader's log on the device"
 _DOWN = re.compile(
     rb"unreachable|cannot be reached|could not (?:connect|resolve|be reached)|max retries exceeded"
     rb"|connection (?:refused|reset|error|aborted|timed out)|timed out|timeout|no route to host"
@@ -58,7 +58,7 @@ def of_connection(url: str, asked: str, error: Unreachable) -> SmokeFailed:
     cause: Cause
     if error.kind == "refused":
         cause, message = "refused", f"no Loader listens at {url}: {error}"
-        hint = "look whether the Loader runs on the device (its service, its log), and at the port"
+        hint = "check that the Loader runs on the device (its service, its log), and the port"
     elif error.kind in ("silent", "invalid", "other"):
         cause, message = "broken", f"no answer to {asked} of {it}"
         hint = f"{_LOG}, and whether it speaks http or https"
@@ -75,9 +75,9 @@ def _tls_hint(reason: str) -> str:
     if "mismatch" in reason:
         return "set [smoke] certificate_name to the name in the device's certificate"
     if "wrong version number" in reason:
-        return "it speaks no TLS: write http:// in loader_url"
+        return "it does not speak TLS: write http:// in loader_url"
     if "expired" in reason or "not yet valid" in reason:
-        return "give the device a new certificate, and look at the clocks of both"
+        return "give the device a new certificate, and check both clocks"
     return "set [smoke] ca_file (--ca-file) to the device's certificate or the CA that signed it"
 
 
@@ -106,7 +106,7 @@ def of_login(reply: Reply, words: Collection[str]) -> SmokeFailed | None:
     if reply.status >= 500 or reply.status == 429:
         return SmokeFailed("broken", message, hint=_LOG)
     if reply.status == 403:
-        hint = "look at the account at the admin API: its role, and whether it is locked"
+        hint = "check the account at the admin API: its role, and whether it is locked"
         return SmokeFailed("login refused", message, hint=hint)
     hint = (
         "check device.conf on the device: path, permissions, and that its password is the account's"
@@ -133,7 +133,7 @@ def _of_address(reply: Reply, asked: str) -> SmokeFailed | None:
         return None
     return SmokeFailed(
         "no Loader",
-        f"what answers is no Loader: {said}",
+        f"not a Loader: {said}",
         hint="set loader_url to the Loader itself; /health and /login are added to it",
         may_pass=reply.status == 404,
     )

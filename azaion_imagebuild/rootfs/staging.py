@@ -1,4 +1,4 @@
-"""device.conf in the rootfs of a build: whom it belongs to, putting it there, taking it out."""
+"""device.conf in the rootfs of a build: its owner, writing it, removing it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST_NAMES = 40
 
 
 def findings(build: Build) -> list[Finding]:
-    """Look, without changing anything, for what would keep device.conf from being staged."""
+    """Return what would keep device.conf from being staged; nothing is changed."""
     try:
         device_conf.template_of(build.settings.device_conf)
         if build.rootfs_dir.is_dir() and build.rootfs_dir.samefile("/"):
@@ -43,7 +43,7 @@ def _in_its_place(existing: Node) -> Finding | None:
     """Refuse what cannot be replaced without harm; a plain file can."""
     if existing.kind != "regular file":
         return Finding(
-            message=f"a {existing.kind} stands at {DEVICE_CONF} in the rootfs",
+            message=f"{DEVICE_CONF} in the rootfs is a {existing.kind}",
             hint="remove it from the rootfs, then run the same command again",
         )
     if existing.links > 1:
@@ -115,7 +115,7 @@ def owner(settings: DeviceConfSettings, rootfs: Rootfs) -> tuple[int, int]:
 
 
 def clear_stale(build: Build) -> Ownership:
-    """Remove the device.conf of an earlier attempt; return whom the new one belongs to.
+    """Remove the device.conf of an earlier attempt; return the owner of the new one.
 
     An existing one hands its owner and extended attributes on.
     """
@@ -126,7 +126,7 @@ def clear_stale(build: Build) -> Ownership:
 
 
 def ownership_in(build: Build, rootfs: Rootfs) -> Ownership:
-    """Return whom device.conf belongs to: as it does, or as it is configured where there is none.
+    """Return the owner of device.conf: the present one, or else the configured one.
 
     Raises:
         UnknownAccount: the rootfs has no such account.

@@ -124,7 +124,7 @@ class Rootfs:
         """Return the regular file at ``path``, links followed inside the tree; None: not there.
 
         Raises:
-            StagingError: it is no regular file, or longer than ``limit`` bytes.
+            StagingError: it is not a regular file, or longer than ``limit`` bytes.
         """
         with self._telling("read", path):
             try:
@@ -370,7 +370,7 @@ _HINTS = {
     errno.EROFS: "the rootfs's filesystem is mounted read-only: remount it for writing",
     errno.EACCES: "run it with sudo: the files of a rootfs belong to root",
     errno.EPERM: "run it with sudo, on a filesystem that keeps owners (ext4, xfs, btrfs)",
-    errno.ELOOP: "its links lead in a circle inside the rootfs: mend them",
-    errno.ENOTDIR: "something else stands where a directory must be: mend the rootfs",
-    errno.EINVAL: "something else stands where a regular file must be: mend the rootfs",
+    errno.ELOOP: "fix its links: they lead in a circle inside the rootfs",
+    errno.ENOTDIR: "fix the rootfs: something else is where a directory must be",
+    errno.EINVAL: "fix the rootfs: something else is where a regular file must be",
 }

@@ -92,14 +92,15 @@ def locked_on_host(path: Path, wait: float) -> Iterator[int]:
     except OSError as error:
         raise PreflightError(
             f"cannot open the lock {path}: {error.strerror}",
-            hint="remove it when it is another user's, or a link",
+            hint="remove it if it is another user's, or a link",
         ) from None
     try:
         found = os.fstat(descriptor)
         plain = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
         if not plain or found.st_uid != os.geteuid():
             raise PreflightError(
-                f"the lock {path} is not a plain file of this user", hint="look at it; remove it"
+                f"the lock {path} is not a plain file of this user",
+                hint="check whose it is, then remove it",
             )
         with locked_file(descriptor, path, wait):
             yield descriptor

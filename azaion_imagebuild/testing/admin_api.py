@@ -52,7 +52,7 @@ class Request(Struct, frozen=True, kw_only=True):
 
     @property
     def json(self) -> Any:
-        """The body as JSON; None: it is none."""
+        """The body as JSON; None: it is not JSON."""
         try:
             return json.loads(self.body)
         except ValueError:

@@ -74,7 +74,7 @@ class FlashConformance(Conformance):
     ) -> AbstractContextManager[None]:
         """Put a shell script in the place of the program that writes, while the context lasts.
 
-        Without a script there is no program at all.
+        Without a script the program is missing.
         """
         assert flashable.build.bsp_dir is not None
         return replaced(LinuxForTegra(flashable.build.bsp_dir).script(flashable.build), script)

@@ -30,7 +30,7 @@ class Shown:
         self._errors.append(error)
 
     def refuse(self, passwords: Iterable[str], *, allowed: Iterable[Path] = ()) -> None:
-        """Fail the test if one of the passwords was shown, or stands in a file.
+        """Fail the test if one of the passwords was shown, or is in a file.
 
         Files in which it must stand are ``allowed``: the image, the device.
         """
@@ -45,7 +45,7 @@ class Shown:
         for password in {each for each in passwords if len(each) >= _SHORTEST_PASSWORD}:
             for place, text in places.items():
                 if password.lower() in text.lower():
-                    pytest.fail(f"the password stands in {place}")
+                    pytest.fail(f"the password was found in {place}")
             for path in files_with_secret(self._folder, Secret(password), 0.0):
                 if path.resolve() not in kept:
                     pytest.fail(f"the password was left in the file {path}")

@@ -19,7 +19,7 @@ NAME = "the plug-in under test"
 
 
 class Conformance:
-    """A plug-in, and how it is called. Its name keeps pytest from collecting it by itself."""
+    """A plug-in, and how it is called. Its name keeps pytest from collecting it."""
 
     plugin: ClassVar[Any]
     """The plug-in: a module, an object, or the path of its file (relative to pytest's rootdir)."""
@@ -46,7 +46,7 @@ class Conformance:
     def with_the_others(
         self, rootdir: Path, *instead_of: str, also: object = None
     ) -> pluggy.HookRelay:
-        """Return the plug-in together with the shipped ones, but for those it replaces."""
+        """Return the plug-in together with the shipped ones that it does not replace."""
         manager = shipped_plugins(instead_of)  # what else is installed on this host is left out
         if also is not None:
             add_plugin(manager, also, f"beside {NAME}")

@@ -185,7 +185,9 @@ class ProvisionIdentityConformance(Conformance):
         passwords = [provision(self.serial).password.reveal() for _ in range(2)]
         shown.refuse(passwords)
         for name, value in os.environ.items():
-            assert not any(each in value for each in passwords), f"the password stands in ${name}"
+            assert not any(each in value for each in passwords), (
+                f"the password was found in ${name}"
+            )
 
     def test_the_root_filesystem_is_not_its_business(
         self, hook: pluggy.HookRelay, settings: Settings, sandbox_build: MakeBuild,
@@ -334,7 +336,7 @@ class AdminApiConformance(ProvisionIdentityConformance):
                 told = f"{request.path} {request.headers}"
                 assert password not in told, f"the address of {request.method} has the password"
         assert not admin_api.seen_in_processes, (
-            f"the password stands in {admin_api.seen_in_processes[0]}"
+            f"the password was found in {admin_api.seen_in_processes[0]}"
         )
 
     def _outcome(
@@ -382,7 +384,7 @@ def _refuse_more_than(count: int, accounts: AccountBook) -> None:
 
 
 def _tree(folder: Path) -> dict[Path, tuple[Any, ...]]:
-    """Return what a change of anything in a folder would change, but for times of reading."""
+    """Return what a change of anything in a folder would change, except times of reading."""
     seen = {}
     for path in folder.rglob("*"):
         at = path.lstat()

@@ -298,7 +298,7 @@ def test_a_broken_key_is_named_before_any_account_is_touched(
         run("image", "--serial", SERIAL, "--json"),
     ):
         assert (ran.code, ran.json["account"], ran.json["step"]) == (3, None, "preflight"), ran.err
-        assert f"'{broken}' is no public key" in ran.json["error"]
+        assert f"'{broken}' is not a public key" in ran.json["error"]
         assert "age-keygen -y" in ran.json["hint"]
     fleet = run("fleet", SERIAL, "--image", "base.img", "--out", "images", *one[2:])
     assert (fleet.code, fleet.json["records"][0]["account"]) == (10, None)
@@ -343,7 +343,7 @@ def test_a_private_key_that_a_program_gives_is_not_shown_either(
 ) -> None:
     build = make_build(rootfs_dir, escrow__recipients=[PRIVATE])
     (finding,) = escrow.findings(build)
-    assert "(not shown) is no public key" in finding.message
+    assert "(not shown) is not a public key" in finding.message
     assert PRIVATE not in finding.message + finding.hint
 
 

@@ -70,7 +70,9 @@ def test_a_csv_has_a_column_serial_and_may_pin_a_device_to_a_port() -> None:
 
 @pytest.mark.parametrize("text", ["ser,note\nAZJN-0001,x\n", "serial;note\nAZJN-0001;x\n"])
 def test_a_table_without_a_column_serial_is_told_what_a_csv_needs(text: str) -> None:
-    with pytest.raises(UsageError, match=r"list.txt, line 1: there is no column serial") as refused:
+    with pytest.raises(
+        UsageError, match=r"list.txt, line 1: the column serial is missing"
+    ) as refused:
         read_list(listed(text))
     assert refused.value.hint.startswith("a CSV needs commas, and a column named serial")
 

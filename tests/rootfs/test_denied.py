@@ -42,7 +42,7 @@ def test_what_may_not_be_looked_at_is_said_once(
     assert ran.returncode == code, ran.stderr
     problems = [line for line in ran.stderr.splitlines() if line.startswith(("error:", "hint:"))]
     error, hint = problems
-    assert error.startswith(f"error: cannot look at {closed}/")
+    assert error.startswith(f"error: cannot read {closed}/")
     assert error.endswith(": Permission denied")
     assert hint.startswith("hint: run the same command as root (sudo)")
     assert "Traceback" not in ran.stderr
