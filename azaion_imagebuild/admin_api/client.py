@@ -51,7 +51,7 @@ _NO_CLIENT_HINT = (
 EXISTS_HINT = (
     "; if it says that the account exists: set [admin_api] exists_statuses = [409, {status}]"
 )
-_CANNOT_REACH = "cannot reach the admin API"
+_CANNOT_REACH = "cannot reach the admin API at "
 TOKEN_HINT = "check the token ([admin_api] token_file or token_env), mTLS pair and its rights"  # noqa: S105
 
 
@@ -169,7 +169,7 @@ def not_reached(settings: AdminApiSettings, error: Unreachable) -> Finding:
     if error.kind == "client certificate":
         cert = settings.client_cert
         hint = _CLIENT_HINT.format(cert=cert) if cert else _NO_CLIENT_HINT
-    message = f"{_CANNOT_REACH} at {str(settings.url).removesuffix('/')}: {error}"
+    message = f"{_CANNOT_REACH}{str(settings.url).removesuffix('/')}: {error}"
     return Finding(message=message, hint=error.hint(hint))
 
 
