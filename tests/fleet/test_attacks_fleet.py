@@ -399,7 +399,7 @@ def test_a_folder_s_name_does_not_command_the_terminal(run: Run) -> None:
 def test_a_report_that_cannot_be_written_is_found_before_an_account_is_touched(run: Run) -> None:
     Path("file").touch()
     ran = run("fleet", "AZJN-0001", "--out", "images", "--report", "file/report", "--json")
-    assert (ran.code, "give another folder by --report" in ran.err) == (2, True)
+    assert (ran.code, "name another folder with --report" in ran.err) == (2, True)
     assert not Path("images").exists()
 
 
