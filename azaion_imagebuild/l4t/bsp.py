@@ -15,6 +15,7 @@ from ..model import RELEASE_FILE, Build, Finding
 from ..rootfs.tree import Rootfs
 from ..system import log_files
 from ..system.process import find_program, processes_of
+from . import host_needs, tree_needs
 from .usb import MOST_AT_ONCE, device_findings
 
 FLASH_SH = "flash.sh"
@@ -64,7 +65,9 @@ class LinuxForTegra(Struct, frozen=True):
             *self._board_findings(build),
             *self._firmware_findings(build),
             *self._rootfs_findings(build),
+            *tree_needs.findings(build, self.dir),
             *self._host_findings(build),
+            *host_needs.findings(build),
             *log_files.findings(build),
             *device_findings(build),
         ]

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import OperatorError
 from ..model import Build
 from ..system.log_files import make_log_dir
-from ..system.process import TIMED_OUT, Finished, run
+from ..system.process import TIMED_OUT, Finished, run, search_path
 from . import image_files
 from .usb import RECOVERY_HINT
 
@@ -63,7 +63,7 @@ def run_script(
 
 def environment(build: Build) -> dict[str, str]:
     """Return the variables that NVIDIA's scripts get."""
-    environ = dict(build.settings.bsp.environment)
+    environ = {"PATH": search_path(), **build.settings.bsp.environment}
     if os.geteuid() == 0:
         environ["USER"] = "root"  # the scripts look at the variable, not at the uid
     return environ

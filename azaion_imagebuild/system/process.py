@@ -61,8 +61,12 @@ def find_program(name: str, folder: Path | None = None) -> str | None:
     Looked for in ``PATH`` and where root's programs are, which a user's ``PATH`` may lack; in
     ``folder`` alone where one is given.
     """
-    path = f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM_PATH}"
-    return shutil.which(name, path=str(folder) if folder else path)
+    return shutil.which(name, path=str(folder) if folder else search_path())
+
+
+def search_path() -> str:
+    """Return ``PATH`` and the folders of root's programs: cron's ``PATH`` lacks those."""
+    return f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM_PATH}"
 
 
 class RunningProcess(Struct, frozen=True, kw_only=True):

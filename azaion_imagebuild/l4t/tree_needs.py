@@ -1,0 +1,68 @@
+"""What NVIDIA's scripts need of their own tree and of the rootfs, apart from board and firmware."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ..model import Build, Finding
+
+_FILE_OPTIONS = {
+    "-c": "a partition layout",
+    "-d": "a device tree",
+    "-u": "a PKC key",
+    "-v": "an SBK key",
+    "-I": "an initrd",
+    "-K": "a kernel",
+    "--user_key": "a user key",
+    "--uefi-keys": "UEFI keys",
+    "--pv-crt": "a certificate",
+}
+"""Options of flash.sh and l4t_initrd_flash.sh whose argument is a file (usage of R35.3.1)."""
+
+
+def findings(build: Build, tree: Path) -> Iterator[Finding]:
+    """Look for folders and files that a script would miss in the middle of its work."""
+    if not (tree / "rootfs/etc").is_dir():
+        yield Finding(
+            message=f"{tree / 'rootfs/etc'} is missing: flash.sh writes into it, whatever rootfs is"
+            " packed",
+            hint=f"sudo mkdir -p {shlex.quote(str(tree / 'rootfs/etc'))}",
+        )
+    if build.rootfs_dir.is_dir() and not (build.rootfs_dir / "boot").is_dir():
+        yield Finding(
+            message=f"the rootfs {build.rootfs_dir} has no boot/: flash.sh copies the kernel there",
+            hint="extract the sample rootfs there, then run sudo ./apply_binaries.sh in the BSP",
+        )
+    for option, name in named_files(build.settings.bsp.args):
+        if not (tree / name).is_file():
+            yield Finding(
+                message=f"[bsp] args name {name!a} ({option}, {_FILE_OPTIONS[option]}), which is"
+                " not there",
+                hint=f"give a path from {tree} on, or a full one: ls"
+                f" {shlex.quote(str((tree / name).parent))}",
+            )
+
+
+def named_files(args: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield (option, file) for each file that arguments name, also inside ``-p "…"``."""
+    words = iter(args)
+    for word in words:
+        option, given, value = word.partition("=")
+        if option == "-p" or (word.startswith("-p") and not word.startswith("--")):
+            inner = word[2:] or next(words, "")
+            yield from named_files(_split(inner))
+        elif option in _FILE_OPTIONS:
+            name = value if given else next(words, "")
+            if name:
+                yield option, name
+        elif word[:2] in _FILE_OPTIONS and not word.startswith("--"):
+            yield word[:2], word[2:]  # -cFILE, as getopts reads it
+
+
+def _split(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return text.split()
