@@ -16,7 +16,12 @@ def post_flash(build: Build, identity: DeviceIdentity, image: Image) -> dict[str
         clean_up,  # imported late: `provision` does not need it
     )
 
-    return clean_up(build, identity, image, build.bsp_dir)
+    said = clean_up(build, identity, image, build.bsp_dir)
+    if not build.flash:
+        from azaion_imagebuild.l4t.handover import flash_later
+
+        said["flash_command"] = flash_later(build, build.bsp_dir)
+    return said
 
 
 @hookimpl

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,17 @@ from . import image_files
 from .image_files import BASE_NOTE
 
 _WINDOW = 1 << 20
+_CREDENTIAL = re.compile(rb"AZAION_DEVICE_PASSWORD=['\"]?[^\s'\"${}<>\0]{8,}")
+"""A line of a device.conf with a real value: no placeholder, and no code that only names it."""
+_LONGEST_MATCH = 64
 _CLOCK = 2.0  # seconds by which a file's time may lag behind the clock
 
 
 def clean_up(build: Build, identity: DeviceIdentity, image: Image, tree: Path) -> dict[str, Any]:
-    """Remove the images except the one to keep, then check that the secret is gone.
+    """Remove the images except those to keep, then check that the secret is gone elsewhere.
 
-    Without flashing, the image is the product: it stays, and its other copies are removed. After
-    flashing it stays only with ``[image] keep``.
+    Without flashing, what the site's own flash procedure needs stays (readable by its owner only)
+    until :func:`clean` removes it. After flashing, the image stays only with ``[image] keep``.
 
     Returns:
         ``removed``: the removed files; ``residue``: files that still hold the password (none).
@@ -33,7 +37,7 @@ def clean_up(build: Build, identity: DeviceIdentity, image: Image, tree: Path) -
     Raises:
         VerificationError: the password was found in a file that is not to be kept.
     """
-    kept = [image.path] if build.settings.image.keep or not build.flash else []
+    kept = _kept(build, image, tree)
     # hooks/base.py has cleared the images of a build that stamps.
     removed = [] if build.stamps else remove_images_since(tree, build.began, kept)
     lane = build.device_instance is not None
@@ -46,6 +50,36 @@ def clean_up(build: Build, identity: DeviceIdentity, image: Image, tree: Path) -
             " password",
         )
     return {"removed": removed, "residue": found}
+
+
+def _kept(build: Build, image: Image, tree: Path) -> list[Path]:
+    if build.flash:
+        return [image.path] if build.settings.image.keep else []
+    # The initrd flash writes only what lies below its own folder.
+    packed = tree / "tools/kernel_flash"
+    initrd = build.settings.bsp.method == "initrd"
+    return [path for path in image.files if not initrd or path.is_relative_to(packed)]
+
+
+def clean(tree: Path) -> list[str]:
+    """Remove every image from a BSP that is locked; return their names.
+
+    Raises:
+        StagingError: something is mounted or attached and cannot be released.
+        VerificationError: a credential was found in another file.
+    """
+    release(tree)
+    removed = remove_images_since(tree, since=0.0)
+    remove_images(tree)
+    left = [str(path.relative_to(tree)) for path in _changed(tree, 0.0, linked=False)
+            if _has_credential(path)]  # fmt: skip
+    if left:
+        raise VerificationError(
+            f"a device's credential was found in {', '.join(left)}",
+            hint=f"remove {'it' if len(left) == 1 else 'them'} from {tree}, then run the same"
+            " command again",
+        )
+    return removed
 
 
 def release(tree: Path) -> None:
@@ -138,6 +172,15 @@ def _changed(tree: Path, since: float, linked: bool) -> Iterator[Path]:
 
 
 def _holds(path: Path, needle: bytes) -> bool:
+    return _matches(path, lambda data: needle in data, len(needle) - 1)
+
+
+def _has_credential(path: Path) -> bool:
+    return _matches(path, lambda data: _CREDENTIAL.search(data) is not None, _LONGEST_MATCH - 1)
+
+
+def _matches(path: Path, wanted: Callable[[bytes], bool], overlap: int) -> bool:
+    """Tell whether some stretch of a file's data is wanted; ``overlap`` joins two blocks."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -146,9 +189,9 @@ def _holds(path: Path, needle: bytes) -> bool:
         tail, position = b"", 0
         for start, data in _data(descriptor):
             joined = (tail if start == position else b"") + data
-            if needle in joined:
+            if wanted(joined):
                 return True
-            tail, position = joined[-len(needle) + 1 :], start + len(data)
+            tail, position = joined[-overlap:], start + len(data)
         return False
     finally:
         os.close(descriptor)

@@ -58,10 +58,13 @@ class FlashSh(Struct, frozen=True):
             FlashError: by its exit code or its own words.
         """
         device = _device(build)
-        argv = [f"./{FLASH_SH}", "-r", *_instance(build), *self._options(build)]
-        finished = run_script(self.tree, build, argv, FlashError)
+        finished = run_script(self.tree, build, self.flash_command(build), FlashError)
         check_result(finished, build, (_FLASH_SH_FLASHED,), FlashError)
         return _flashed(build, device)
+
+    def flash_command(self, build: Build) -> list[str]:
+        """Return the call that writes the image that was built before."""
+        return [f"./{FLASH_SH}", "-r", *_instance(build), *self._options(build)]
 
     def _options(self, build: Build) -> list[str]:
         settings = build.settings.bsp
@@ -120,12 +123,15 @@ class InitrdFlash(Struct, frozen=True):
             argv = self._call_in_lane(build, build.device_instance)
             finished = run_script(self.tree, build, argv, FlashError, initrd_wrapper.ENVIRON)
         else:
-            options = [*_instance(build), *self._options(build)]
-            argv = [f"./{INITRD_FLASH_SH}", "--flash-only", *options]
             with exclusive(build) as held:
-                finished = run_script(self.tree, held, argv, FlashError)
+                finished = run_script(self.tree, held, self.flash_command(build), FlashError)
         check_result(finished, build, success, FlashError, logged=self._logged(began))
         return _flashed(build, device)
+
+    def flash_command(self, build: Build) -> list[str]:
+        """Return the call that writes the packages that were built before."""
+        options = [*_instance(build), *self._options(build)]
+        return [f"./{INITRD_FLASH_SH}", "--flash-only", *options]
 
     def _call_in_lane(self, build: Build, number: int) -> list[str]:
         """Return the call that NVIDIA's wrapper makes for each device (l4t-facts)."""

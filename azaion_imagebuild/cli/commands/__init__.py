@@ -15,6 +15,7 @@ NAMES = (
     "fleet",
     "submit",
     "station",
+    "clean",
     "doctor",
     "provision",
     "verify",

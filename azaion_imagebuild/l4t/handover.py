@@ -1,0 +1,24 @@
+"""What a site runs to flash an image that was built and proven with ``FLASH=0``."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from msgspec import structs
+
+from ..model import Build
+from .flashing import flash_method
+
+
+def flash_later(build: Build, tree: Path) -> str:
+    """Return the shell line that flashes the proven image.
+
+    NVIDIA's scripts look at the variable USER, not at the user, and must be started in the tree.
+    A rootfs overlay is gone by then: ``-R`` names the rootfs that was set.
+    """
+    rootfs = build.settings.bsp.rootfs_dir or tree / "rootfs"
+    call = flash_method(build, tree).flash_command(structs.replace(build, rootfs_dir=rootfs))
+    environ = {**build.settings.bsp.environment, "USER": "root"}
+    variables = [f"{name}={shlex.quote(value)}" for name, value in environ.items()]
+    return f"cd {shlex.quote(str(tree))} && sudo {' '.join(variables)} {shlex.join(call)}"
