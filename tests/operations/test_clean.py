@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,9 @@ from azaion_imagebuild.system.locks import locked
 
 
 @pytest.fixture(params=["flash", "initrd"])
-def kept(request: pytest.FixtureRequest, run: Run, bsp: Path, api_url: str) -> Iterator[Ran]:
+def kept(request: pytest.FixtureRequest, run: Run, bsp: Path, api_url: str) -> Ran:
     """A build without flashing, by each method."""
-    yield run("image", "--serial", SERIAL, "--bsp", bsp, "--api-url", api_url, "--flash=0",
+    return run("image", "--serial", SERIAL, "--bsp", bsp, "--api-url", api_url, "--flash=0",
               "--method", request.param, "--json")  # fmt: skip
 
 
