@@ -139,7 +139,7 @@ class FlashResult(Struct, frozen=True, kw_only=True):
     usb_instance: str | None = None
     """Where it was plugged in, e.g. ``1-3``; None: not known."""
     ecid: str | None = None
-    """The chip's own number; None: the kernel showed none."""
+    """The chip's own number, as the scripts or the kernel told it; None: neither did."""
 
 
 class FuseResult(Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from ..model import LUKS, Build, FlashResult, Image
 from ..system import mounts
 from . import cleanup, image_files, initrd_wrapper
 from .bsp import FLASH_SH, INITRD_FLASH_SH, INITRD_INTERNAL_SH
+from .chip_id import read_chip_id
 from .initrd_host import exclusive
 from .scripts import check_result, log_hint, run_script
 from .usb import RecoveryDevice, device_at, recovery_devices
@@ -215,7 +216,7 @@ def _flashed(build: Build, device: RecoveryDevice | None) -> FlashResult:
     return FlashResult(
         device=build.settings.bsp.board + where,
         usb_instance=chosen,
-        ecid=device.ecid if device else None,
+        ecid=read_chip_id(build.log_dir / "flash.log") or (device.ecid if device else None),
     )
 
 
