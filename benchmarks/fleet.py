@@ -139,7 +139,7 @@ def fleet(url: str, devices: int, jobs: int) -> dict[str, float]:
     from azaion_imagebuild.fleet.destinations import InPlace
     from azaion_imagebuild.fleet.run import Feed, Run
     from azaion_imagebuild.identity.serial_list import read_list
-    from azaion_imagebuild.images.stamp import copy_image
+    from azaion_imagebuild.images.copy import copy_image
     from azaion_imagebuild.ledger import Ledger
     from azaion_imagebuild.model import Image, Ownership
     from azaion_imagebuild.pipeline.hookspecs import REQUIRED

@@ -17,18 +17,26 @@ from msgspec import Struct, structs
 
 from .. import images
 from ..config.state_dir import state_dir_of
-from ..errors import ImageBuildError, OperatorError, PreflightError, UsageError, raise_for
+from ..errors import (
+    ImageBuildError,
+    OperatorError,
+    PreflightError,
+    UsageError,
+    VerificationError,
+    raise_for,
+)
 from ..identity import device_conf
 from ..identity.placeholder import placeholder
 from ..identity.serial_list import Listed
+from ..images.copy import copy_image
 from ..images.digest import fingerprints, sha256_of
-from ..images.stamp import copy_image
 from ..l4t.base_image import stamp_base
 from ..l4t.usb import board_findings, checked_instances, devices_to_flash
 from ..lanes.lane import Lane, opened_lanes
 from ..ledger import Entry, Standing
 from ..model import DEVICE_CONF, Build, Image
 from ..operations import stamp as stamps
+from ..operations.existing import refuse_other_device
 from ..operations.parts import the_sandbox
 from ..pipeline.events import Watcher
 from ..pipeline.new import base_build, device_build, stamping_build
@@ -93,6 +101,7 @@ class ImageFolder(Struct, frozen=True, kw_only=True):
         build = stamping_build(each.serial, self.settings, sandbox=self.sandbox)
         build = structs.replace(build, flash=False)  # an image is what was ordered
         try:
+            _refuse_other_device(final, build)
             copy_image(self.blank.image.path, new)
             _remove(final)
             yield build, structs.replace(self.blank, image=image, publish=publish)
@@ -167,6 +176,15 @@ class UsbLane(Struct, frozen=True, kw_only=True):
             raise_for(wrong, PreflightError)
         yield self.lane.build(build), self.blank
         self.watch.had_its_turn(self.name, device)
+
+
+def _refuse_other_device(image: Path, build: Build) -> None:
+    """Keep an image that holds another device's identity: only a mistake brought it here."""
+    entry = None
+    with contextlib.suppress(VerificationError):  # missing, or not an image
+        entry = images.read_file(image, DEVICE_CONF, device_conf.LONGEST)
+    if entry is not None:
+        refuse_other_device(entry.data, image, build, hint=f"move it away: mv {image} …")
 
 
 def _remove(image: Path) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from . import image_format
 from .ext4 import Ext4, Inode
+from .formats import image_format
 from .sparse import SparseReader
 from .stream import CorruptImage, Readable
 from .tar import Tar

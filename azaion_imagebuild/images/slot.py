@@ -1,4 +1,4 @@
-"""A place to stamp in an image that has none: a placeholder put there without mounting it.
+"""A slot to stamp in an image that has none: a placeholder, put there without mounting it.
 
 Raw ext4: by debugfs (e2fsprogs), read back by our own reader and checked by e2fsck, since the exit
 code of debugfs says nothing. Tar: by appending a member, for the last one of a name counts. Before
@@ -13,15 +13,17 @@ import io
 import os
 import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import VerificationError
 from ..identity.placeholder import placeholder
 from ..model import DEVICE_CONF, DEVICE_CONF_MODE, FileEntry
 from ..settings import PLACEHOLDER_SIZE
-from . import CorruptImage, image_format, open_filesystem
 from .e2fsprogs import damaged, debugfs
+from .formats import image_format, open_filesystem
 from .locate import Location, Range
+from .stream import CorruptImage
 from .tar import BLOCK, Tar
 from .tar_index import locate_conf
 
@@ -29,7 +31,11 @@ _BASE = "build one with a placeholder: azaion-imagebuild base"
 
 
 def ensure_slot(
-    path: Path, descriptor: int, owner: tuple[int, int], size: int = PLACEHOLDER_SIZE
+    path: Path,
+    descriptor: int,
+    owner: tuple[int, int],
+    size: int = PLACEHOLDER_SIZE,
+    check: Callable[[bytes], object] = lambda old: None,
 ) -> bytes | None:
     """Make sure that the image holds a device.conf that is long enough to be stamped.
 
@@ -37,9 +43,10 @@ def ensure_slot(
         path: the image, open for writing as ``descriptor`` and locked.
         owner: (uid, gid) that a new device.conf belongs to.
         size: bytes that are long enough.
+        check: called with an old device.conf that is too short, before anything is changed.
 
     Returns:
-        what stood in a device.conf in whose stead there is a placeholder now.
+        the content of an old device.conf that a placeholder has replaced.
 
     Raises:
         VerificationError: it cannot be made; ``descriptor``'s image is then as it was, but for an
@@ -52,6 +59,8 @@ def ensure_slot(
             if found is not None and found.size >= size:
                 return None
             old = _old(stream, container)
+            if old is not None and container != "sparse":
+                check(old.data)
         if container == "ext4":
             there = old is not None
             _place_in_ext4(path, descriptor, found, there=there, owner=owner, size=size)
@@ -61,7 +70,7 @@ def ensure_slot(
             raise VerificationError(
                 f"{path} has no device.conf that can be stamped, and a {container} image cannot be"
                 " given one",
-                hint=f"{_BASE}; or stamp the raw image and make the sparse one anew by mksparse",
+                hint=f"{_BASE}; or stamp the raw image and convert it again with mksparse",
             )
     except CorruptImage as error:
         raise VerificationError(f"{path} cannot be stamped: {error}", hint=_BASE) from None

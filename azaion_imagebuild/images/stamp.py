@@ -14,12 +14,9 @@ Cut at any byte, the file is the old one, none, or the new one.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import os
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import ImageBuildError, UsageError, VerificationError
@@ -34,18 +31,16 @@ from ..model import (
     StagedFile,
 )
 from ..system.locks import locked_file
-from . import CorruptImage
 from . import tar_index as places
 from .digest import renew_sha1
 from .locate import Location, Range
+from .stream import CorruptImage
 from .tar_index import Version
 
-_FICLONE = 0x40049409  # ioctl_ficlone(2): share the blocks of another file
-_NOT_SHARED = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL)
-_NOT_COPIED = (*_NOT_SHARED, errno.ENOSYS)  # between filesystems, by many kernels
-_COPIED_AT_ONCE = 1 << 30
-_READ_AT_ONCE = 1 << 20
-_NO_PLACE = "build the base anew: azaion-imagebuild base"
+MakeSlot = Callable[[Path, int], bytes | None]
+Check = Callable[["OpenImage", bytes], object]
+
+_NO_SLOT = "rebuild the base: azaion-imagebuild base"
 
 
 class OpenImage:
@@ -62,10 +57,10 @@ class OpenImage:
             found = places.locate_conf(self.path, self._fd)
         except CorruptImage as error:
             raise VerificationError(
-                f"{self.path} cannot be stamped: {error}", hint=_NO_PLACE
+                f"{self.path} cannot be stamped: {error}", hint=_NO_SLOT
             ) from None
         if found is None or not found.size:
-            raise VerificationError(f"{self.path} holds no /{DEVICE_CONF} to stamp", hint=_NO_PLACE)
+            raise VerificationError(f"{self.path} holds no /{DEVICE_CONF} to stamp", hint=_NO_SLOT)
         return found
 
     def read(self) -> bytes:
@@ -78,7 +73,7 @@ class OpenImage:
         """Overwrite the file's data, in the order that this module describes.
 
         Raises:
-            ValueError: ``data`` has not the file's length.
+            ValueError: ``data`` does not have the file's length.
             VerificationError: another program changed where the file lies since it was located.
             OSError: the image cannot be written.
         """
@@ -127,16 +122,18 @@ def _without_first_byte(ranges: tuple[Range, ...]) -> Iterator[Range]:
 
 @contextlib.contextmanager
 def opened_for_stamping(
-    path: Path, wait: float, make_place: Callable[[Path, int], object] = lambda path, fd: None
+    path: Path, wait: float, make_slot: MakeSlot | None = None
 ) -> Iterator[OpenImage]:
     """Open and lock an image, and find where its device.conf lies.
 
     Args:
         path: the image.
         wait: seconds to wait for another process that stamps it.
-        make_place: called with the path and the open descriptor before the file is looked for.
+        make_slot: called with the path and the open descriptor before the file is looked for; what
+            it returns is the old device.conf, which the new slot keeps until it is stamped.
 
     Raises:
+        ImageBuildError: the image cannot be written.
         UsageError: it is no file that may be written.
         PreflightError: another process stamps it for longer than ``wait`` seconds.
         VerificationError: it holds no device.conf that can be overwritten in place.
@@ -150,107 +147,82 @@ def opened_for_stamping(
         ) from None
     try:
         with locked_file(descriptor, path, wait):
-            make_place(path, descriptor)
-            yield OpenImage(path, descriptor)
+            old = make_slot(path, descriptor) if make_slot else None
+            opened = OpenImage(path, descriptor)
+            if old is not None:
+                write_into(opened, old.ljust(opened.location.size, b"\n"))
+            yield opened
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def opened_images(
+    paths: Sequence[Path], wait: float, make_slot: MakeSlot | None = None
+) -> Iterator[list[OpenImage]]:
+    """Open and lock several images as :func:`opened_for_stamping`; yield them in the same order.
+
+    They are locked in sorted order: two processes that name the same files never wait for each
+    other.
+    """
+    with contextlib.ExitStack() as stack:
+        opened = {
+            path: stack.enter_context(opened_for_stamping(path, wait, make_slot))
+            for path in sorted(paths)
+        }
+        yield [opened[path] for path in paths]
+
+
+def stamp(
+    opened: Sequence[OpenImage], content: Callable[[int], bytes], check: Check | None = None
+) -> list[bytes]:
+    """Write device.conf into images, and renew the checksum beside each; return what was written.
+
+    Args:
+        opened: the images.
+        content: returns the data for a file of so many bytes; called for all before any is written.
+        check: called with each image and its data once that is written.
+
+    Raises:
+        ImageBuildError: an image cannot be written.
+        ValueError: content returned data of another length.
+    """
+    contents = [content(each.location.size) for each in opened]
+    for each, data in zip(opened, contents, strict=True):
+        write_into(each, data)
+        if check is not None:
+            check(each, data)
+        renew_sha1(each.path)
+    return contents
+
+
+def write_into(image: OpenImage, data: bytes) -> None:
+    """Overwrite device.conf in one image.
+
+    Raises:
+        ImageBuildError: it cannot be written.
+        ValueError: ``data`` does not have the file's length.
+    """
+    try:
+        image.write(data)
+    except OSError as error:
+        raise ImageBuildError(
+            f"cannot write {image.path}: {error.strerror}",
+            hint="the image holds no identity now; check its disk, then run the same command again",
+        ) from None
 
 
 def blank(path: Path, wait: float) -> bool:
     """Put the placeholder back into an image; tell whether anything else was in it.
 
     Raises:
-        OperatorError: it is no image with a device.conf, or is being stamped.
-        OSError: it cannot be written.
+        OperatorError: it is no image with a device.conf, is being stamped, or cannot be written.
     """
-    with opened_for_stamping(path, wait) as opened:
-        blanked = placeholder(opened.location.size)
-        if opened.read() == blanked:
+    with opened_images([path], wait) as opened:
+        if opened[0].read() == placeholder(opened[0].location.size):
             return False
-        opened.write(blanked)
-    renew_sha1(path)
+        stamp(opened, placeholder)
     return True
-
-
-def check_new_file(target: Path) -> None:
-    """Look, before the work that it takes, whether a new file can be made.
-
-    Raises:
-        UsageError: something is there already, or its folder takes no file of this user.
-    """
-    if os.path.lexists(target):
-        raise UsageError(f"{target} is there already", hint="name a file that is not there yet")
-    folder = target.parent
-    if not os.access(folder, os.F_OK) or not folder.is_dir():
-        raise UsageError(f"there is no folder {folder}", hint="make it, or name another one")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError(
-            f"this user may not write into {folder}", hint="name a file in a folder of your own"
-        )
-
-
-def copy_image(source: Path, target: Path) -> None:
-    """Copy an image to a new file (0600): shared blocks where the filesystem can, holes kept.
-
-    Raises:
-        ImageBuildError: it cannot be copied; no part of it is left.
-    """
-    try:
-        with (
-            source.open("rb") as old,
-            os.fdopen(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "wb") as new,
-        ):
-            try:
-                fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
-            except OSError as error:
-                if error.errno not in _NOT_SHARED:
-                    raise
-                _copy_data(old.fileno(), new.fileno())
-    except OSError as error:
-        if error.errno != errno.EEXIST:
-            target.unlink(missing_ok=True)
-        raise ImageBuildError(
-            f"cannot copy {source} to {target}: {error.strerror}",
-            hint="name a file that is not there yet, on a filesystem with room",
-        ) from None
-
-
-def shares_blocks(source: Path, folder: Path) -> bool:
-    """Tell whether a copy of ``source`` in ``folder`` would share its blocks, and so cost none."""
-    try:
-        with source.open("rb") as old, tempfile.TemporaryFile(dir=folder) as new:
-            fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
-    except OSError:
-        return False
-    return True
-
-
-def _copy_data(source: int, target: int) -> None:
-    end = os.fstat(source).st_size
-    os.ftruncate(target, end)
-    position = 0
-    while position < end:
-        try:
-            position = os.lseek(source, position, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return  # a hole up to the end
-            raise
-        hole = os.lseek(source, position, os.SEEK_HOLE)
-        while position < hole:
-            copied = _copy_some(source, target, hole - position, position)
-            if not copied:
-                raise OSError(errno.EIO, "the image became shorter while it was copied")
-            position += copied
-
-
-def _copy_some(source: int, target: int, size: int, position: int) -> int:
-    try:
-        return os.copy_file_range(source, target, min(size, _COPIED_AT_ONCE), position, position)
-    except OSError as error:
-        if error.errno not in _NOT_COPIED:
-            raise
-    return os.pwrite(target, os.pread(source, min(size, _READ_AT_ONCE), position), position)
 
 
 def to_be_stamped(content: bytes, ownership: Ownership) -> StagedFile:

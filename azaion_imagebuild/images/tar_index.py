@@ -30,9 +30,9 @@ from msgspec import Struct, structs
 
 from .. import __version__
 from ..model import DEVICE_CONF, GROUP, PASSWD, RELEASE_FILE, FileEntry
-from . import CorruptImage, Filesystem, image_format, open_filesystem, opened_file
+from .formats import Filesystem, image_format, open_filesystem, opened_file
 from .locate import Location, in_tar, locate
-from .stream import read_exactly
+from .stream import CorruptImage, read_exactly
 from .tar import BLOCK, Member, Tar, Walk
 
 NOTES = ".*.azaion-place.json*"

@@ -22,8 +22,7 @@ from .. import images
 from ..errors import ImageBuildError, OperatorError, VerificationError
 from ..identity import device_conf
 from ..images import tar_index
-from ..images.digest import renew_sha1
-from ..images.stamp import blank, opened_for_stamping
+from ..images.stamp import blank, opened_images, stamp
 from ..model import DEVICE_CONF, Build, Finding, Image, Ownership, StagedFile
 from ..proof import completeness
 from ..rootfs.staging import stage_placeholder, unstage
@@ -106,15 +105,13 @@ def stamp_base(build: Build, image: Image, data: bytes) -> None:
     Raises:
         OperatorError: it cannot be written.
     """
-    for path in (image.path, *image.also):
-        with opened_for_stamping(path, build.settings.build.lock_wait) as opened:
-            try:
-                opened.write(data)
-            except (OSError, ValueError) as error:
-                raise VerificationError(
-                    f"cannot stamp {path}: {error}", hint="build the base anew: --rebuild"
-                ) from None
-        renew_sha1(path)
+    with opened_images(image.files, build.settings.build.lock_wait) as opened:
+        try:
+            stamp(opened, lambda size: data)
+        except (ImageBuildError, ValueError) as error:
+            raise VerificationError(
+                f"cannot stamp {image.path}: {error}", hint="rebuild the base: --rebuild"
+            ) from None
 
 
 def clear_base(build: Build, keep: Path | None = None) -> list[str]:

@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 
 from ..errors import PreflightError
-from ..images.stamp import copy_image
+from ..images.copy import copy_image
 
 
 class Share(Enum):

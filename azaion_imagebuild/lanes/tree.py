@@ -28,7 +28,7 @@ from .. import images
 from ..errors import OperatorError
 from ..identity import device_conf
 from ..identity.placeholder import is_placeholder
-from ..images.stamp import shares_blocks
+from ..images.copy import shares_blocks
 from ..l4t import image_files
 from ..model import DEVICE_CONF, Finding, Image
 from ..system.mounts import mounts_below

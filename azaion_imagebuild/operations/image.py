@@ -38,7 +38,7 @@ def build_base(settings: Settings, watcher: Watcher, out: Path | None) -> BuildR
         UsageError: the settings are wrong, or ``out`` cannot be created; nothing has been done.
         ImageBuildError: the image was built, but cannot be copied.
     """
-    from ..images.stamp import check_new_file, copy_image  # imported late: `provision` needs none
+    from ..images.copy import check_new_file, copy_image  # imported late: `provision` needs none
 
     if out is not None:
         check_new_file(out)

@@ -13,7 +13,9 @@ from ..errors import UsageError, VerificationError
 from ..identity.placeholder import is_placeholder, placeholder
 from ..identity.serial import email_for, parse_serial
 from ..images import tar_index as places
-from ..images.digest import renew_sha1, sha256_of
+from ..images.digest import sha256_of
+from ..images.stamp import opened_images
+from ..images.stamp import stamp as stamp_images
 from ..model import Build, BuildRecord, DeviceIdentity, Image, Ownership
 from ..pipeline import recipes as pipeline
 from ..pipeline.events import Watcher
@@ -22,8 +24,8 @@ from ..pipeline.plugins import load_plugins
 from ..pipeline.target import Blank
 from ..proof.readback import of_device_conf
 from ..settings import Settings
+from .image_target import ImageFile, check_owner, of_sandbox, owner_in, twins
 from .parts import parts_of_api, the_ledger
-from .targets import ImageFile, check_owner, of_sandbox, opened_images, owner_in, twins, write_into
 
 
 class StampRecord(Struct, frozen=True, kw_only=True):
@@ -52,11 +54,17 @@ class StampRecord(Struct, frozen=True, kw_only=True):
 
 
 def stamp(
-    image: Path, serial: str, settings: Settings, watcher: Watcher, *, out: Path | None = None
+    image: Path,
+    serial: str,
+    settings: Settings,
+    watcher: Watcher,
+    *,
+    out: Path | None = None,
+    replace: bool = False,
 ) -> BuildRecord:
     """Provision a device, put its identity into a finished image, and prove it.
 
-    The image is looked at before an account is touched. In place, the sparse twin beside a raw
+    The image is checked before an account is touched. In place, the sparse twin beside a raw
     image (and the other way round) is stamped too.
 
     Args:
@@ -65,21 +73,30 @@ def stamp(
         settings: of the site; the sandbox's API is used where no API is set.
         watcher: who is told how it goes on.
         out: a new file for the stamped image, which then stays as it is.
+        replace: overwrite the identity of another device, too.
 
     Raises:
+        PreflightError: the image holds another device's identity; nothing has been done.
         UsageError: the serial or the settings are wrong; nothing has been done.
         VerificationError: the image cannot be read.
     """
     serial = parse_serial(serial, settings.serial.pattern)
     sandbox = wants_sandbox(image, settings)
     hook = load_plugins(settings.hooks, required=("provision_identity",)).hook
+    target = ImageFile(path=image, out=out, replace=replace)
     with parts_of_api(settings) as used, the_ledger(used) as ledger:
         build = stamping_build(serial, used, sandbox=sandbox)
-        return pipeline.issue(build, [ImageFile(path=image, out=out)], hook, watcher, ledger)
+        return pipeline.issue(build, [target], hook, watcher, ledger)
 
 
 def stamp_given(
-    image: Path, serial: str, settings: Settings, credentials: Path, *, out: Path | None = None
+    image: Path,
+    serial: str,
+    settings: Settings,
+    credentials: Path,
+    *,
+    out: Path | None = None,
+    replace: bool = False,
 ) -> StampRecord:
     """Put the credentials of a device.conf into a finished image, and prove it.
 
@@ -101,7 +118,7 @@ def stamp_given(
         log_dir=nowhere,
         stamps=True,
     )
-    with ImageFile(path=image, out=out).opened(build) as opened:
+    with ImageFile(path=image, out=out, replace=replace).opened(build) as opened:
         opened.write(identity)
         found = opened.image
     assert found is not None  # noqa: S101 - an ImageFile is one
@@ -122,10 +139,8 @@ def clear(image: Path, settings: Settings) -> StampRecord:
     """
     began = time.monotonic()
     paths = twins(image)
-    with opened_images(paths, settings) as opened:
-        for each in opened:
-            write_into(each, placeholder(each.location.size))
-            renew_sha1(each.path)
+    with opened_images(paths, settings.build.lock_wait) as opened:
+        stamp_images(opened, placeholder)
         found = opened[0].location.format
     return StampRecord(
         serial=None,
@@ -137,19 +152,19 @@ def clear(image: Path, settings: Settings) -> StampRecord:
 
 
 def base_at(path: Path, settings: Settings) -> Blank:
-    """Look at an image that was built before and is to be stamped again and again.
+    """Check an image that was built before and is to be stamped again and again.
 
     Raises:
-        OperatorError: it is no image, or has no place for an identity.
+        OperatorError: it is not an image, or has no slot for an identity.
     """
     with places.opened(path) as filesystem:
         owner = owner_in(filesystem, path, settings.device_conf)
-    with opened_images([path], settings) as opened:
+    with opened_images([path], settings.build.lock_wait) as opened:
         for each in opened:
             check_owner(each, owner)
             if not is_placeholder(each.read()):
                 raise VerificationError(
-                    f"{path} holds an identity", hint="azaion-imagebuild stamp --clear takes it out"
+                    f"{path} holds an identity", hint="remove it: azaion-imagebuild stamp --clear"
                 )
         found = opened[0].location
     return Blank(
@@ -171,8 +186,8 @@ def wants_sandbox(target: Path, settings: Settings) -> bool:
         return False
     if not of_sandbox(target):
         raise UsageError(
-            f"no admin API is set, and {target} is none of the sandbox",
-            hint="give --api-url (API_URL=); stamp takes credentials by --device-conf, too",
+            f"no admin API is set, and {target} was not built by the sandbox",
+            hint="give --api-url (API_URL=), or stamp credentials of your own with --device-conf",
         )
     return True
 

@@ -26,7 +26,7 @@ from world import TOOL, Run, outcomes, tool_started
 from azaion_imagebuild.cli import main as cli
 from azaion_imagebuild.cli.console import Console
 from azaion_imagebuild.cli.fleet_display import Bars
-from azaion_imagebuild.images.stamp import copy_image
+from azaion_imagebuild.images.copy import copy_image
 from azaion_imagebuild.ledger import this_process
 from azaion_imagebuild.ledger.process_id import is_alive, this_host
 from azaion_imagebuild.sandbox import Sandbox

@@ -294,6 +294,16 @@ def test_images_do_not_go_where_everybody_may_write(run: Run) -> None:
     assert not list(Path("images").iterdir())
 
 
+def test_a_fleet_keeps_an_image_that_holds_another_devices_identity(run: Run) -> None:
+    assert run("fleet", "AZJN-0002", "--out", "images").code == 0
+    Path("images/AZJN-0002.img").rename("images/AZJN-0001.img")
+    before = Path("images/AZJN-0001.img").read_bytes()
+    ran = run("fleet", "AZJN-0001..AZJN-0003", "--out", "images", "--json")
+    assert outcomes(ran) == {"AZJN-0001": "failed", "AZJN-0002": "done", "AZJN-0003": "done"}
+    assert "azaion-jetson-0002@azaion.com" in ran.err
+    assert Path("images/AZJN-0001.img").read_bytes() == before
+
+
 def test_two_fleets_do_not_write_into_one_folder(run: Run, slow: None) -> None:
     argv = ("fleet", "AZJN-0001..AZJN-0020", "--out", "images", "--jobs", "1")
     with tool_started(*argv) as fleet:

@@ -23,6 +23,7 @@ from azaion_imagebuild.identity.placeholder import is_placeholder, padded, place
 from azaion_imagebuild.images import digest
 from azaion_imagebuild.images import slot as placing
 from azaion_imagebuild.images import stamp as stamping
+from azaion_imagebuild.images.copy import copy_image
 from azaion_imagebuild.images.locate import locate
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox import Sandbox
@@ -241,7 +242,7 @@ def test_a_template_that_is_too_long_or_begins_otherwise_is_refused() -> None:
 
 def test_a_copy_keeps_holes_and_is_for_its_owner_only(make: Make, tmp_path: Path) -> None:
     path = make("ext4")
-    stamping.copy_image(path, tmp_path / "copy")
+    copy_image(path, tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == path.read_bytes()
     found = (tmp_path / "copy").stat()
     assert found.st_mode & 0o777 == 0o600
@@ -348,6 +349,39 @@ def test_given_credentials_are_stamped_without_an_api(run: Run, base: Path, tmp_
     assert "not of azaion-jetson-0043" in other.err
 
 
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("way", ["in place", "a copy", "given credentials"])
+def test_another_devices_identity_is_overwritten_only_where_that_is_asked_for(
+    run: Run, make: Make, api_url: str, tmp_path: Path, kind: str, way: str
+) -> None:
+    image = make(kind, content=conf(7))
+    (tmp_path / "given.conf").write_bytes(CONF % (42, 42))
+    flags = {
+        "in place": ["--api-url", api_url],
+        "a copy": ["--api-url", api_url, "--out", "copy.img"],
+        "given credentials": ["--device-conf", str(tmp_path / "given.conf")],
+    }
+    argv = ["stamp", image, "--serial", SERIAL, *flags[way]]
+    before = image.read_bytes()
+    refused = run(*argv)
+    assert refused.code == 3
+    assert "'azaion-jetson-0007@azaion.com'" in refused.err
+    assert "--replace" in refused.err
+    assert (image.read_bytes(), Path("copy.img").exists()) == (before, False)
+    assert run(*argv, "--replace").code == 0
+    assert run("verify", "copy.img" if way == "a copy" else image, "--serial", SERIAL).code == 0
+
+
+@pytest.mark.parametrize("kind", ["ext4", "tar"])
+def test_an_image_that_is_refused_is_not_given_a_larger_slot(
+    run: Run, make: Make, scripted: Script, kind: str
+) -> None:
+    image = make(kind, content=CONF % (7, 7))
+    before = image.read_bytes()
+    assert run("stamp", image, "--serial", SERIAL, "--api-url", scripted.url).code == 3
+    assert (image.read_bytes(), scripted.requests) == (before, [])
+
+
 def test_an_image_that_cannot_be_stamped_is_found_before_an_account_is_touched(
     run: Run, make: Make, scripted: Script, tmp_path: Path
 ) -> None:
@@ -367,7 +401,7 @@ def test_an_image_that_cannot_be_stamped_is_found_before_an_account_is_touched(
 
 @pytest.mark.parametrize("kind", ["ext4", "tar"])
 @pytest.mark.parametrize(
-    "before", [b"", CONF % (1, 0xABC), b"x" * 3000], ids=["none", "own", "long"]
+    "before", [b"", CONF % (42, 0xABC), b"x" * 3000], ids=["none", "own", "long"]
 )
 def test_an_image_without_a_placeholder_is_given_one_and_no_old_password_is_left(
     run: Run, make: Make, api_url: str, kind: str, before: bytes, tmp_path: Path

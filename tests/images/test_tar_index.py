@@ -27,6 +27,7 @@ from azaion_imagebuild.identity.placeholder import is_placeholder, padded, place
 from azaion_imagebuild.images import stamp as stamping
 from azaion_imagebuild.images import tar
 from azaion_imagebuild.images import tar_index as places
+from azaion_imagebuild.images.copy import copy_image
 from azaion_imagebuild.images.stream import read_exactly
 from azaion_imagebuild.images.tar import BLOCK, Tar
 from azaion_imagebuild.l4t import cleanup, image_files
@@ -654,7 +655,7 @@ def test_a_copy_of_an_image_that_changed_meanwhile_is_walked(image: Path, tmp_pa
     for meanwhile in (False, True):
         copy = tmp_path / f"copy-{meanwhile}"
         with places.copied_with(image, copy):
-            stamping.copy_image(image, copy)
+            copy_image(image, copy)
             if meanwhile:
                 change(image, 0, image.read_bytes()[:1])
         assert note_of(copy).exists() is not meanwhile

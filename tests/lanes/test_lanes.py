@@ -30,6 +30,7 @@ from azaion_imagebuild.errors import (
 from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.identity.placeholder import is_placeholder, padded
 from azaion_imagebuild.images import stamp as stamping
+from azaion_imagebuild.images.copy import copy_image
 from azaion_imagebuild.l4t import base_image, image_files, usb
 from azaion_imagebuild.lanes import lane as lanes
 from azaion_imagebuild.lanes import tree as lane_trees
@@ -472,7 +473,7 @@ def test_what_is_no_base_is_refused(plain: Bench, tmp_path: Path) -> None:
     assert "holds no placeholder" in refused(plain).message
     stamping.blank(sparse, 0)
     other = tmp_path / "system.img"
-    stamping.copy_image(sparse, other)
+    copy_image(sparse, other)
     assert "is not in" in refused(plain, Image(path=other, format="sparse")).message
     raw = Image(path=plain.image.path, format="ext4")
     assert "no device can be flashed" in refused(plain, raw).message
@@ -527,7 +528,7 @@ def test_a_copy_that_fails_leaves_no_lane(plain: Bench, monkeypatch: pytest.Monk
         copied.append(target)
         if len(copied) == 20:
             raise ImageBuildError("cannot copy: No space left on device", hint="make room")
-        stamping.copy_image(source, target)
+        copy_image(source, target)
 
     monkeypatch.setattr("azaion_imagebuild.lanes.hardlink_copy.copy_image", full)
     assert "No space left" in refused(plain).message

@@ -59,7 +59,9 @@ def add_flags(rotate: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     from ...operations import rotate as rotation
-    from ...operations.targets import ConfFile, ImageFile, RootfsFolder
+    from ...operations.file_target import ConfFile
+    from ...operations.image_target import ImageFile
+    from ...operations.rootfs_target import RootfsFolder
 
     settings = settings_of(args, console)
     places: list[tuple[Callable[..., Target], Path | None]] = [
@@ -78,7 +80,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 def _rotate_all(
     args: argparse.Namespace, settings: Settings, targets: Sequence[object], console: Console
 ) -> int:
-    from ...operations import rotate as rotation
+    from ...operations import rotate_all as rotation
 
     age = rotation.parse_age(args.all_older_than)
     if targets or (args.out is None and not args.plan):

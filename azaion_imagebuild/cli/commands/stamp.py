@@ -32,6 +32,9 @@ def add_flags(stamp: argparse.ArgumentParser) -> None:
     stamp.add_argument(
         "--clear", action="store_true", help="replace the identity with a placeholder"
     )
+    stamp.add_argument(
+        "--replace", action="store_true", help="overwrite the identity of another device, too"
+    )
     options.api_url(stamp)
     options.owner(stamp)
     options.database(stamp)
@@ -44,17 +47,25 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from ...operations import stamp as stamps
 
     settings, serial = settings_of(args, console), args.serial or ""
-    if args.clear and (serial or args.out or args.device_conf):
+    if args.clear and (serial or args.out or args.device_conf or args.replace):
         raise UsageError("--clear takes only the image", hint="leave the other flags out")
     if not args.clear and args.device_conf is None:
         with stdout.reserved():
-            built = stamps.stamp(args.image, serial, settings, console, out=args.out)
+            built = stamps.stamp(
+                args.image, serial, settings, console, out=args.out, replace=args.replace
+            )
         return finish(built, args, console)
     if args.clear:
         record = stamps.clear(args.image, settings)
     else:
-        given, out = args.device_conf, args.out
-        record = stamps.stamp_given(args.image, serial, settings, given, out=out)
+        record = stamps.stamp_given(
+            args.image,
+            serial,
+            settings,
+            args.device_conf,
+            out=args.out,
+            replace=args.replace,
+        )
     summaries.image_stamped(record, console)
     if args.json:
         stdout.print_json(record.as_json(), console)

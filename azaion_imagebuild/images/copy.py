@@ -1,0 +1,98 @@
+"""Copying an image: shared blocks where the filesystem can, holes kept."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import tempfile
+from pathlib import Path
+
+from ..errors import ImageBuildError, UsageError
+
+_FICLONE = 0x40049409  # ioctl_ficlone(2): share the blocks of another file
+_NOT_SHARED = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL)
+_NOT_COPIED = (*_NOT_SHARED, errno.ENOSYS)  # between filesystems, by many kernels
+_COPIED_AT_ONCE = 1 << 30
+_READ_AT_ONCE = 1 << 20
+
+
+def check_new_file(target: Path) -> None:
+    """Look, before the work that it takes, whether a new file can be made.
+
+    Raises:
+        UsageError: something is there already, or its folder takes no file of this user.
+    """
+    if os.path.lexists(target):
+        raise UsageError(f"{target} is there already", hint="name a file that is not there yet")
+    folder = target.parent
+    if not os.access(folder, os.F_OK) or not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}", hint="make it, or name another one")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"this user may not write into {folder}", hint="name a file in a folder of your own"
+        )
+
+
+def copy_image(source: Path, target: Path) -> None:
+    """Copy an image to a new file (0600): shared blocks where the filesystem can, holes kept.
+
+    Raises:
+        ImageBuildError: it cannot be copied; no part of it is left.
+    """
+    try:
+        with (
+            source.open("rb") as old,
+            os.fdopen(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "wb") as new,
+        ):
+            try:
+                fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
+            except OSError as error:
+                if error.errno not in _NOT_SHARED:
+                    raise
+                _copy_data(old.fileno(), new.fileno())
+    except OSError as error:
+        if error.errno != errno.EEXIST:
+            target.unlink(missing_ok=True)
+        raise ImageBuildError(
+            f"cannot copy {source} to {target}: {error.strerror}",
+            hint="name a file that is not there yet, on a filesystem with room",
+        ) from None
+
+
+def shares_blocks(source: Path, folder: Path) -> bool:
+    """Tell whether a copy of ``source`` in ``folder`` would share its blocks, and so cost none."""
+    try:
+        with source.open("rb") as old, tempfile.TemporaryFile(dir=folder) as new:
+            fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
+    except OSError:
+        return False
+    return True
+
+
+def _copy_data(source: int, target: int) -> None:
+    end = os.fstat(source).st_size
+    os.ftruncate(target, end)
+    position = 0
+    while position < end:
+        try:
+            position = os.lseek(source, position, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return  # a hole up to the end
+            raise
+        hole = os.lseek(source, position, os.SEEK_HOLE)
+        while position < hole:
+            copied = _copy_some(source, target, hole - position, position)
+            if not copied:
+                raise OSError(errno.EIO, "the image became shorter while it was copied")
+            position += copied
+
+
+def _copy_some(source: int, target: int, size: int, position: int) -> int:
+    try:
+        return os.copy_file_range(source, target, min(size, _COPIED_AT_ONCE), position, position)
+    except OSError as error:
+        if error.errno not in _NOT_COPIED:
+            raise
+    return os.pwrite(target, os.pread(source, min(size, _READ_AT_ONCE), position), position)
