@@ -170,6 +170,14 @@ class BspSettings(Struct, frozen=True, kw_only=True):
             "files that the BSP must have: flash.sh skips missing firmware silently",
         ),
     ] = []
+    success: Annotated[
+        str | None,
+        Option(
+            "text",
+            "words that this BSP's script prints only when it has succeeded, where this tool cannot"
+            " tell",
+        ),
+    ] = None
     environment: Annotated[
         Mapping[str, str],
         Option("table", "variables for NVIDIA's scripts, e.g. BOARDID, FAB, BOARDSKU"),

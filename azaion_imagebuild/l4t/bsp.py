@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
 from ..errors import OperatorError
 from ..model import RELEASE_FILE, Build, Finding
-from ..rootfs.tree import Rootfs
 from ..system import log_files
 from ..system.process import find_program, processes_of
-from . import host_needs, tree_needs
+from . import host_needs, releases, tree_needs
 from .usb import MOST_AT_ONCE, device_findings
 
 FLASH_SH = "flash.sh"
@@ -27,6 +28,7 @@ WHOLE_ROOTFS = ("internal", "mmcblk0p1")
 
 _BOARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*", re.ASCII)
 _TOOLS = ("mke2fs", "debugfs", "e2fsck")
+_MOST_BOARDS = 12
 _COPIES = {"flash": 2, "initrd": 4}  # of the rootfs, that the scripts leave on disk
 _COPIES_OF_MASSFLASH = 4  # the rootfs, its tar, and both again in an archive
 _OURS = (
@@ -63,6 +65,7 @@ class LinuxForTegra(Struct, frozen=True):
             return [_error(f"{script} is not an executable script", hint)]
         return [
             *self._board_findings(build),
+            *releases.findings(build, self.dir),
             *self._firmware_findings(build),
             *self._rootfs_findings(build),
             *tree_needs.findings(build, self.dir),
@@ -77,28 +80,13 @@ class LinuxForTegra(Struct, frozen=True):
         initrd = build.settings.bsp.method == "initrd"
         return self.dir / (INITRD_FLASH_SH if initrd else FLASH_SH)
 
-    def release(self, rootfs: Path) -> str | None:
-        """Return the L4T release of a rootfs, e.g. ``R35.3.1``; None: it does not say.
-
-        The first line of etc/nv_tegra_release is ``# R35 (release), REVISION: 3.1, …``.
-        """
-        with Rootfs(rootfs) as opened:
-            entry = opened.read_file(RELEASE_FILE, limit=4096)
-        pattern = rb"# R(\d+) \(release\), REVISION: (\d+(?:\.\d+)*)"
-        match = re.search(pattern, entry.data) if entry else None
-        return f"R{match[1].decode()}.{match[2].decode()}" if match else None
-
     def _board_findings(self, build: Build) -> Iterator[Finding]:
         settings = build.settings.bsp
         if (
             not _BOARD.fullmatch(settings.board)
             or not (self.dir / f"{settings.board}.conf").is_file()
         ):
-            known = ", ".join(sorted(conf.stem for conf in self.dir.glob("*.conf"))[:12])
-            yield _error(
-                f"the BSP has no board {settings.board!a}",
-                f"--board (BOARD=) is one of: {known or 'none at all'}",
-            )
+            yield _error(f"the BSP has no board {settings.board!a}", self._near_boards(build))
         if settings.method == "flash" and settings.rootdev not in WHOLE_ROOTFS:
             yield _error(
                 f"with the root device {settings.rootdev!a} flash.sh packs only /boot into"
@@ -116,21 +104,41 @@ class LinuxForTegra(Struct, frozen=True):
                 f"a base cannot be packed for {settings.massflash} devices at once",
                 f"set [bsp] massflash to 1 to {MOST_AT_ONCE}",
             )
+        yield from self._layout_findings(build)
         if settings.method == "initrd":
             yield from self._initrd_findings(build)
 
+    def _near_boards(self, build: Build) -> str:
+        """Return the hint that names the boards most like the one that was given."""
+        known = sorted(conf.stem for conf in self.dir.glob("*.conf"))
+        near = difflib.get_close_matches(build.settings.bsp.board, known, n=5, cutoff=0.5)
+        if not near:
+            shown = ", ".join(known[:_MOST_BOARDS]) or "none"
+            return f"set --board (BOARD=) to the name of a .conf in {self.dir}: {shown}"
+        return f"set --board (BOARD=) to one that the BSP has, for example: {', '.join(near)}"
+
+    def _layout_findings(self, build: Build) -> Iterator[Finding]:
+        layout = releases.release_of(build).qspi_layout
+        for name in _layouts(build.settings.bsp.args):
+            if not (self.dir / name).is_file():
+                yield _error(
+                    f"[bsp] args name {name}, which is not in the BSP",
+                    f"name a layout of this release, for example {layout}: see docs/flashing.md",
+                )
+
     def _initrd_findings(self, build: Build) -> Iterator[Finding]:
         settings = build.settings.bsp
-        layout = settings.partition_xml
+        layout = releases.external_layout(build, self.dir)
         if settings.external_device and not layout:
             yield _error(
                 "an external device needs a partition layout",
-                "set [bsp] partition_xml, e.g. tools/kernel_flash/flash_l4t_external.xml",
+                f'set [bsp] partition_xml = "{releases.release_of(build).nvme_layout}"',
             )
         if layout and not (self.dir / layout).is_file():
             yield _error(
                 f"the BSP has no partition layout {layout}",
-                "[bsp] partition_xml is a path inside the Linux_for_Tegra folder",
+                "set [bsp] partition_xml to a path inside the Linux_for_Tegra folder, for example"
+                f" {releases.release_of(build).nvme_layout}",
             )
         overlaid = build.settings.image.staging == "overlay"
         if overlaid or build.rootfs_dir.resolve() != (self.dir / "rootfs").resolve():
@@ -150,7 +158,7 @@ class LinuxForTegra(Struct, frozen=True):
 
     def _rootfs_findings(self, build: Build) -> Iterator[Finding]:
         try:
-            if self.release(build.rootfs_dir) is None:
+            if releases.release_name(build.rootfs_dir) is None:
                 yield _error(
                     f"{build.rootfs_dir} does not name its L4T release in {RELEASE_FILE}",
                     "extract the sample rootfs there, then run sudo ./apply_binaries.sh in the BSP",
@@ -197,6 +205,12 @@ class LinuxForTegra(Struct, frozen=True):
             if where.is_relative_to(tree) and _AT_WORK.search("\0".join(process.argv)):
                 found.append(f"process {process.pid}")
         return found
+
+
+def _layouts(args: Sequence[str]) -> list[str]:
+    """Return the files that arguments name by ``-c``, also within a quoted ``-p "…"``."""
+    words = [inner for word in args for inner in (word.split() if " " in word else [word])]
+    return [value for option, value in itertools.pairwise(words) if option == "-c"]
 
 
 def _error(message: str, hint: str) -> Finding:

@@ -16,14 +16,9 @@ from . import cleanup, image_files, initrd_wrapper
 from .bsp import FLASH_SH, INITRD_FLASH_SH, INITRD_INTERNAL_SH
 from .chip_id import read_chip_id
 from .initrd_host import exclusive
-from .scripts import check_result, log_hint, run_script
+from .releases import external_device
+from .scripts import check_result, evidence_for, log_hint, run_script
 from .usb import RecoveryDevice, device_at, recovery_devices
-
-# What the scripts print (l4t-facts: ran and seen on R35.3.1, or read there).
-_FLASH_SH_BUILT = "*** no-flash flag enabled. Exiting now... ***"
-_FLASH_SH_FLASHED = "has been flashed successfully. ***"
-_INITRD_BUILT = "Success"
-_INITRD_FLASHED = "Flash is successful"
 
 
 class FlashSh(Struct, frozen=True):
@@ -39,8 +34,9 @@ class FlashSh(Struct, frozen=True):
         """
         _clear(self.tree, build)
         argv = [f"./{FLASH_SH}", "--no-flash", *self._options(build)]
+        success = evidence_for(build, "package", ImageBuildError).watched(self.tree)
         finished = run_script(self.tree, build, argv, ImageBuildError)
-        check_result(finished, build, (_FLASH_SH_BUILT,), ImageBuildError)
+        check_result(finished, build, success, ImageBuildError)
         images = image_files.present_images(self.tree)
         raw = [path for path in images if path.name.endswith(".raw")]
         # The raw image is the one that other tools can look at; flash.sh writes its sparse twin.
@@ -59,8 +55,9 @@ class FlashSh(Struct, frozen=True):
             FlashError: by its exit code or its own words.
         """
         device = _device(build)
+        success = evidence_for(build, "flash", FlashError).watched(self.tree)
         finished = run_script(self.tree, build, self.flash_command(build), FlashError)
-        check_result(finished, build, (_FLASH_SH_FLASHED,), FlashError)
+        check_result(finished, build, success, FlashError)
         return _flashed(build, device)
 
     def flash_command(self, build: Build) -> list[str]:
@@ -90,12 +87,13 @@ class InitrdFlash(Struct, frozen=True):
         _clear(self.tree, build)
         devices = ["--massflash", str(self.devices)] if self.devices > 1 else []
         argv = [f"./{INITRD_FLASH_SH}", "--no-flash", *devices, *self._options(build)]
+        success = evidence_for(build, "package", ImageBuildError).watched(self.tree)
         with exclusive(build) as held:
             finished = run_script(self.tree, held, argv, ImageBuildError)
         if devices:
             cleanup.remove_massflash_archives(self.tree)  # the whole rootfs again; no lane needs it
-        check_result(finished, build, (_INITRD_BUILT,), ImageBuildError)
-        where = "external" if build.settings.bsp.external_device else "internal"
+        check_result(finished, build, success, ImageBuildError)
+        where = "external" if external_device(build, self.tree) else "internal"
         packed = self.tree / f"tools/kernel_flash/images/{where}/system.img"
         if not packed.is_file():
             raise ImageBuildError(
@@ -118,9 +116,8 @@ class InitrdFlash(Struct, frozen=True):
         """
         device = _device(build)
         began = time.time()
-        success: tuple[str, ...] = (_INITRD_FLASHED, _INITRD_BUILT)
+        success = evidence_for(build, "flash", FlashError).watched(self.tree)
         if build.device_instance is not None:
-            success = (_INITRD_FLASHED,) if build.settings.bsp.network else (_INITRD_BUILT,)
             argv = self._call_in_lane(build, build.device_instance)
             finished = run_script(self.tree, build, argv, FlashError, initrd_wrapper.ENVIRON)
         else:

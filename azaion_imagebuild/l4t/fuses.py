@@ -17,7 +17,8 @@ from ..errors import FuseError, PreflightError, UsageError
 from ..model import Build, Finding, FuseResult
 from ..system.log_files import make_log_dir
 from ..system.process import Finished, run
-from .scripts import environment, failure_reason
+from .releases import Evidence
+from .scripts import environment, failure_reason, said, wrong_lines
 from .usb import device_findings, recovery_devices
 
 _SERIAL, _USB_INSTANCE = "{serial}", "{usb_instance}"
@@ -58,7 +59,16 @@ def burn(build: Build) -> FuseResult:
     _logger.warning("this does not replace the security phase's checklist (secure boot, fTPM)")
     finished = _run(build, argv)
     settings = build.settings.fuse
-    what = failure_reason(finished, (settings.success,), limit="[fuse] timeout")
+    lines = said(finished)
+    wrong = wrong_lines(lines)  # fuses cannot be read back here: one such line is too many
+    missing = (
+        f"said: {wrong[-1]}"
+        if wrong
+        else Evidence(line=settings.success, source="[fuse] success")
+        .watched(_tree(build))
+        .missing(lines)
+    )
+    what = failure_reason(finished, missing, lines, limit="[fuse] timeout")
     if what is not None:
         raise FuseError(f"{what}: which fuses are burned is not known", hint=_hint(build))
     return FuseResult(command=line, device=device)

@@ -25,6 +25,7 @@ from ..model import Build, Finding
 from .bsp import INITRD_FLASH_SH, INITRD_INTERNAL_SH
 from .initrd_host import Host, host_of
 from .nfs_exports import export, unexport
+from .releases import flashes_unified
 
 PARAMETERS = "tools/kernel_flash/initrdflashparam.txt"
 """The arguments with which the packages were built, as the wrapper leaves them."""
@@ -40,7 +41,7 @@ def findings(build: Build, tree: Path, numbers: Sequence[int]) -> Iterator[Findi
         yield _error(
             f"the BSP has no {INITRD_INTERNAL_SH}", "this release cannot be flashed in lanes"
         )
-    if _flashes_unified(tree, build.settings.bsp.board):
+    if flashes_unified(tree, build.settings.bsp.board):
         yield _error(
             f"{build.settings.bsp.board} is flashed in another way (unified flash), which has no"
             " lanes",
@@ -67,17 +68,6 @@ def findings(build: Build, tree: Path, numbers: Sequence[int]) -> Iterator[Findi
             f"the base was packed for {missing[0]} of the {len(numbers)} devices",
             f"set [bsp] massflash = {len(numbers)} and rebuild it: azaion-imagebuild base",
         )
-
-
-def _flashes_unified(tree: Path, board: str) -> bool:
-    """Tell whether a board of the newest releases goes past the inner script (as read in R38)."""
-    texts = []
-    for path in (tree / f"{board}.conf", *tree.glob("*.conf.common")):
-        with contextlib.suppress(OSError):
-            texts.append(path.read_text(errors="replace"))
-    return (
-        re.search(r"^\s*_UNIFIED_FLASH=[\"']?[1-9ty]", "\n".join(texts), re.MULTILINE) is not None
-    )
 
 
 def packed_parameters(tree: Path, build: Build) -> list[str]:

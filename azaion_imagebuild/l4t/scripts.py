@@ -13,17 +13,32 @@ from ..model import Build
 from ..system.log_files import make_log_dir
 from ..system.process import TIMED_OUT, Finished, run, search_path
 from . import image_files
+from .releases import Evidence, Step, Watched, evidence_of, no_evidence
 from .usb import RECOVERY_HINT
 
-# What the scripts print (l4t-facts: ran and seen on R35.3.1, or read there).
-_FAILURES = ("Error:", "ERROR:", "Flash failure", "Timeout", "WITH FAILURES", "No devices to flash")
-_NO_DEVICE = ("probing the target board failed", "No devices to flash")
+_LOOKS_WRONG = ("Error:", "ERROR:", "Flash failure", "Timeout", "WITH FAILURES", "No devices to")
+"""How lines begin that explain a failure; good runs print some of them, too.
+
+On a disk larger than its layout, parted says ``Error: The backup GPT table is not at the end of the
+disk`` in a good flash.
+"""
 _MEANINGS = {
+    "probing the target board failed": RECOVERY_HINT,
+    "No devices to flash": RECOVERY_HINT,
+    "BootRom is not running": "the device has left recovery mode, or a hub or a virtual machine"
+    f" holds its USB: connect it to the host itself, power it off and on, and {RECOVERY_HINT}",
     "chip_info": "chip_info often means a USB time-out: another cable or port, and recovery again",
+    "cannot mount the NFS server": (
+        _NFS := "the device cannot mount this host's NFS export: allow NFS in the firewall, stop"
+        " the VPN, and check: exportfs -s"
+    ),
+    "mount.nfs": _NFS,
     "APPSIZE might be too small": "the rootfs does not fit: set [bsp] size",
     "requires root privilege": "run the same command with sudo",
+    "Timeout": "the device did not come back after it had booted for the flash: try another cable"
+    f" or port; {RECOVERY_HINT}",
 }
-"""What a line of a script usually means."""
+"""What a line of a script usually means; the first that was printed counts."""
 
 _CLOCK = re.compile(r"^\d\d:\d\d:\d\d\.\d{3} - ")
 """Newer releases put the time before the words (as read: log() in l4t_network_flash.func)."""
@@ -72,7 +87,7 @@ def environment(build: Build) -> dict[str, str]:
 def check_result(
     finished: Finished,
     build: Build,
-    success: tuple[str, ...],
+    success: Watched,
     error: type[OperatorError],
     logged: str = "",
 ) -> None:
@@ -81,52 +96,76 @@ def check_result(
     Args:
         finished: the script.
         build: whose log the hint names.
-        success: words of which one must be there.
+        success: what shows it.
         error: what is raised otherwise.
         logged: what it wrote into a log of its own.
 
     Raises:
         OperatorError: of the class ``error``.
     """
-    what = failure_reason(finished, success, logged)
+    lines = said(finished, logged)
+    what = failure_reason(finished, success.missing(lines), lines)
     if what is not None:
-        lines = [*finished.tail, *logged.splitlines()]
-        raise error(what, hint=_meaning(lines, finished, build))
+        raise error(what, hint=_hint(lines, finished, build))
+
+
+def said(finished: Finished, logged: str = "") -> list[str]:
+    """Return the lines that a script printed and logged, without times before them."""
+    return [_CLOCK.sub("", line.strip()) for line in (*finished.tail, *logged.splitlines())]
+
+
+def wrong_lines(lines: Sequence[str]) -> list[str]:
+    """Return the lines that look like errors: they explain a failure, and prove none."""
+    return [line for line in lines if line.startswith(_LOOKS_WRONG) or "WITH FAILURES" in line]
 
 
 def failure_reason(
     finished: Finished,
-    success: tuple[str, ...],
-    logged: str = "",
+    missing: str | None,
+    lines: Sequence[str],
     *,
     limit: str = "[build] script_timeout",
 ) -> str | None:
     """Return why a script failed; None if it succeeded.
 
-    It succeeded only if its exit code, its errors and its own success line agree.
+    It succeeded only if its exit code and the evidence of its success agree.
+
+    Args:
+        finished: the script.
+        missing: the evidence that is missing, as a verb phrase.
+        lines: what it said.
+        limit: the setting of its time limit.
     """
     name = Path(finished.argv[0]).name
-    lines = [*finished.tail, *logged.splitlines()]
-    bare = [_CLOCK.sub("", line.strip()) for line in lines]
-    failures = [line for line in bare if line.startswith(_FAILURES)]
     if finished.returncode == TIMED_OUT:
         return f"{name} was stopped at its time limit ({limit})"
+    last, wrong = finished.last_words(), wrong_lines(lines)
+    why = f"{wrong[-1]} | {last}" if wrong and wrong[-1] not in last else last
     if finished.returncode != 0:
-        return f"{name} failed (exit {finished.returncode}): {finished.last_words()}"
-    if failures:
-        return f"{name} ended with 0, but said: {failures[-1]}"
-    if not any(words in line for line in lines for words in success):
-        return f"{name} ended with 0, but never said “{success[0]}”; last: {finished.last_words()}"
+        return f"{name} failed (exit {finished.returncode}): {why}"
+    if missing is not None:
+        return f"{name} ended with 0, but {missing}; it said: {why}"
     return None
 
 
-def _meaning(lines: list[str], finished: Finished, build: Build) -> str:
-    if any(words in line for line in lines for words in _NO_DEVICE):
-        return RECOVERY_HINT
+def _hint(lines: Sequence[str], finished: Finished, build: Build) -> str:
     for words, meaning in _MEANINGS.items():
         if any(words in line for line in lines):
-            return meaning
+            return f"{meaning}; {log_hint(build)}"
     return f"{log_hint(build)}; to repeat it: {finished.command_line}"
+
+
+def evidence_for(build: Build, step: Step, error: type[OperatorError]) -> Evidence:
+    """Return what will show that a script succeeded, before it is started.
+
+    Raises:
+        OperatorError: of the class ``error``: nothing does, and the site has not said what.
+    """
+    evidence = evidence_of(build, step)
+    if evidence is None:
+        finding = no_evidence(build, step)
+        raise error(finding.message, hint=finding.hint)
+    return evidence
 
 
 def log_hint(build: Build) -> str:

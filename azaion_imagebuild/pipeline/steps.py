@@ -316,9 +316,9 @@ def _ledger_objections(attempt: Attempt) -> list[Finding]:
 def _release(build: Build) -> str | None:
     if build.bsp_dir is None:
         return None
-    from ..l4t.bsp import LinuxForTegra
+    from ..l4t.releases import release_name
 
-    return LinuxForTegra(build.bsp_dir).release(build.rootfs_dir)
+    return release_name(build.rootfs_dir)
 
 
 def _holds_placeholder(image: Image) -> str:

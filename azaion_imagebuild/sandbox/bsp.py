@@ -14,6 +14,7 @@ _MARK = ".azaion-sandbox"
 _EXECUTABLE = (
     "flash.sh",
     "bootloader/mksparse",
+    "bootloader/tegraflash",
     "tools/kernel_flash/l4t_initrd_flash.sh",
     "tools/kernel_flash/l4t_initrd_flash_internal.sh",
     "tools/reference_host/exportfs",

@@ -142,6 +142,79 @@ def test_a_base_for_several_devices_keeps_no_copies_for_other_hosts(
     assert "cannot be packed for 11" in image(config=f"{INITRD}massflash = 11\n").json["error"]
 
 
+SIGNING = [
+    ('["--sign"]', "signed"),
+    ('["-u", "/keys/pkc.pem"]', "signed"),
+    ('["-u", "/keys/pkc.pem", "-v", "/keys/sbk.key"]', "enc_signed"),
+]
+
+
+@needs_root
+@pytest.mark.parametrize(("args", "folder"), SIGNING)
+def test_a_signed_image_is_good_only_if_its_signer_came_to_its_end(
+    image: Callable[..., Ran], bsp: Path, args: str, folder: str
+) -> None:
+    config = f"[bsp]\nargs = {args}\n"
+    assert image("--flash", "0", config=config).code == 0
+    index = f"bootloader/{folder}/flash.idx"
+    assert (bsp / index).is_file()  # of this run: the next one has to write it again
+    replace_script(bsp / "bootloader/tegraflash", "echo 'Error: Return value 8'; exit 8\n")
+    ran = image("--flash", "0", config=config)
+    assert ran.code == 6, ran.err
+    assert index in ran.json["error"]
+    assert "Error: Return value 8" in ran.json["error"]
+    assert "flash.log" in ran.json["hint"]
+
+
+@needs_root
+def test_a_flash_whose_success_cannot_be_recognized_needs_the_sites_words(
+    image: Callable[..., Ran], bsp: Path
+) -> None:
+    fused = '[bsp]\nargs = ["-u", "/keys/pkc.pem", "-v", "/keys/sbk.key"]\n'
+    assert image("--flash", "0", config=fused).code == 0  # what only builds can be judged
+    ran = image(config=fused)
+    assert ran.code == 3
+    assert "its success cannot be recognized" in ran.json["error"]
+    assert "[bsp] success" in ran.json["hint"]
+    replace_script(bsp / "flash.sh", './flash.sh.real "$@" && echo "site: all done"\n')
+    assert image(config=f'{fused}success = "site: all done"\n').code == 0
+    ran = image(config=f'{fused}success = "site: all well"\n')
+    assert (ran.code, "never said “site: all well”" in ran.json["error"]) == (6, True)
+
+
+@needs_root
+@pytest.mark.parametrize("config", ["", INITRD])
+def test_lines_that_look_like_errors_do_not_fail_a_script_that_succeeded(
+    image: Callable[..., Ran], bsp: Path, config: str
+) -> None:
+    name = "tools/kernel_flash/l4t_initrd_flash.sh" if config else "flash.sh"
+    replace_script(bsp / name, f'echo "Error: The backup GPT table is corrupt"; ./{name}.real "$@"')
+    ran = image(config=config)
+    assert ran.code == 0, ran.err
+    assert "Error: The backup GPT table" in Path(ran.json["log"]).with_name("flash.log").read_text()
+
+
+MEANINGS = {
+    "BootRom is not running": "has left recovery mode",
+    "Either the device cannot mount the NFS server on the host or a command has failed": "exportfs",
+    "Timeout": "did not come back",
+    "Error: probing the target board failed.": "FORCE RECOVERY",
+}
+
+
+@needs_root
+@pytest.mark.parametrize("line", MEANINGS)
+def test_a_line_with_a_known_meaning_explains_a_failure_and_names_the_log(
+    image: Callable[..., Ran], bsp: Path, line: str
+) -> None:
+    replace_script(bsp / "flash.sh", f'[[ "$*" == *--no-flash* ]] && exec ./flash.sh.real "$@"\n'
+                   f'echo "{line}"; exit 1\n')  # fmt: skip
+    ran = image()
+    assert ran.code == 7
+    assert MEANINGS[line] in ran.json["hint"]
+    assert "/flash.log" in ran.json["hint"]
+
+
 DROP = "debugfs -w -R 'rm /etc/azaion/device.conf'"
 
 
@@ -161,8 +234,7 @@ def test_sparse_images_of_debians_img2simg_are_proven_and_flashed_alike(
 
 
 LIES: dict[str, tuple[str, str, int, str]] = {
-    # The five ways in which NVIDIA's scripts end with 0 over a bad image.
-    "signing fails": ("", 'echo "Error: failed to sign mb1.bin"; {real}', 6, "failed to sign"),
+    # Four of the ways in which NVIDIA's scripts end with 0 over a bad image.
     "the reading side of the tar pipe dies": (
         "", "mkdir gone; mv rootfs/[l-z]* gone; {real}; code=$?; mv gone/* rootfs; exit $code",
         8, "it lacks /lib",
@@ -448,6 +520,76 @@ def test_an_external_device_needs_the_initrd_method_and_a_layout(
     assert 'method = "initrd"' in text
     Path("imagebuild.toml").write_text('[bsp]\nmethod = "initrd"\nexternal_device = "nvme0n1p1"\n')
     assert "needs a partition layout" in findings(run, bsp, api_url)
+
+
+def set_release(bsp: Path, line: str) -> None:
+    (bsp / "rootfs/etc/nv_tegra_release").write_text(line)
+
+
+def test_an_unknown_release_is_a_warning(run: Run, bsp: Path, api_url: str) -> None:
+    for number in (35, 36, 38):
+        set_release(bsp, f"# R{number} (release), REVISION: 1.0, GCID: 0\n")
+        assert "was not made for" not in findings(run, bsp, api_url)
+    set_release(bsp, "# R32 (release), REVISION: 7.4, GCID: 0\n")
+    ran = run("doctor", "--bsp", bsp, "--api-url", api_url, "--flash", "0", "--json")
+    (found,) = [each for each in ran.json["findings"] if "R32.7.4" in each["message"]]
+    assert found["severity"] == "warning"
+
+
+@pytest.mark.parametrize(
+    ("number", "layout"),
+    [
+        (35, "bootloader/t186ref/cfg"),
+        (36, "bootloader/generic/cfg"),
+        (38, "bootloader/generic/cfg"),
+    ],
+)
+def test_a_layout_of_another_release_is_found(
+    run: Run, bsp: Path, api_url: str, number: int, layout: str
+) -> None:
+    set_release(bsp, f"# R{number} (release), REVISION: 1.0, GCID: 0\n")
+    Path("imagebuild.toml").write_text(
+        f'{INITRD}args = ["-p", "--no-systemimg -c bootloader/other/flash_t234_qspi.xml"]\n'
+    )
+    text = findings(run, bsp, api_url)
+    assert "bootloader/other/flash_t234_qspi.xml, which is not in the BSP" in text
+    assert f"{layout}/flash_t234_qspi.xml" in text
+
+
+def test_a_board_of_r38_names_its_external_device_and_layout(
+    run: Run, bsp: Path, api_url: str
+) -> None:
+    with (bsp / "jetson-orin-nano-devkit.conf").open("a") as board:
+        board.write('source "${LDK_DIR}/p3768.conf"\n')
+    (bsp / "p3768.conf").write_text(
+        'EXTERNAL_DEVICE="nvme0n1p1";\n'
+        'EXTERNAL_PT_LAYOUT="tools/kernel_flash/flash_l4t_nvme.xml";\n'
+    )
+    Path("imagebuild.toml").write_text('[bsp]\nmethod = "initrd"\n')
+    assert "flash_l4t_nvme.xml" not in findings(run, bsp, api_url)  # R35: nothing is external
+    set_release(bsp, "# R38 (release), REVISION: 2.0, GCID: 0\n")
+    assert "no partition layout tools/kernel_flash/flash_l4t_nvme.xml" in findings(
+        run, bsp, api_url
+    )
+
+
+def test_unified_flash_is_refused_before_anything_changes(
+    run: Run, bsp: Path, api_url: str
+) -> None:
+    with (bsp / "jetson-orin-nano-devkit.conf").open("a") as board:
+        board.write('_UNIFIED_FLASH="1";\n')
+    assert "unified" not in findings(run, bsp, api_url)
+    Path("imagebuild.toml").write_text('[bsp]\nmethod = "initrd"\n')
+    assert "uses unified flash" in findings(run, bsp, api_url)
+
+
+def test_an_unknown_board_lists_those_like_it(run: Run, bsp: Path, api_url: str) -> None:
+    for name in ("jetson-agx-orin-devkit", "jetson-xavier", "p2822-0000+p2888-0004"):
+        (bsp / f"{name}.conf").touch()
+    text = findings(run, bsp, api_url, "--board", "jetson-orin-nano-devkti")
+    assert "for example: jetson-orin-nano-devkit, jetson-agx-orin-devkit" in text
+    assert "p2888" not in text
+    assert "jetson-xavier, p2822" in findings(run, bsp, api_url, "--board", "zzz")
 
 
 def test_a_folder_that_is_no_bsp_says_so(run: Run, tmp_path: Path, api_url: str) -> None:

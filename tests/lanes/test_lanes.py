@@ -561,6 +561,8 @@ def test_a_flash_over_the_lan_is_refused(initrd: Bench) -> None:
 def test_a_board_that_goes_past_the_inner_script_is_refused(initrd: Bench) -> None:
     conf = initrd.sandbox.bsp / "p3834.conf.common"
     conf.write_text("_UNIFIED_FLASH=\n")
+    with (initrd.sandbox.bsp / "jetson-orin-nano-devkit.conf").open("a") as board:
+        board.write('source "${LDK_DIR}/p3834.conf.common"\n')
     with opened_lanes(initrd.build, initrd.image, ["0-1"]):
         pass
     conf.write_text('_UNIFIED_FLASH="1"\n')

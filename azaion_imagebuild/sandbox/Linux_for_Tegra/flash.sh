@@ -2,18 +2,25 @@
 # The reference flash.sh: takes the arguments of NVIDIA's (L4T R35), builds a real ext4 image and
 # its Android sparse twin, and "flashes" into a file. It shares no code with NVIDIA's.
 # Like NVIDIA's it has no lock, starts from its own folder, and copies the rootfs by tar through "*"
-# (top-level dotfiles and extended attributes are lost).
+# (top-level dotfiles and extended attributes are lost), ignores whether signing succeeded, prints no
+# success line for --sign alone (bootloader/signed/flash.idx is written last), and ends "-r -v KEY"
+# with 0 and no word, whatever happened.
 set -eu
 
 die() { echo "Error: $*" >&2; exit 1; }
 
 date > rootfs/etc/user_release_version  # NVIDIA's does so even before it looks for root
 
-no_flash=0 reuse=0 rootfs=rootfs size= usb_instance=
+no_flash=0 reuse=0 to_sign=0 pkc= sbk= rootfs=rootfs size= usb_instance=
 while [ $# -gt 0 ]; do
     case $1 in
         --no-flash) no_flash=1 ;;
         -r) reuse=1 ;;
+        --sign) to_sign=1 ;;
+        -u) pkc=$2; shift ;;
+        -v) sbk=$2; shift ;;
+        --no-systemimg) ;;
+        -c) [ -f "$2" ] || die "file $2 not found"; shift ;;
         -R) rootfs=$2; shift ;;
         -S) size=$2; shift ;;
         --usb-instance) usb_instance=$2; shift ;;
@@ -27,6 +34,7 @@ board=$1 rootdev=$2
 
 [ "$(id -u)" -ne 0 ] || [ "${USER:-}" = root ] || { echo "flash.sh requires root privilege" >&2; exit 1; }
 [ -f "./$board.conf" ] || die "Invalid target board - $board."
+LDK_DIR=.  # board files source their common parts by it
 # shellcheck disable=SC1090
 . "./$board.conf"
 export PATH="$PATH:/usr/sbin:/sbin"
@@ -82,6 +90,14 @@ if [ "$reuse" -eq 1 ]; then
 else
     build_system_img
 fi
+sign() { (cd bootloader && ./tegraflash "$@") || true; }
+if [ "$no_flash" -eq 1 ] && [ -n "$pkc$sbk" ]; then
+    sign "${sbk:+enc_}signed"
+elif [ "$to_sign" -eq 1 ]; then
+    echo "*** Sign and generate flashing ready partition images... ***"
+    sign signed
+    exit 0
+fi
 if [ "$no_flash" -eq 1 ]; then
     echo "*** no-flash flag enabled. Exiting now... ***"
     exit 0
@@ -90,5 +106,6 @@ fi
 echo "boot image for $usb_instance" > bootloader/boot.img  # -r makes it anew, in place
 after_boot
 echo "Writing APP partition with system.img"
+[ -z "$sbk" ] || { sign enc_signed; bootloader/mksparse --expand bootloader/system.img "$VIRTUAL_DEVICE"; exit 0; }
 bootloader/mksparse --expand bootloader/system.img "$VIRTUAL_DEVICE"
 echo "*** The target $board has been flashed successfully. ***"

@@ -21,6 +21,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 [ $# -eq 2 ] || { echo "usage: l4t_initrd_flash.sh [options] BOARD ROOTDEV"; exit 1; }
+LDK_DIR=.  # board files source their common parts by it
 # shellcheck disable=SC1090
 . "./$1.conf"
 export REFERENCE_HOST=$OUTSIDE/host

@@ -31,6 +31,7 @@ while [ $# -gt 0 ]; do
 done
 [ $# -eq 2 ] || die "usage: l4t_initrd_flash_internal.sh [options] BOARD ROOTDEV"
 board=$1 rootdev=$2
+LDK_DIR=.  # board files source their common parts by it
 # shellcheck disable=SC1090
 . "./$board.conf"
 export PATH="$PATH:/usr/sbin:/sbin" REFERENCE_HOST=$OUTSIDE/host
@@ -93,6 +94,9 @@ write() {
     mkdir "$work/root"
     tar --xattrs -xpf "$packed" -C "$work/root" --numeric-owner
     mke2fs -q -t ext4 -F -b 4096 -m 0 -d "$work/root" "$work/image" 16M
+    # What parted prints on a disk larger than the layout, in a good flash.
+    echo "Error: The backup GPT table is corrupt, but the primary appears OK, so that will be used."
+    echo "Error: The backup GPT table is not at the end of the disk, as it should be.  Fix?"
     cat "$work/image" > "$device"
 }
 
