@@ -57,6 +57,7 @@ EXAMPLES: dict[str, Any] = {
     "bsp.partition_xml": "tools/kernel_flash/flash_l4t_external.xml",
     "bsp.usb_instance": "1-3",
     "bsp.size": "14GiB",
+    "bsp.success": "site: the device is flashed",
     "bsp.required_files": ["bootloader/nvdisp-init.bin"],
     "bsp.environment": {
         "BOARDID": "3767",

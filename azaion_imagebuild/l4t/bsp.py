@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import itertools
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from msgspec import Struct
@@ -104,7 +103,6 @@ class LinuxForTegra(Struct, frozen=True):
                 f"a base cannot be packed for {settings.massflash} devices at once",
                 f"set [bsp] massflash to 1 to {MOST_AT_ONCE}",
             )
-        yield from self._layout_findings(build)
         if settings.method == "initrd":
             yield from self._initrd_findings(build)
 
@@ -117,14 +115,8 @@ class LinuxForTegra(Struct, frozen=True):
             return f"set --board (BOARD=) to the name of a .conf in {self.dir}: {shown}"
         return f"set --board (BOARD=) to one that the BSP has, for example: {', '.join(near)}"
 
-    def _layout_findings(self, build: Build) -> Iterator[Finding]:
-        layout = releases.release_of(build).qspi_layout
-        for name in _layouts(build.settings.bsp.args):
-            if not (self.dir / name).is_file():
-                yield _error(
-                    f"[bsp] args name {name}, which is not in the BSP",
-                    f"name a layout of this release, for example {layout}: see docs/flashing.md",
-                )
+    def _there(self, pattern: str) -> str:
+        return ", ".join(sorted(str(each.relative_to(self.dir)) for each in self.dir.glob(pattern)))
 
     def _initrd_findings(self, build: Build) -> Iterator[Finding]:
         settings = build.settings.bsp
@@ -137,8 +129,8 @@ class LinuxForTegra(Struct, frozen=True):
         if layout and not (self.dir / layout).is_file():
             yield _error(
                 f"the BSP has no partition layout {layout}",
-                "set [bsp] partition_xml to a path inside the Linux_for_Tegra folder, for example"
-                f" {releases.release_of(build).nvme_layout}",
+                "set [bsp] partition_xml to one that the BSP has:"
+                f" {self._there('tools/kernel_flash/*.xml') or 'none'}",
             )
         overlaid = build.settings.image.staging == "overlay"
         if overlaid or build.rootfs_dir.resolve() != (self.dir / "rootfs").resolve():
@@ -205,12 +197,6 @@ class LinuxForTegra(Struct, frozen=True):
             if where.is_relative_to(tree) and _AT_WORK.search("\0".join(process.argv)):
                 found.append(f"process {process.pid}")
         return found
-
-
-def _layouts(args: Sequence[str]) -> list[str]:
-    """Return the files that arguments name by ``-c``, also within a quoted ``-p "…"``."""
-    words = [inner for word in args for inner in (word.split() if " " in word else [word])]
-    return [value for option, value in itertools.pairwise(words) if option == "-c"]
 
 
 def _error(message: str, hint: str) -> Finding:

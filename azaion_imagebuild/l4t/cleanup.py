@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import StagingError, VerificationError
+from ..errors import OperatorError, StagingError, VerificationError
 from ..model import Build, DeviceIdentity, Image
 from ..secret import Secret
 from ..system import mounts
@@ -82,16 +82,18 @@ def clean(tree: Path) -> list[str]:
     return removed
 
 
-def release(tree: Path) -> None:
-    """Unmount and detach what a script left mounted or attached in the tree.
+def release(folder: Path, error: type[OperatorError] = StagingError) -> None:
+    """Unmount and detach what scripts left mounted or attached in a folder.
 
     Raises:
-        StagingError: something could not be unmounted or detached.
+        OperatorError: of the class ``error``: something could not be unmounted or detached.
     """
-    if os.geteuid() == 0 and (stuck := mounts.release(tree)):
-        raise StagingError(
+    if os.geteuid() == 0 and (stuck := mounts.release(folder)):
+        users = [user for place in stuck for user in mounts.users_of(Path(place))]
+        first = f"stop {', '.join(dict.fromkeys(users))}; then " if users else ""
+        raise error(
             f"{', '.join(stuck)} could not be unmounted or detached",
-            hint="run umount on a mount, losetup -d on a loop device",
+            hint=f"{first}run umount on a mount, losetup -d on a loop device",
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from msgspec import Struct
 from ..errors import FlashError, ImageBuildError
 from ..images import format_of
 from ..model import LUKS, Build, FlashResult, Image
-from ..system import mounts
 from . import cleanup, image_files, initrd_wrapper
 from .bsp import FLASH_SH, INITRD_FLASH_SH, INITRD_INTERNAL_SH
 from .chip_id import read_chip_id
@@ -179,11 +177,7 @@ def flash_method(build: Build, tree: Path, devices: int = 1) -> FlashSh | Initrd
 
 def _clear(tree: Path, build: Build) -> None:
     """Take away what an earlier run left: its images must not pass for new ones."""
-    if os.geteuid() == 0 and (stuck := mounts.release(tree)):
-        raise ImageBuildError(
-            f"an earlier run left {', '.join(stuck)} attached",
-            hint="umount it or detach it by losetup -d, then run the same command again",
-        )
+    cleanup.release(tree, ImageBuildError)
     cleanup.remove_images(tree)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..model import Build, Finding
 from . import host_programs
+from .initrd_host import is_reference
 
 ROOT = Path("/")
 """Where the host's files are; another folder in tests."""
@@ -19,7 +20,6 @@ ROOT = Path("/")
 DEVICE_NETWORK = "fc00:1:1::/48"
 """The devices' addresses while they are flashed over USB (as read: nv_enable_remote.sh)."""
 
-_REFERENCE_HOST = "tools/reference_host"
 _PREFIX = "fc0000010001"  # of the network above, as /proc/net/ipv6_route writes it
 
 
@@ -41,7 +41,7 @@ def findings(build: Build) -> Iterator[Finding]:
 
 def is_demanding(tree: Path) -> bool:
     """Tell whether a tree needs what NVIDIA's does; the reference BSP needs none of it."""
-    return not (tree / _REFERENCE_HOST).is_dir() or (tree / host_programs.PREREQUISITES).is_file()
+    return not is_reference(tree) or (tree / host_programs.PREREQUISITES).is_file()
 
 
 def _mount_findings() -> Iterator[Finding]:

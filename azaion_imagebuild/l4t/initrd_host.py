@@ -19,6 +19,9 @@ from ..system.process import Finished, find_program, processes_of, run
 _SCRIPT = re.compile(r"l4t_initrd_flash(_internal)?\.sh")
 _SHELLS = ("sh", "bash", "dash")
 _REFERENCE_HOST = "tools/reference_host"
+REFERENCE_MARK = ".azaion-sandbox"
+"""The file that marks a reference BSP, which this tool made."""
+
 _PAUSE = 0.5
 _logger = logging.getLogger(__name__)
 
@@ -76,12 +79,18 @@ def host_of(build: Build) -> Host:
     """Return the host that a build changes: this one, or the folder that a reference BSP uses.
 
     The scripts of a reference BSP (see :mod:`azaion_imagebuild.sandbox`) export in a folder of
-    their own, never on this host, whether the build is of the sandbox or not.
+    their own, never on this host, whether the build is of the sandbox or not. They are known by the
+    mark of the tool that made them, so that a folder's name never makes a real BSP skip this host.
     """
     tree = build.bsp_dir
-    if tree is None or not (tree / _REFERENCE_HOST).is_dir():
+    if tree is None or not is_reference(tree):
         return Host()
     return Host.in_folder(tree.parent / "host", tree / _REFERENCE_HOST)
+
+
+def is_reference(tree: Path) -> bool:
+    """Tell whether a tree is a reference BSP, whose scripts leave this host alone."""
+    return (tree / REFERENCE_MARK).is_file() and (tree / _REFERENCE_HOST).is_dir()
 
 
 @contextlib.contextmanager

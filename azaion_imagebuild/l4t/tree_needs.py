@@ -40,9 +40,16 @@ def findings(build: Build, tree: Path) -> Iterator[Finding]:
             yield Finding(
                 message=f"[bsp] args name {name!a} ({option}, {_FILE_OPTIONS[option]}), which is"
                 " not there",
-                hint=f"give a path from {tree} on, or a full one: ls"
-                f" {shlex.quote(str((tree / name).parent))}",
+                hint=_hint(tree, name),
             )
+
+
+def _hint(tree: Path, name: str) -> str:
+    # The layouts' folder differs from release to release.
+    there = sorted(tree.glob(f"bootloader/*/cfg/{Path(name).name}")) if Path(name).name else []
+    if there:
+        return f"this release has it elsewhere: use {there[0].relative_to(tree)}"
+    return f"give a path from {tree} on, or a full one: ls {shlex.quote(str((tree / name).parent))}"
 
 
 def named_files(args: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,11 +21,10 @@ from msgspec import Struct, structs
 
 from ..errors import OperatorError, PreflightError, StagingError
 from ..images.stamp import blank
-from ..l4t import base_image, image_files, initrd_wrapper
+from ..l4t import base_image, cleanup, image_files, initrd_wrapper
 from ..l4t.initrd_host import exclusive
 from ..l4t.usb import checked_instances, is_instance
 from ..model import Build, Image
-from ..system import mounts
 from ..system.locks import locked
 from ..system.signals import held_back
 from . import tree as lane_tree
@@ -126,11 +124,7 @@ def remove_lanes(tree: Path, wait: float) -> None:
     with locked(trees, wait), held_back():
         for lane in trees:
             _blank_images(lane, wait)
-    if os.geteuid() == 0 and (stuck := mounts.release(folder)):
-        raise StagingError(
-            f"{', '.join(stuck)} could not be unmounted or detached",
-            hint="run umount on a mount, losetup -d on a loop device",
-        )
+    cleanup.release(folder)
     try:
         shutil.rmtree(folder)
     except OSError as error:

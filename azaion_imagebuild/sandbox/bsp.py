@@ -8,9 +8,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from ..errors import UsageError
+from ..l4t.initrd_host import REFERENCE_MARK
 
 TREE = Path(__file__).parent / "Linux_for_Tegra"
-_MARK = ".azaion-sandbox"
 _EXECUTABLE = (
     "flash.sh",
     "bootloader/mksparse",
@@ -33,7 +33,7 @@ def service_user() -> int:
 
 def create_bsp(bsp: Path) -> Path:
     """Make the reference BSP at ``bsp``, or anew where it is of another version; return it."""
-    mark = bsp / _MARK
+    mark = bsp / REFERENCE_MARK
     version = _version()
     if bsp.exists() and not mark.is_file():
         raise UsageError(
@@ -49,14 +49,14 @@ def create_bsp(bsp: Path) -> Path:
         for name in _EXECUTABLE:
             (new / name).chmod(0o755)
         create_rootfs(new / "rootfs", service_user())
-        (new / _MARK).write_text(version)
+        (new / REFERENCE_MARK).write_text(version)
         new.rename(bsp)
     return bsp
 
 
 def is_reference_bsp(bsp: Path) -> bool:
     """Tell whether a folder is a reference BSP that this tool made."""
-    return (bsp / _MARK).is_file()
+    return (bsp / REFERENCE_MARK).is_file()
 
 
 def create_rootfs(rootfs: Path, uid: int) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
-from .process import run
+from .process import processes_of, run
 
 _MOUNTINFO = Path("/proc/self/mountinfo")
 _BLOCK = Path("/sys/block")
@@ -46,6 +48,23 @@ def release(folder: Path) -> list[str]:
     for device in loops_of(folder):
         run(["losetup", "-d", str(device)], cwd=Path("/"), timeout=60)
     return [str(each) for each in (*mounts_below(folder), *loops_of(folder))]
+
+
+def users_of(folder: Path, proc: Path = Path("/proc")) -> list[str]:
+    """Return the processes that work in ``folder`` or hold a file open there, with their names."""
+    root, found = folder.resolve(), []
+    for process in processes_of(proc):
+        if any(root in (place, *place.parents) for place in _places(process.path)):
+            name = Path(process.argv[0]).name or "kernel"
+            found.append((process.pid, name))
+    return [f"process {pid} ({name})" for pid, name in sorted(found)]
+
+
+def _places(process: Path) -> Iterator[Path]:
+    with contextlib.suppress(OSError):  # it has ended, or it is another user's
+        for link in (process / "cwd", process / "root", *(process / "fd").iterdir()):
+            with contextlib.suppress(OSError):
+                yield link.readlink()
 
 
 def unescaped(field: str) -> str:

@@ -333,6 +333,8 @@ def test_a_real_build_works_on_this_host(
         Path("/etc/exports.d"),
         Path("/etc/udev/rules.d"),
     )
+    (tmp_path / "tools/reference_host").mkdir(parents=True)
+    assert host.host_of(build) == Host()  # a folder of that name makes no reference BSP
     reference = host.host_of(initrd.build)
     assert reference.lock == initrd.sandbox.bsp.parent / "host/initrd-flash.lock"
 

@@ -15,6 +15,7 @@ from world import EMAIL, SERIAL, Ran, Run, Tree, add_usb_device, mounts_of, repl
 from azaion_imagebuild import images
 from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.l4t import cleanup, image_files
+from azaion_imagebuild.l4t.releases import RELEASES
 from azaion_imagebuild.l4t.usb import recovery_devices
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox import Accounts
@@ -144,9 +145,15 @@ def test_a_base_for_several_devices_keeps_no_copies_for_other_hosts(
 
 SIGNING = [
     ('["--sign"]', "signed"),
-    ('["-u", "/keys/pkc.pem"]', "signed"),
-    ('["-u", "/keys/pkc.pem", "-v", "/keys/sbk.key"]', "enc_signed"),
+    ('["-u", "keys/pkc.pem"]', "signed"),
+    ('["-u", "keys/pkc.pem", "-v", "keys/sbk.key"]', "enc_signed"),
 ]
+
+
+def make_keys(bsp: Path) -> None:
+    (bsp / "keys").mkdir()
+    for name in ("pkc.pem", "sbk.key"):
+        (bsp / "keys" / name).touch()
 
 
 @needs_root
@@ -155,6 +162,7 @@ def test_a_signed_image_is_good_only_if_its_signer_came_to_its_end(
     image: Callable[..., Ran], bsp: Path, args: str, folder: str
 ) -> None:
     config = f"[bsp]\nargs = {args}\n"
+    make_keys(bsp)
     assert image("--flash", "0", config=config).code == 0
     index = f"bootloader/{folder}/flash.idx"
     assert (bsp / index).is_file()  # of this run: the next one has to write it again
@@ -170,7 +178,8 @@ def test_a_signed_image_is_good_only_if_its_signer_came_to_its_end(
 def test_a_flash_whose_success_cannot_be_recognized_needs_the_sites_words(
     image: Callable[..., Ran], bsp: Path
 ) -> None:
-    fused = '[bsp]\nargs = ["-u", "/keys/pkc.pem", "-v", "/keys/sbk.key"]\n'
+    make_keys(bsp)
+    fused = '[bsp]\nargs = ["-u", "keys/pkc.pem", "-v", "keys/sbk.key"]\n'
     assert image("--flash", "0", config=fused).code == 0  # what only builds can be judged
     ran = image(config=fused)
     assert ran.code == 3
@@ -536,24 +545,23 @@ def test_an_unknown_release_is_a_warning(run: Run, bsp: Path, api_url: str) -> N
     assert found["severity"] == "warning"
 
 
-@pytest.mark.parametrize(
-    ("number", "layout"),
-    [
-        (35, "bootloader/t186ref/cfg"),
-        (36, "bootloader/generic/cfg"),
-        (38, "bootloader/generic/cfg"),
-    ],
-)
-def test_a_layout_of_another_release_is_found(
-    run: Run, bsp: Path, api_url: str, number: int, layout: str
-) -> None:
-    set_release(bsp, f"# R{number} (release), REVISION: 1.0, GCID: 0\n")
+def test_a_layout_of_another_release_is_found(run: Run, bsp: Path, api_url: str) -> None:
+    (bsp / "bootloader/generic/cfg").mkdir(parents=True)
+    (bsp / "bootloader/generic/cfg/flash_t234_qspi.xml").touch()
     Path("imagebuild.toml").write_text(
-        f'{INITRD}args = ["-p", "--no-systemimg -c bootloader/other/flash_t234_qspi.xml"]\n'
+        f'{INITRD}args = ["-p", "--no-systemimg -c bootloader/t186ref/cfg/flash_t234_qspi.xml"]\n'
     )
     text = findings(run, bsp, api_url)
-    assert "bootloader/other/flash_t234_qspi.xml, which is not in the BSP" in text
-    assert f"{layout}/flash_t234_qspi.xml" in text
+    assert "'bootloader/t186ref/cfg/flash_t234_qspi.xml' (-c, a partition layout)" in text
+    assert "use bootloader/generic/cfg/flash_t234_qspi.xml" in text
+
+
+def test_the_documented_layouts_are_those_of_each_release() -> None:
+    page = (Path(__file__).parents[2] / "docs/flashing.md").read_text()
+    for number, known in RELEASES.items():
+        block = page.partition(f"(R{number}")[2].partition("```toml")[2].partition("```")[0]
+        for layout in (known.qspi_layout, known.nvme_layout):
+            assert (layout in block) is not known.boards_have_defaults
 
 
 def test_a_board_of_r38_names_its_external_device_and_layout(
@@ -618,6 +626,23 @@ def test_mounts_and_loop_devices_of_a_killed_script_are_given_back(tmp_path: Pat
         assert loops_of(other) == [Path(stray)]
     finally:
         subprocess.run(["losetup", "-d", stray], check=True)
+
+
+@needs_root
+def test_a_busy_mount_names_the_process_that_keeps_it(image: Callable[..., Ran], bsp: Path) -> None:
+    where = bsp / "bootloader/mnt"
+    where.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", where], check=True)
+    with subprocess.Popen(["sleep", "60"], cwd=where) as user:
+        try:
+            ran = image()
+        finally:
+            user.kill()
+            user.wait()
+            subprocess.run(["umount", where], check=True)
+    assert ran.code == 6, ran.err
+    assert f"{where} could not be unmounted" in ran.json["error"]
+    assert f"stop process {user.pid} (sleep); then run umount" in ran.json["hint"]
 
 
 @needs_root
