@@ -35,7 +35,7 @@ def _read(stream: io.BytesIO) -> None:
 
 
 def _list(stream: io.BytesIO) -> None:
-    for _ in open_filesystem(stream).paths():
+    for _ in open_filesystem(stream).entries():
         continue
 
 

@@ -6,27 +6,31 @@ checked before it is used, so that a lying header ends in :class:`CorruptImage`.
 
 from __future__ import annotations
 
+import os
 import stat
 import struct
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from itertools import pairwise
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from ..model import FileEntry
+from .entry import Entry
+from .inode import Inode, device, parsed
 from .stream import CorruptImage, Readable, read_exactly
 
 MAGIC = 0xEF53
 MAGIC_OFFSET = 1024 + 56
 
 _ROOT_INODE = 2
-_DIRECTORY = 2  # a directory entry's kind
 _MOST_LINKS = 40
 _LONGEST_LINK = 4096
 _MOST_SEARCHED = 16 * 1024 * 1024  # bytes of directories that one path leads through
 _DEEPEST_TREE = 5  # EXT4_MAX_EXTENT_DEPTH
+_KEPT_BLOCKS = 256  # of inode tables, while the tree is listed
 _LEAST_RECORD = 12  # a directory's record with a name of one byte
 
 _FILETYPE, _RECOVER, _EXTENTS, _64BIT = 0x2, 0x4, 0x40, 0x80
@@ -52,21 +56,6 @@ _INODE_ENCRYPTED, _INODE_EXTENTS, _INODE_INLINE = 0x800, 0x80000, 0x10000000
 _EXTENT_MAGIC = 0xF30A
 _UNWRITTEN = 32768
 _END_OF_BLOCKS = 1 << 32  # a file's blocks are counted in 32 bits
-
-
-class Inode(Struct, frozen=True, kw_only=True):
-    """One inode: what it is, whose it is, how long it is, and its map of blocks."""
-
-    number: int
-    mode: int
-    uid: int
-    gid: int
-    size: int
-    flags: int
-    sectors: int
-    """Of 512 bytes, that its data takes (not its extended attributes)."""
-    block: bytes
-    """The 60 bytes of i_block: extents, block numbers, or a short link's target."""
 
 
 class Extent(Struct, frozen=True, kw_only=True):
@@ -190,33 +179,57 @@ class Ext4:
             to_go.extendleft(reversed(_parts(target)))
         return passed[-1]
 
-    def paths(self) -> Iterator[str]:
-        """Yield the path of everything in the tree, each folder before what is in it.
+    def entries(self) -> Iterator[Entry]:
+        """Yield everything in the tree, each folder before what is in it.
 
         A directory that is entered twice (a damaged image) is listed once.
         """
+        inode_at = self._inodes_read_in_blocks()
         entered = {_ROOT_INODE}
         to_list = [("", _ROOT_INODE)]
         unlisted = self._blocks * self.block_size
         while to_list:
             folder, number = to_list.pop()
-            directory = self._inode(number)
+            directory = inode_at(number)
             unlisted -= directory.size
             if unlisted < 0:
                 raise CorruptImage("its directories are larger than the filesystem")
-            for raw, child, kind in self._entries(directory):
+            for raw, child, _ in self._entries(directory):
                 if raw in (b".", b".."):
                     continue
                 path = folder + raw.decode("utf-8", "surrogateescape")
-                yield path
-                if child not in entered and self._is_directory(child, kind):
+                inode = inode_at(child)
+                yield self._entry(path, inode)
+                if child not in entered and stat.S_ISDIR(inode.mode):
                     entered.add(child)
                     to_list.append((f"{path}/", child))
 
-    def _is_directory(self, number: int, kind: int) -> bool:
-        if self._features & _FILETYPE:
-            return kind == _DIRECTORY
-        return stat.S_ISDIR(self._inode(number).mode)
+    def _entry(self, path: str, inode: Inode) -> Entry:
+        is_link = stat.S_ISLNK(inode.mode)
+        return Entry(
+            path=path,
+            mode=inode.mode,
+            uid=inode.uid,
+            gid=inode.gid,
+            size=inode.size,
+            mtime=inode.mtime,
+            target=os.fsdecode(self._link_target(inode)) if is_link else None,
+            device=device(inode),
+        )
+
+    def _inodes_read_in_blocks(self) -> Callable[[int], Inode]:
+        """Return what reads inodes whose neighbours are wanted too: of tables, whole blocks."""
+        table_of = lru_cache(maxsize=None)(self._inode_table)
+        block = lru_cache(maxsize=_KEPT_BLOCKS)(self._block)
+
+        def inode_at(number: int) -> Inode:
+            group, index = self._group_and_index(number)
+            blocks, within = divmod(index * self._inode_size, self.block_size)
+            return parsed(
+                number, block(table_of(group) + blocks)[within:], self._inode_size, self.block_size
+            )
+
+        return inode_at
 
     def extents(self, inode: Inode) -> Iterator[Extent]:
         """Yield where the blocks of ``inode`` lie, in order, up to its size; holes are left out.
@@ -245,36 +258,30 @@ class Ext4:
             yield extent
 
     def _inode(self, number: int) -> Inode:
+        group, index = self._group_and_index(number)
+        start = self._inode_table(group) * self.block_size + index * self._inode_size
+        return parsed(
+            number, self._read(start, self._inode_size, "inode"), self._inode_size, self.block_size
+        )
+
+    def _group_and_index(self, number: int) -> tuple[int, int]:
         if not 0 < number <= self._inodes:
             raise CorruptImage(f"there is no inode {number}")
         group, index = divmod(number - 1, self._inodes_per_group)
+        return group, index
+
+    def _inode_table(self, group: int) -> int:
+        """Return the first block of a group's inodes."""
         table = (self._first_block + 1) * self.block_size
         where = table + group * self._descriptor_size
         descriptor = self._read(where, self._descriptor_size, "group descriptor")
+        start: int
         (start,) = struct.unpack_from("<I", descriptor, 8)
         if self._descriptor_size >= 64:
             start |= struct.unpack_from("<I", descriptor, 40)[0] << 32
         if not self._first_block < start < self._blocks:
             raise CorruptImage(f"the inode table of group {group} is outside the filesystem")
-        raw = self._read(start * self.block_size + index * self._inode_size, 128, "inode")
-        mode, uid, size = struct.unpack_from("<HHI", raw, 0)
-        gid, links = struct.unpack_from("<HH", raw, 24)
-        if links == 0:
-            raise CorruptImage(f"inode {number} is in use and deleted at once")
-        sectors, flags = struct.unpack_from("<II", raw, 28)
-        (xattr_block,) = struct.unpack_from("<I", raw, 104)
-        (size_high,) = struct.unpack_from("<I", raw, 108)
-        uid_high, gid_high = struct.unpack_from("<HH", raw, 120)
-        return Inode(
-            number=number,
-            mode=mode,
-            uid=uid | uid_high << 16,
-            gid=gid | gid_high << 16,
-            size=size | size_high << 32,
-            flags=flags,
-            sectors=sectors - (self.block_size // 512 if xattr_block else 0),
-            block=raw[40:100],
-        )
+        return start
 
     def _lookup(self, directory: Inode, wanted: bytes) -> int | None:
         """Return the inode number of a name; the same name twice is damage, not a choice."""

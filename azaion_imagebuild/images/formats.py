@@ -10,6 +10,7 @@ from typing import BinaryIO, Protocol
 from ..errors import VerificationError
 from ..model import LUKS, FileEntry
 from . import tar
+from .entry import Entry
 from .ext4 import Ext4
 from .sparse import SparseReader, is_sparse
 from .stream import CorruptImage, Readable
@@ -25,8 +26,8 @@ class Filesystem(Protocol):
         """Return the regular file at ``path``; None: it is not there."""
         ...
 
-    def paths(self) -> Iterator[str]:
-        """Yield the path of everything in the tree, without a leading slash."""
+    def entries(self) -> Iterator[Entry]:
+        """Yield everything in the tree; of several entries for one path, the last one counts."""
         ...
 
 

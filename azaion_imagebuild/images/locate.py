@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from .ext4 import Ext4, Inode
+from .ext4 import Ext4
 from .formats import image_format
+from .inode import Inode
 from .sparse import SparseReader
 from .stream import CorruptImage, Readable
 from .tar import Tar

@@ -136,7 +136,7 @@ def _new_folders(path: Path, folder: str) -> list[str]:
     """Return debugfs's commands that make the missing folders, 0755 root."""
     commands = []
     with path.open("rb") as stream:
-        there = set(open_filesystem(stream).paths())
+        there = {each.path for each in open_filesystem(stream).entries()}
     parts = folder.split("/")
     for count in range(1, len(parts) + 1):
         name = "/".join(parts[:count])

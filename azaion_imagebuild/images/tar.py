@@ -8,12 +8,15 @@ way than is read here is refused. Headers are read one by one; of the links a ha
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
 from ..model import FileEntry
+from .entry import Entry
 from .stream import CorruptImage, Readable, read_exactly
 
 MAGIC = b"ustar"
@@ -28,7 +31,17 @@ _ALSO_REGULAR = (_REGULAR, b"\0", b"7")
 _WITHOUT_DATA = (*_LINKS, b"3", b"4", _DIRECTORY, b"6")  # whatever size they say
 _PAX, _PAX_SOLARIS, _PAX_GLOBAL, _GNU_NAME, _GNU_LINK = b"x", b"X", b"g", b"L", b"K"
 _EXTENDED = (_PAX, _PAX_SOLARIS, _PAX_GLOBAL, _GNU_NAME, _GNU_LINK)
-_PAX_USED = (b"path", b"size", b"uid", b"gid", b"GNU.sparse.name")
+_PAX_USED = (b"path", b"size", b"uid", b"gid", b"GNU.sparse.name", b"mtime", b"linkpath")
+_TYPES = {
+    _REGULAR: stat.S_IFREG,
+    _SPARSE: stat.S_IFREG,
+    _SYMLINK: stat.S_IFLNK,
+    _DIRECTORY: stat.S_IFDIR,
+    b"3": stat.S_IFCHR,
+    b"4": stat.S_IFBLK,
+    b"6": stat.S_IFIFO,
+}
+_TIME = re.compile(r"-?[0-9]{1,18}(\.[0-9]*)?", re.ASCII)
 _OCTAL = re.compile(rb"\0+| *[0-7]+[ \0]*")
 
 
@@ -49,6 +62,10 @@ class Member(Struct, frozen=True, kw_only=True):
     """Where its first header begins in the archive, extended ones included, in bytes."""
     offset: int
     """Where its data begins."""
+    mtime: int = 0
+    target: str = ""
+    """Of a link."""
+    device: tuple[int, int] = (0, 0)
 
 
 class Walk(Struct, frozen=True, kw_only=True):
@@ -130,11 +147,11 @@ class Tar:
             end = self.after(member)
         return Walk(found=found | {each.path: each.result() for each in searches}, end=end)
 
-    def paths(self) -> Iterator[str]:
-        """Yield the path of every member."""
+    def entries(self) -> Iterator[Entry]:
+        """Yield every member that unpacks; of one name the last one counts."""
         for member in self.members():
             if member.name:
-                yield member.name
+                yield _entry(member)
 
     def members(self) -> Iterator[Member]:
         """Yield the members in their order.
@@ -269,12 +286,15 @@ class _Extra:
 
     def __init__(self) -> None:
         self._long_name: str | None = None
+        self._long_target: str | None = None
         self._records: dict[str, str] = {}
         self._has_records = False
 
     def read(self, kind: bytes, data: bytes) -> None:
         if kind == _GNU_NAME:
             self._long_name = _text(data.partition(b"\0")[0])
+        elif kind == _GNU_LINK:
+            self._long_target = _text(data.partition(b"\0")[0])
         elif kind == _PAX_GLOBAL:
             # Nobody writes them into an image, and readers differ in how long they hold.
             if _pax_records(data):
@@ -287,6 +307,22 @@ class _Extra:
     @property
     def name(self) -> str | None:
         return self._records.get("GNU.sparse.name", self._records.get("path", self._long_name))
+
+    @property
+    def target(self) -> str | None:
+        return self._records.get("linkpath", self._long_target)
+
+    def seconds(self, key: str, field: bytes) -> int:
+        """Return a time in whole seconds: of the records, or of the header's own field."""
+        text = self._records.get(key)
+        if text is not None:
+            if not _TIME.fullmatch(text):
+                raise CorruptImage(f"an extended tar header says {key}={ascii(text)[:40]}")
+            whole, _, fraction = text.partition(".")
+            return int(whole) - (whole.startswith("-") and bool(fraction.strip("0")))
+        if field[0] == 0xFF:  # GNU's base 256: before 1970
+            return int.from_bytes(field, "big", signed=True)
+        return _number(field, "time")
 
     @property
     def sparse(self) -> bool:
@@ -346,7 +382,35 @@ def _member(
         size=size,
         start=start,
         offset=offset,
+        mtime=extra.seconds("mtime", header[136:148]),
+        target=_link_target(header, extra) if kind in _LINKS else "",
+        device=(_device_part(header[329:337]), _device_part(header[337:345])),
     )
+
+
+def _entry(member: Member) -> Entry:
+    linked_to = None
+    if member.kind == _LINK:
+        linked_to = "/".join(part for part in member.target.split("/") if part not in ("", "."))
+    return Entry(
+        path=member.name,
+        mode=_TYPES.get(member.kind, 0) | member.mode,
+        uid=member.uid,
+        gid=member.gid,
+        size=None if member.kind == _SPARSE else member.size,
+        mtime=member.mtime,
+        target=member.target if member.kind == _SYMLINK else None,
+        device=os.makedev(*member.device) if member.kind in (b"3", b"4") else 0,
+        linked_to=linked_to,
+    )
+
+
+def _link_target(header: bytes, extra: _Extra) -> str:
+    return _text(header[157:257].partition(b"\0")[0]) if extra.target is None else extra.target
+
+
+def _device_part(field: bytes) -> int:
+    return _number(field, "device number") & 0xFFFFF if field.strip(b"\0 ") else 0
 
 
 def _own_name(header: bytes) -> str:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterator
-from pathlib import Path
 
 from .. import images
 from ..images.e2fsprogs import damaged
 from ..model import GROUP, LUKS, PASSWD, Build, Finding, Image
 from ..rootfs.accounts import LARGEST_PASSWD
 from ..rootfs.tree import Rootfs
+from .comparison import Comparison, wanted_of
 
 _LOOK = "look at flash.sh's log, then run the same command again; do not flash this image"
-_MOST_NAMES = 8
+_MOST_SHOWN = 8
 
 
 def findings(build: Build, image: Image) -> list[Finding]:
@@ -22,25 +20,32 @@ def findings(build: Build, image: Image) -> list[Finding]:
     if image.format == LUKS:
         return []
     return [
-        *_missing(build, image),
+        *_differences(build, image),
         *_other_accounts(build, image),
         *_disagreeing(image),
         *(damaged(image.path) if image.format == "ext4" else []),
     ]
 
 
-def _missing(build: Build, image: Image) -> Iterator[Finding]:
-    """Find what the rootfs has and the image has not, by name."""
-    missing = _paths(build.rootfs_dir, build.began)
-    with images.opened(image.path) as filesystem:
-        for path in filesystem.paths():
-            missing.discard(path)
-    if missing:
-        shown = ", ".join(f"/{path}" for path in sorted(missing)[:_MOST_NAMES])
-        more = f" and {len(missing) - _MOST_NAMES} more" if len(missing) > _MOST_NAMES else ""
-        yield Finding(
-            message=f"{image.path} is not whole: it lacks {shown}{more} of the rootfs", hint=_LOOK
-        )
+def _differences(build: Build, image: Image) -> Iterator[Finding]:
+    """Find what the rootfs has and an image has not, or has otherwise."""
+    wanted = wanted_of(build.rootfs_dir, build.began)
+    for path in (image.path, *image.also):
+        comparison = Comparison(build.rootfs_dir, wanted)
+        with images.opened(path) as filesystem:
+            for entry in filesystem.entries():
+                comparison.see(entry)
+        if missing := [f"/{each}" for each in sorted(comparison.missing)]:
+            message = f"{path} is not whole: it lacks {_some(missing)} of the rootfs"
+            yield Finding(message=message, hint=_LOOK)
+        if others := [f"/{each} has {why}" for each, why in sorted(comparison.differences.items())]:
+            message = f"{path} is not a true copy of the rootfs: {_some(others)}"
+            yield Finding(message=message, hint=_LOOK)
+
+
+def _some(of: list[str]) -> str:
+    more = f" and {len(of) - _MOST_SHOWN} more" if len(of) > _MOST_SHOWN else ""
+    return ", ".join(of[:_MOST_SHOWN]) + more
 
 
 def _other_accounts(build: Build, image: Image) -> Iterator[Finding]:
@@ -52,29 +57,6 @@ def _other_accounts(build: Build, image: Image) -> Iterator[Finding]:
             if (wanted and wanted.data) != (found and found.data):
                 message = f"/{path} in {image.path} is not that of the rootfs"
                 yield Finding(message=message, hint=_LOOK)
-
-
-def _paths(rootfs: Path, before: float) -> set[str]:
-    """Return what must be in the image: all that was last changed before the build began.
-
-    flash.sh copies the rootfs by ``tar *``, so dotfiles at the top never arrive; tar leaves
-    sockets. The scripts write into the rootfs themselves: what is newer may be missing.
-    """
-    found = set()
-    top = str(rootfs)
-    for folder, folders, files in os.walk(top):
-        within = folder[len(top) + 1 :]
-        if not within:
-            folders[:] = [name for name in folders if name[0] != "." and name != "lost+found"]
-            files = [name for name in files if name[0] != "."]
-        for name in (*folders, *files):
-            try:
-                at = os.lstat(f"{folder}/{name}")
-            except OSError:
-                continue
-            if at.st_ctime < before and not stat.S_ISSOCK(at.st_mode):
-                found.add(f"{within}/{name}" if within else name)
-    return found
 
 
 def _disagreeing(image: Image) -> Iterator[Finding]:

@@ -134,7 +134,8 @@ def _different_block(proven: Readable, written: Readable) -> str | None:
 
 def _different_file(proven: Path, device: Path) -> str | None:
     with opened(proven) as wanted, opened(device) as found:
-        paths = set(chain(wanted.paths(), found.paths())) - {"lost+found"}
+        both = chain(wanted.entries(), found.entries())
+        paths = {each.path for each in both} - {"lost+found"}
         for path in sorted(paths):
             if _file(wanted, path) != _file(found, path):
                 return f"/{path} is not the proven one"

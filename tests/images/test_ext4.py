@@ -28,7 +28,8 @@ from image_making import (
 from thorough import one_of
 
 from azaion_imagebuild.images import CorruptImage
-from azaion_imagebuild.images.ext4 import Ext4, Inode
+from azaion_imagebuild.images.ext4 import Ext4
+from azaion_imagebuild.images.inode import Inode
 from azaion_imagebuild.model import DEVICE_CONF
 
 LIMIT = 16 * 1024 * 1024
@@ -192,7 +193,9 @@ def test_links_lead_inside_the_image(image: Path) -> None:
 def test_every_path_that_went_in_is_listed(image: Path, files: Path) -> None:
     paths = {str(path.relative_to(files)) for path in files.rglob("*")}
     with image.open("rb") as stream:
-        assert sorted(Ext4(stream).paths()) == sorted({*paths, "lost+found"})
+        assert sorted(each.path for each in Ext4(stream).entries()) == sorted(
+            {*paths, "lost+found"}
+        )
 
 
 MANY = [f"{number:05}-{'n' * (number % 40)}" for number in range(3000)]
@@ -707,7 +710,7 @@ def prove(stream: Counted) -> None:
         with contextlib.suppress(CorruptImage):
             filesystem = Ext4(stream)
             if path is None:
-                for _ in filesystem.paths():
+                for _ in filesystem.entries():
                     continue
             else:
                 entry = filesystem.read_file(path, PROVEN_LIMIT)

@@ -242,6 +242,42 @@ def test_sparse_images_of_debians_img2simg_are_proven_and_flashed_alike(
     assert accounts.login(EMAIL, conf_of(bsp.parent / "device.img").password.reveal())
 
 
+DAMAGES = {
+    "size": ("sif /usr/bin/azaion-loader size 0", "/usr/bin/azaion-loader has 0 bytes, not "),
+    "mode": ("sif /usr/bin/azaion-loader mode 0100644", "has mode 0644, not 0755"),
+    "owner": ("sif /usr/bin/azaion-loader uid 77", "has owner 77:0, not 0:0"),
+    "time": ("sif /usr/bin/azaion-loader mtime 19990101", "has the time 1999-01-01"),
+    "type": ("sif /usr/bin/azaion-loader mode 0010755", "has the type pipe, not file"),
+    "link target": (
+        "rm /usr/bin/loader\nsymlink /usr/bin/loader /tmp/other",
+        "has the link target '/tmp/other', not 'azaion-loader'",
+    ),
+    "device": ("sif /dev/null block[0] 0x108", "has device 1:8, not 1:3"),
+}
+
+
+@needs_root
+@pytest.mark.parametrize("attribute", DAMAGES)
+def test_a_copy_that_is_wrong_in_one_attribute_of_one_file_is_not_flashed(
+    image: Callable[..., Ran], bsp: Path, attribute: str
+) -> None:
+    commands, words = DAMAGES[attribute]
+    (bsp.parent / "damage").write_text(f"{commands}\n")
+    (bsp / "rootfs/usr/bin/loader").symlink_to("azaion-loader")
+    os.mknod(bsp / "rootfs/dev/null", 0o020666, os.makedev(1, 3))
+    replace_script(
+        bsp / "flash.sh",
+        '[[ "$*" == *--no-flash* ]] || exec ./flash.sh.real "$@"\n'
+        './flash.sh.real "$@" && cd bootloader && debugfs -w -f ../../damage system.img.raw'
+        " && ./mksparse --fillpattern=0 system.img.raw system.img\n",
+    )
+    ran = image()
+    assert ran.code == 8, ran.err
+    assert words in ran.json["error"]
+    assert (bsp.parent / "device.img").stat().st_size == 0
+    assert image_files.present_images(bsp) == []
+
+
 LIES: dict[str, tuple[str, str, int, str]] = {
     # Four of the ways in which NVIDIA's scripts end with 0 over a bad image.
     "the reading side of the tar pipe dies": (
