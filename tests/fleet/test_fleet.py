@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from world import Ran, Run, add_usb_device, outcomes, replace_script, tool_start
 
 from azaion_imagebuild import images
 from azaion_imagebuild.errors import InterruptedBuild, PreflightError
-from azaion_imagebuild.fleet.destinations import InPlace
+from azaion_imagebuild.fleet.destinations import InPlace, UsbLane
 from azaion_imagebuild.fleet.device_watch import DeviceWatch
 from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.identity.placeholder import placeholder
@@ -33,7 +34,7 @@ from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.operations import stamp as stamps
 from azaion_imagebuild.sandbox import Accounts, Sandbox
 from azaion_imagebuild.secret import Secret
-from azaion_imagebuild.settings import AdminApiSettings, Settings
+from azaion_imagebuild.settings import AdminApiSettings, BspSettings, Settings
 
 TEN = "AZJN-0001..AZJN-0010"
 
@@ -470,6 +471,22 @@ def test_a_device_gets_one_identity_until_it_was_unplugged(tmp_path: Path, ecid:
             watch.next_device(sysfs, "1-3", 0.0, never)
         (sysfs / "1-3/serial").write_text("0x80012344705DE1\n")
     assert watch.next_device(sysfs, "1-3", 0.0, never).instance == "1-3"
+
+
+def test_a_lane_refuses_a_device_of_another_board_and_waits_for_the_next(
+    bsp: Path, sysfs: Path
+) -> None:
+    (sysfs / "1-3/idProduct").write_text("7323\n")
+    bsp_settings = BspSettings(dir=bsp, sysfs_usb=sysfs, device_wait=0.0)
+    settings = Settings(bsp=bsp_settings, admin_api=AdminApiSettings(url="http://127.0.0.1:1"))
+    lane: Any = SimpleNamespace(usb_instance="1-3")
+    blank: Any = None
+    place = UsbLane(lane=lane, blank=blank, settings=settings, sandbox=False, watch=DeviceWatch(),
+                    stopped=never)  # fmt: skip
+    for words in ("is a Jetson Orin NX 16GB, but jetson-orin-nano-devkit", "no new device"):
+        with pytest.raises(PreflightError, match=words):  # noqa: SIM117
+            with place.ready(Listed(serial="AZJN-0001", where="here")):
+                pytest.fail("it was ready")
 
 
 def test_waiting_for_a_device_ends_when_nothing_new_shall_begin(tmp_path: Path) -> None:
