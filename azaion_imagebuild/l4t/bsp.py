@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from ..errors import OperatorError
 from ..model import RELEASE_FILE, Build, Finding
 from ..system import log_files
 from ..system.process import find_program, processes_of
-from . import host_needs, releases, tree_needs
+from . import disk_space, host_needs, releases, tree_needs
 from .usb import MOST_AT_ONCE, device_findings
 
 FLASH_SH = "flash.sh"
@@ -28,8 +27,6 @@ WHOLE_ROOTFS = ("internal", "mmcblk0p1")
 _BOARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*", re.ASCII)
 _TOOLS = ("mke2fs", "debugfs", "e2fsck")
 _MOST_BOARDS = 12
-_COPIES = {"flash": 2, "initrd": 4}  # of the rootfs, that the scripts leave on disk
-_COPIES_OF_MASSFLASH = 4  # the rootfs, its tar, and both again in an archive
 _OURS = (
     "-r",
     "-R",
@@ -170,21 +167,7 @@ class LinuxForTegra(Struct, frozen=True):
                 f"another NVIDIA script is at work in {self.dir}: {', '.join(others)}",
                 "two scripts in one tree damage each other without a word: wait for it to end",
             )
-        yield from self._space_findings(build)
-
-    def _space_findings(self, build: Build) -> Iterator[Finding]:
-        if not build.rootfs_dir.is_dir() or build.device_instance is not None:
-            return  # in a lane no image is built
-        settings = build.settings.bsp
-        packed = settings.method == "initrd" and settings.massflash > 1
-        copies = _COPIES[settings.method] + (_COPIES_OF_MASSFLASH if packed else 0)
-        needed = _disk_usage(build.rootfs_dir) * copies
-        free = shutil.disk_usage(self.dir).free
-        if free < needed:
-            yield _error(
-                f"{self.dir} has {_megabytes(free)} free, the images need {_megabytes(needed)}",
-                "make room, then run the same command again",
-            )
+        yield from disk_space.findings(build, self.dir)
 
     def others_at_work(self) -> list[str]:
         """Return the processes that run an NVIDIA script in this tree, not started by this one."""
@@ -201,19 +184,3 @@ class LinuxForTegra(Struct, frozen=True):
 
 def _error(message: str, hint: str) -> Finding:
     return Finding(message=message, hint=hint)
-
-
-def _disk_usage(folder: Path) -> int:
-    """Return the bytes that a tree takes on disk; what may not be read counts nothing."""
-    total = 0
-    for where, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(where, name)).st_blocks * 512  # noqa: PTH118
-            except OSError:
-                continue
-    return total
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.0f} MB"

@@ -529,7 +529,7 @@ def test_a_rootfs_that_is_not_populated_says_which_script(
 def test_a_disk_that_is_too_small_is_found(
     run: Run, bsp: Path, api_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("azaion_imagebuild.l4t.bsp.shutil.disk_usage",
+    monkeypatch.setattr("azaion_imagebuild.l4t.disk_space.shutil.disk_usage",
                         lambda _: type("Usage", (), {"free": 1000}))  # fmt: skip
     assert "make room" in findings(run, bsp, api_url)
 
