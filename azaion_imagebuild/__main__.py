@@ -13,8 +13,11 @@ def main() -> None:
     _search_python_path_last()
     try:
         from .cli.main import run
+        from .system import signals
 
+        signals.process_runs_one_command()
         code = run(sys.argv[1:])
+        signals.ignore_to_the_end()
     except KeyboardInterrupt:  # while that is imported, or once more at its end
         code = 130
     finally:

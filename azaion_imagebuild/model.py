@@ -71,13 +71,26 @@ class Build(Struct, frozen=True, kw_only=True):
     """Which of several devices that are flashed at once; the BSP tree is then a lane's own."""
 
 
+class Pending(Struct, frozen=True, kw_only=True):
+    """What the step ``activate_identity`` must know to give an account its new password."""
+
+    plugin: str
+    """The plug-in that does it."""
+    account_id: str = ""
+    """The account's id, where the admin API needs it."""
+    answer: str = ""
+    """The status by which the admin API said that the account exists, with what explains it."""
+
+
 class DeviceIdentity(Struct, frozen=True, kw_only=True):
-    """The account of a device at the admin API, with the password that now opens it."""
+    """The account of a device at the admin API, with the password that opens it."""
 
     serial: str
     email: str
     password: Secret
     enrolled: Literal["created", "updated"]
+    pending: Pending | None = None
+    """The account exists, and still has its old password; None: it has this one."""
 
 
 class Ownership(Struct, frozen=True, kw_only=True):

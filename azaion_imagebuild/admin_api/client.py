@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Literal
 
+from msgspec import structs
+
 from ..errors import ProvisioningError, UsageError
-from ..model import DeviceIdentity, Finding
+from ..model import DeviceIdentity, Finding, Pending
 from ..secret import Secret
 from ..settings import AdminApiSettings
 from ..system.http import JsonClient, Reply
@@ -19,6 +21,8 @@ from .transport import transport
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+PLUGIN = "admin_api"
+"""The plug-in that activates what :meth:`AdminApi.create` left pending."""
 REACH_HINT = "check DNS, VPN, firewall and the API_URL (one trailing slash is stripped)"
 CREATE_HINT = (
     "see the admin API's logs; confirm the role {role} and its e-mail uniqueness rules, and that"
@@ -82,25 +86,57 @@ class AdminApi:
         Raises:
             ProvisioningError: the API could not be reached, or its answer is not the contract's.
         """
+        return self.activate(self.create(serial, email, password))
+
+    def create(self, serial: str, email: str, password: Secret) -> DeviceIdentity:
+        """Create the account; one that exists keeps its password until :meth:`activate`.
+
+        The identity of an account that exists is ``pending``, unless the contract has one request
+        for both (``upsert``): that one has set the password.
+
+        Raises:
+            ProvisioningError: the API could not be reached, or its answer is not the contract's.
+        """
         contract, settings = self._contract, self._contract.settings
         call = contract.create(email, password)
         reply = self._send(call)
-        enrolled: Literal["created", "updated"] = "updated"
         if reply.status in settings.exists_statuses:
             so_far = f"the account exists ({_answered(reply)}), but "
-            self._update(email, password, self._existing_id(reply, email, so_far), so_far)
-        else:
-            url = self._client.base_url + settings.create_path
-            hint = CREATE_HINT.format(role=settings.role, url=url)
-            if reply.status in (400, 422):
-                hint += EXISTS_HINT.format(status=reply.status)
-            refuse(reply, contract.accepted_statuses, call.name, hint)
-            if reply.status in settings.created_statuses:
-                enrolled = "created"
-            if contract.updates_after_creation:
-                so_far = f"the account was {enrolled} without a password: "
-                self._update(email, password, self._created_id(reply, email, call), so_far)
+            account_id = self._existing_id(reply, email, so_far)
+            return _pending(serial, email, password, account_id, _answered(reply))
+        url = self._client.base_url + settings.create_path
+        hint = CREATE_HINT.format(role=settings.role, url=url)
+        if reply.status in (400, 422):
+            hint += EXISTS_HINT.format(status=reply.status)
+        refuse(reply, contract.accepted_statuses, call.name, hint)
+        if contract.updates_after_creation:
+            account_id = self._created_id(reply, email, call)
+            if reply.status not in settings.created_statuses:
+                return _pending(serial, email, password, account_id, _answered(reply))
+            self._update(
+                email, password, account_id, "the account was created without a password: "
+            )
+        enrolled: Literal["created", "updated"] = (
+            "created" if reply.status in settings.created_statuses else "updated"
+        )
         return DeviceIdentity(serial=serial, email=email, password=password, enrolled=enrolled)
+
+    def activate(self, identity: DeviceIdentity, hint: str = UPDATE_HINT) -> DeviceIdentity:
+        """Give an account that exists the password of a pending identity. Safe to repeat.
+
+        Args:
+            identity: one that is not pending is returned as it is.
+            hint: what to do if the API refuses.
+
+        Raises:
+            ProvisioningError: the API could not be reached, or its answer is not the contract's.
+        """
+        if identity.pending is None:
+            return identity
+        pending = identity.pending
+        so_far = f"the account exists ({pending.answer}), but " if pending.answer else ""
+        self._update(identity.email, identity.password, pending.account_id, so_far, hint)
+        return structs.replace(identity, pending=None)
 
     def rotate(self, serial: str, email: str, password: Secret) -> DeviceIdentity:
         """Give the account ``email``, which exists, a new password. Safe to repeat.
@@ -111,12 +147,21 @@ class AdminApi:
         Raises:
             ProvisioningError: the API could not be reached, or its answer is not the contract's.
         """
+        return self.activate(self.renew(serial, email, password), ROTATE_HINT)
+
+    def renew(self, serial: str, email: str, password: Secret) -> DeviceIdentity:
+        """Return an identity for :meth:`activate`; the account keeps its password until then.
+
+        Where an account's id is needed, it is looked up. The identity is not pending if the API
+        has only one request, which has set the password (``upsert``).
+
+        Raises:
+            ProvisioningError: the API could not be reached, or its answer is not the contract's.
+        """
         contract = self._contract
         if contract.settings.upsert or (contract.needs_id and contract.lookup(email) is None):
-            return self.enroll(serial, email, password)
-        account_id = self._existing_id(None, email, "")
-        self._update(email, password, account_id, "", hint=ROTATE_HINT)
-        return DeviceIdentity(serial=serial, email=email, password=password, enrolled="updated")
+            return self.create(serial, email, password)
+        return _pending(serial, email, password, self._existing_id(None, email, ""))
 
     def _update(
         self, email: str, password: Secret, account_id: str, so_far: str, hint: str = UPDATE_HINT
@@ -176,6 +221,18 @@ def not_reached(settings: AdminApiSettings, error: Unreachable) -> Finding:
 def is_not_reached(finding: Finding) -> bool:
     """Tell whether a finding is one of :func:`not_reached`."""
     return finding.message.startswith(_CANNOT_REACH)
+
+
+def _pending(
+    serial: str, email: str, password: Secret, account_id: str, answer: str = ""
+) -> DeviceIdentity:
+    return DeviceIdentity(
+        serial=serial,
+        email=email,
+        password=password,
+        enrolled="updated",
+        pending=Pending(plugin=PLUGIN, account_id=account_id, answer=answer),
+    )
 
 
 def refuse(reply: Reply, wanted: Collection[int], request: str, hint: str) -> None:

@@ -52,6 +52,20 @@ def probe(settings: AdminApiSettings) -> list[Finding]:
     return found
 
 
+def missing_update(settings: AdminApiSettings) -> Finding | None:
+    """Return what shows that a live admin API cannot update an account; nobody's is changed.
+
+    An error is certain. A warning: it answers as it does for a path that is not there.
+    """
+    contract = Contract.of(settings)
+    settings = structs.replace(settings, retries=0)
+    try:
+        with JsonClient(checked_url(settings.url or "", "API_URL"), transport(settings)) as client:
+            return _Probe(client, contract).missing_update()
+    except Unreachable:
+        return None  # it answered a moment ago, and will be asked again
+
+
 class _Probe:
     """The requests, for an account that no device can have."""
 
@@ -129,6 +143,17 @@ class _Probe:
             yield Finding(message=message, hint=BODY_HINT, severity="warning")
         else:
             yield from _judged(reply, call.name, LOG_HINT)
+
+    def missing_update(self) -> Finding | None:
+        """Ask for the update of an account that is not there."""
+        call = self._contract.update(self._email, self._password, self._word)
+        reply = self._sent(call, call.body, f"for {self._email}")
+        found = _finding(reply, call.name, UPDATE_HINT.format(call=call.name))
+        if reply.status in (405, 501):
+            return found
+        if reply.status in (404, 410) and self._answers_as_if_absent(call, reply):
+            return structs.replace(found, severity="warning")
+        return None
 
     def _answers_as_if_absent(self, call: Call, reply: Reply) -> bool:
         """Tell whether a path that cannot be there is answered the same way."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..errors import ExitCode, InterruptedBuild, OperatorError, UsageError, denied, is_denied
 from ..settings import ENV_PREFIX
+from ..system.signals import hold_to_the_end
 from . import stdout
 from .console import Console
 from .parser import check_first, parser, with_verb
@@ -27,6 +28,7 @@ def run(argv: Sequence[str]) -> int:
     console = Console(sys.stderr, is_json=_speaks_json(argv))
     with stdout.said(console):
         code = _ended(argv, console)
+        hold_to_the_end()
         _deliver_traces()
     console.exited(code, time.monotonic() - began)
     return code

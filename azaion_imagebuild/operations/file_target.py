@@ -59,22 +59,34 @@ class _OpenedFile:
     ) -> None:
         self.files = (path,)
         self._path, self._stream, self._publish, self._template = path, stream, publish, template
+        self._data = b""
 
     def write(self, identity: DeviceIdentity) -> None:
-        data = device_conf.render(self._template, identity)
-        try:
-            _write_all(self._stream, data)
+        self._data = device_conf.render(self._template, identity)
+        with self._errors():
+            _write_all(self._stream, self._data)
+
+    def publish(self) -> None:
+        with self._errors():
             self._publish()
             found = self._path.read_bytes()
+        if found != self._data:
+            raise VerificationError(
+                f"{self._path} reads back other bytes than were written", hint="check its disk"
+            )
+
+    def undo(self) -> None:
+        """The new file goes when the target is closed."""
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise StagingError(
                 f"cannot write {self._path}: {error.strerror}",
                 hint="make room or name another file, then run the same command again",
             ) from None
-        if found != data:
-            raise VerificationError(
-                f"{self._path} reads back other bytes than were written", hint="check its disk"
-            )
 
 
 def _check_existing(path: Path, build: Build) -> None:

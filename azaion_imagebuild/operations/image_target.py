@@ -13,7 +13,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from ..errors import UsageError, VerificationError
+from ..errors import ImageBuildError, UsageError, VerificationError
 from ..identity import device_conf
 from ..identity.placeholder import padded, placeholder
 from ..images import Filesystem
@@ -100,6 +100,7 @@ class _OpenedImage:
         found = opened[0].location.format
         self.image = Image(path=self.files[0], format=found, also=self.files[1:])
         self._opened, self._out, self._template, self._owner = opened, out, template, owner
+        self._before = [each.read() for each in opened]
 
     def write(self, identity: DeviceIdentity) -> StagedFile:
         rendered = device_conf.render(self._template, identity)
@@ -108,10 +109,23 @@ class _OpenedImage:
             lambda size: padded(rendered, size),
             lambda image, data: _prove_image(image, data, identity, self._owner),
         )
-        if self._out is not None:
-            os.rename(self._opened[0].path, self._out)  # noqa: PTH104 - both are ours
         uid, gid = self._owner
         return to_be_stamped(contents[0], Ownership(uid=uid, gid=gid))
+
+    def publish(self) -> None:
+        if self._out is None:
+            return
+        try:
+            os.rename(self._opened[0].path, self._out)  # noqa: PTH104 - both are ours
+        except OSError as error:
+            raise ImageBuildError(
+                f"cannot write {self._out}: {error.strerror}",
+                hint="give another file by --out, then run the same command again",
+            ) from None
+
+    def undo(self) -> None:
+        before = iter(self._before)
+        stamp(self._opened, lambda _: next(before))
 
 
 def of_sandbox(target: Path) -> bool:

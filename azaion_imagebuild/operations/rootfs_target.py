@@ -53,7 +53,7 @@ class RootfsFolder(Struct, frozen=True, kw_only=True):
                     mode=DEVICE_CONF_MODE,
                     ownership=ownership,
                 )
-            opened = _OpenedRootfs(held, ownership)
+            opened = _OpenedRootfs(held, ownership, existing.data if existing else None)
             try:
                 yield opened
             finally:
@@ -64,7 +64,8 @@ class RootfsFolder(Struct, frozen=True, kw_only=True):
 class _OpenedRootfs:
     image = None
 
-    def __init__(self, build: Build, ownership: Ownership) -> None:
+    def __init__(self, build: Build, ownership: Ownership, before: bytes | None) -> None:
+        self._before = before
         self.files = (build.rootfs_dir / DEVICE_CONF,)
         self.written = False
         self._build, self._ownership = build, ownership
@@ -84,6 +85,18 @@ class _OpenedRootfs:
         )
         _refuse(findings, VerificationError)
         return staged
+
+    def publish(self) -> None:
+        pass
+
+    def undo(self) -> None:
+        if self._before is None:
+            self.written = False  # what was tried is removed
+            return
+        with Rootfs(self._build.rootfs_dir) as rootfs:
+            rootfs.write_file(
+                DEVICE_CONF, self._before, mode=DEVICE_CONF_MODE, ownership=self._ownership
+            )
 
 
 def _heed(findings: Sequence[Finding]) -> None:

@@ -23,6 +23,7 @@ from ..pipeline.shared import SharedResources
 from ..settings import Settings
 from ..system.files import is_own
 from ..system.locks import locked
+from ..system.signals import is_stopping, let_threads_go_on
 from ..text import utc
 from .file_target import ConfFile
 from .parts import ledger_to_read, parts_of_api, the_ledger
@@ -84,8 +85,11 @@ def rotate_all(
         _opened_folder(out, settings.build.lock_wait),
     ):
         due = _due(ledger, age, sandbox=sandbox)
+        let_threads_go_on()
         with contextlib.suppress(KeyboardInterrupt), SharedResources() as shared:
             for each in due:
+                if is_stopping():
+                    break
                 build = structs.replace(rotation_build(each.serial, used, sandbox), shared=shared)
                 record = _one(build, out, hook, warnings_to(watcher), ledger)
                 records.append(record)

@@ -120,6 +120,7 @@ def stamp_given(
     )
     with ImageFile(path=image, out=out, replace=replace).opened(build) as opened:
         opened.write(identity)
+        opened.publish()
         found = opened.image
     assert found is not None  # noqa: S101 - an ImageFile is one
     return StampRecord(

@@ -12,6 +12,7 @@ from msgspec import structs
 
 from ..errors import LedgerError, OperatorError, PreflightError
 from ..model import (
+    BASE,
     DEVICE_CONF,
     Build,
     BuildRecord,
@@ -21,6 +22,7 @@ from ..model import (
     Receipt,
     StagedFile,
 )
+from ..system import signals
 from . import events
 
 if TYPE_CHECKING:
@@ -69,6 +71,23 @@ class Attempt:
     extra: dict[str, Any] = field(default_factory=dict)
     left_behind: list[tuple[str, str]] = field(default_factory=list)
     """Problems during the clean-up."""
+    held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    """What is held until the record is out."""
+    _holds_signals: bool = False
+
+    def hold_signals(self) -> None:
+        """Keep signals waiting until the record is out: an attempt that is done stays done.
+
+        A single build is the whole command, so they wait until the process ends. Of several
+        devices only this one is held.
+        """
+        if self._holds_signals:
+            return
+        self._holds_signals = True
+        one_of_several = self.build.shared is not None
+        if not one_of_several and self.build.serial != BASE:
+            signals.hold_to_the_end()
+        self.held.enter_context(signals.held_back(stop_after_this=one_of_several))
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[list[str]]:
@@ -138,12 +157,13 @@ class Attempt:
 
     def record(self, error: OperatorError | None = None) -> BuildRecord:
         device_conf = [staged for staged in self.staged if staged.path == DEVICE_CONF]
+        active = self.identity if self.identity and self.identity.pending is None else None
         return BuildRecord(
             build=self.build,
             outcome="failed" if error else "done",
             seconds=time.monotonic() - self.began,
-            enrolled=self.identity.enrolled if self.identity else None,
-            credential=self.identity.password.fingerprint() if self.identity else None,
+            enrolled=active.enrolled if active else None,
+            credential=active.password.fingerprint() if active else None,
             release=self.release,
             staged=device_conf[0] if device_conf else None,
             image=self.image,

@@ -7,18 +7,22 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pluggy
 from msgspec import structs
 
 from ..errors import BugError, InterruptedBuild, OperatorError, PreflightError, denied, is_denied
 from ..model import Build, BuildRecord
+from ..shipped import shipped
 from ..system.locks import locked
 from ..system.signals import held_back
 from . import events
 from .answers import try_all
 from .attempt import Attempt, Book
 from .events import Watcher
+from .hookspecs import EVERY_STEP
 from .watchers import watched
 
 _logger = logging.getLogger(__name__)
@@ -32,8 +36,8 @@ def run_steps(
     ledger: Book | None = None,
 ) -> BuildRecord:
     """Run the steps of one attempt; return its record, whatever went wrong."""
-    with watched(build, watcher) as (tell, end):
-        attempt = Attempt(build=build, hook=hook, watcher=tell, ledger=ledger)
+    with contextlib.ExitStack() as held, watched(build, watcher) as (tell, end):
+        attempt = Attempt(build=build, hook=hook, watcher=tell, ledger=ledger, held=held)
         return end(_run_to_record(attempt, steps))
 
 
@@ -42,7 +46,9 @@ def _run_to_record(attempt: Attempt, steps: Callable[[Attempt], None]) -> BuildR
         with _locked(attempt.build) as build, _always_cleaned_up(attempt):
             attempt.build = build
             steps(attempt)
+            attempt.hold_signals()
     except BaseException as error:  # sys.exit(), a panic of a Rust extension
+        attempt.hold_signals()
         return attempt.finish(_for_operator(attempt, error))
     return attempt.finish()
 
@@ -61,16 +67,33 @@ def _for_operator(attempt: Attempt, error: BaseException) -> OperatorError:
     if is_denied(error) and attempt.current in ("lock", "preflight"):
         return PreflightError.of_problems([denied(error)])
     _logger.error("a bug in the step %s", attempt.current, exc_info=error)
-    return BugError(
-        f"a bug in {_culprit(error)}, step {attempt.current}: {type(error).__name__}: {error}",
+    bug = BugError(
+        f"a bug in {_culprit(error, attempt.hook)}, step {attempt.current}:"
+        f" {type(error).__name__}: {error}",
         hint="report it with the traceback above; --disable NAME turns a plug-in off",
     )
+    if attempt.flashed is not None:
+        told = f"the device {attempt.flashed.device} is flashed already, and has its new password"
+        bug.problems += ((told, "if you run the same command again, flash that very device"),)
+    return bug
 
 
-def _culprit(error: BaseException) -> str:
-    """Return the file and line that raised: a plug-in's or ours."""
+def _culprit(error: BaseException, hook: Any) -> str:
+    """Return the file and line to look at: a site's plug-in if it called, else our own."""
     frames = traceback.extract_tb(error.__traceback__)
-    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "azaion-imagebuild"
+    ours = Path(__file__).parent.parent
+    shipped_hooks = shipped("hooks")
+    plugins = {
+        impl.function.__code__.co_filename
+        for step in EVERY_STEP
+        for impl in getattr(hook, step).get_hookimpls()
+        if hasattr(impl.function, "__code__")
+    }
+    theirs = [each for each in frames if each.filename in plugins]
+    sites = [each for each in theirs if Path(each.filename).parent != shipped_hooks]
+    own = [each for each in frames if each in theirs or ours in Path(each.filename).parents]
+    found = (sites or own or frames)[-1:]
+    return f"{found[0].filename}:{found[0].lineno}" if found else "azaion-imagebuild"
 
 
 @contextlib.contextmanager
@@ -93,6 +116,7 @@ def _always_cleaned_up(attempt: Attempt) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        attempt.hold_signals()
         with held_back():
             left = try_all(
                 hook.build_failed, build=attempt.build, staged=attempt.staged, error=error

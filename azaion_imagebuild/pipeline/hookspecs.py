@@ -69,6 +69,10 @@ def provision_identity(build: Build) -> DeviceIdentity | None:
     The first plug-in that answers is the identity's source. Must be safe to repeat. The password
     may be one that the API issued: a line of printable characters. With ``build.rotates`` the
     account is there already, and no new one shall be made.
+
+    An account that exists may belong to a device in the field, which a new password locks out. If
+    the source can set it later, it leaves the account as it is and returns an identity with
+    ``pending=Pending(plugin=NAME)``; its ``activate_identity`` then sets the password.
     """
 
 
@@ -76,8 +80,9 @@ def provision_identity(build: Build) -> DeviceIdentity | None:
 def post_provision(build: Build, identity: DeviceIdentity) -> Mapping[str, Any] | None:
     """Pass the new credential on to systems that need it; return fields for the record.
 
-    All plug-ins are asked, as soon as the account has the credential and before it is written
-    anywhere; a failure stops the attempt, and no device gets it. Signals are held back meanwhile.
+    All plug-ins are asked, before the credential is written anywhere; a failure stops the attempt,
+    and no device gets it. If ``identity.pending`` is set, the account gets it later, in
+    ``activate_identity``. Signals are held back meanwhile.
     """
 
 
@@ -105,6 +110,19 @@ def verify_image(
     """Read the finished image back; return every difference from what it must carry.
 
     All plug-ins are asked, at least one must be there. An error stops the build (exit 8).
+    """
+
+
+@hookspec
+def activate_identity(build: Build, identity: DeviceIdentity) -> bool | None:
+    """Do what cannot be undone for a device in the field: set a known account's new password.
+
+    Called right before the flash, with FLASH=0 before the image is handed over: everything that
+    can fail has been built and proven. All plug-ins are asked, whether the identity is pending or
+    not. The plug-in that ``identity.pending.plugin`` names gives the account the password and
+    returns True; a pending identity that nobody activates stops the build (exit 4). Must be safe
+    to repeat. ``provision`` calls it before ``pre_flash``; ``stamp`` and ``rotate`` call it when
+    the new credential has been written, for a pending identity only.
     """
 
 

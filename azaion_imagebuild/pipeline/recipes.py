@@ -25,9 +25,9 @@ def run(build: Build, hook: pluggy.HookRelay, watcher: Watcher, ledger: Book) ->
     Every failure ends in the record, also an interrupt and a bug (with its traceback in the log).
     Every ``cleanup`` is tried, and after a failure every ``build_failed`` before it.
 
-    The ledger gets the intent before the account is touched, before the image is built and before
-    the device is flashed, and the end. An attempt that preflight refuses has changed nothing and
-    is not in it.
+    The ledger gets the intent before the account is touched, before the image is built, before a
+    known account's password changes and before the device is flashed, and the end. An attempt that
+    preflight refuses has changed nothing and is not in it.
     """
 
     def recipe(attempt: Attempt) -> None:
@@ -39,6 +39,7 @@ def run(build: Build, hook: pluggy.HookRelay, watcher: Watcher, ledger: Book) ->
         before = fingerprints(image)
         steps.verify(attempt, identity, image)
         attempt.image_sha256 = sha256_of(image.path)
+        identity = steps.activate_proven(attempt, identity, image, before)
         steps.flash(attempt, image, before)
         steps.finish(attempt, identity, image)
 
@@ -50,7 +51,7 @@ def provision(build: Build, hook: pluggy.HookRelay, watcher: Watcher) -> BuildRe
 
     def recipe(attempt: Attempt) -> None:
         ownership = steps.prepare_device(attempt)
-        identity = steps.provision_identity(attempt)
+        identity = steps.activate(attempt, steps.provision_identity(attempt))
         steps.stage(attempt, identity, ownership)
 
     return run_steps(build, hook, watcher, recipe)
@@ -97,6 +98,7 @@ def stamp(
         before = fingerprints(image)
         steps.verify(attempt, identity, image)
         attempt.base_sha256 = blank.sha256
+        identity = steps.activate_proven(attempt, identity, image, before)
         if blank.publish is not None:
             attempt.image = blank.publish()
         steps.flash(attempt, image, before)
@@ -115,7 +117,8 @@ def issue(
     """Give one device a new credential in what is finished already; return what was done.
 
     Like :func:`run`, without building anything: every target is checked before the account is
-    touched; then the account is changed, and all targets are written, even if one of them fails.
+    touched, and written before a known account's password changes. If that fails, the targets get
+    back what they held.
     """
 
     def recipe(attempt: Attempt) -> None:

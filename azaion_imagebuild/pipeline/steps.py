@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from msgspec import structs
 
@@ -36,6 +36,8 @@ from .attempt import Attempt
 
 if TYPE_CHECKING:
     from .target import Blank, Opened, Target
+
+T = TypeVar("T")
 
 
 def prepare(attempt: Attempt) -> Ownership:
@@ -86,33 +88,34 @@ def _write_down_fusing(attempt: Attempt) -> None:
 
 def provision_identity(attempt: Attempt) -> DeviceIdentity:
     """Give the device a credential."""
-    with _provisioned(attempt, "provision_identity") as identity:
-        return identity
+    return _provisioned(attempt, "provision_identity")
 
 
-@contextlib.contextmanager
-def _provisioned(attempt: Attempt, intent: str) -> Iterator[DeviceIdentity]:
-    """Give the device a credential; signals are held back while it is in use.
+def _provisioned(attempt: Attempt, intent: str, *, to_the_end: bool = False) -> DeviceIdentity:
+    """Give the device a credential, and pass it on; every recipe gets its credential here.
 
-    Every recipe gets its credential here.
+    Signals are held back meanwhile, or with ``to_the_end`` until the record is out.
     """
     hook = attempt.hook
     attempt.current = "preflight"
     refuse_errors(hook.pre_provision(build=attempt.build), PreflightError, attempt.watcher)
     attempt.intend(intent)
-    with contextlib.ExitStack() as held:
-        with attempt.step("provision_identity") as notes:
-            identity: DeviceIdentity = require_answer(
-                "provision_identity", hook.provision_identity(build=attempt.build)
-            )
-            _check_owner(attempt.build, identity)
-            attempt.identity = identity
-            _check_usable(identity)
-            notes.append(f"account {identity.email} {identity.enrolled}")
+    with contextlib.ExitStack() as held, attempt.step("provision_identity") as notes:
+        identity: DeviceIdentity = require_answer(
+            "provision_identity", hook.provision_identity(build=attempt.build)
+        )
+        _check_owner(attempt.build, identity)
+        attempt.identity = identity
+        _check_usable(identity)
+        known = "exists: its password changes last" if identity.pending else identity.enrolled
+        notes.append(f"account {identity.email} {known}")
+        if to_the_end:
+            attempt.hold_signals()
+        else:
             held.enter_context(held_back())
-            answers = hook.post_provision(build=attempt.build, identity=identity)
-            add_fields(attempt, "post_provision", answers)
-        yield identity
+        answers = hook.post_provision(build=attempt.build, identity=identity)
+        add_fields(attempt, "post_provision", answers)
+    return identity
 
 
 def _check_owner(build: Build, identity: DeviceIdentity) -> None:
@@ -214,20 +217,58 @@ def verify(attempt: Attempt, identity: DeviceIdentity, image: Image) -> None:
         notes.append(f"{proven} {identity.email}")
 
 
+def activate(attempt: Attempt, identity: DeviceIdentity) -> DeviceIdentity:
+    """Have a known account's password changed: a device in the field cannot log in from then on."""
+    if identity.pending is None:
+        return _activated(attempt, identity)
+    attempt.intend("activate_identity")
+    with attempt.step("activate_identity") as notes:
+        identity = _activated(attempt, identity)
+        notes.append(f"account {identity.email} {identity.enrolled}")
+    return identity
+
+
+def _activated(attempt: Attempt, identity: DeviceIdentity) -> DeviceIdentity:
+    attempt.current = "activate_identity"
+    answers = attempt.hook.activate_identity(build=attempt.build, identity=identity)
+    if identity.pending is not None and not any(answers):
+        raise ProvisioningError(
+            f"no plug-in gave the account {identity.email} its new password: the old one is valid",
+            hint=f"enable the plug-in {identity.pending.plugin}; its activate_identity must return"
+            " True",
+        )
+    attempt.identity = structs.replace(identity, pending=None)
+    return attempt.identity
+
+
+def activate_proven(
+    attempt: Attempt, identity: DeviceIdentity, image: Image, before: list[tuple[int, ...]]
+) -> DeviceIdentity:
+    """Activate the identity of a proven image, unless one of its files has changed since."""
+    attempt.current = "verify_image"
+    _refuse_changed(image, before)
+    return activate(attempt, identity)
+
+
+def _refuse_changed(image: Image, before: list[tuple[int, ...]]) -> None:
+    if fingerprints(image) != before:
+        raise VerificationError(
+            f"{image.path} was changed by another program after its proof",
+            hint="let nothing else work in this BSP tree, then run the same command again",
+        )
+
+
 def flash(attempt: Attempt, image: Image, before: list[tuple[int, ...]]) -> None:
     """Flash the image, unless one of its files has changed since the proof."""
     if not attempt.build.flash:
         return
     attempt.intend("flash")
     with attempt.step("flash") as notes:
-        if fingerprints(image) != before:
-            raise VerificationError(
-                f"{image.path} was changed by another program after its proof",
-                hint="let nothing else work in this BSP tree, then run the same command again",
-            )
+        _refuse_changed(image, before)
         attempt.flashed = require_answer(
             "flash", attempt.hook.flash(build=attempt.build, image=image)
         )
+        attempt.hold_signals()
         if fingerprints(image) != before:
             raise FlashError(
                 f"{image.path} was changed while it was flashed: what the device got is not"
@@ -269,26 +310,57 @@ def issue(attempt: Attempt, opened: Sequence[Opened]) -> None:
     rotates = attempt.build.rotates
     name = "rotate" if rotates else "stamp"
     intent = name if rotates else "provision_identity"
-    with _provisioned(attempt, intent) as identity, attempt.step(name) as notes:
-        _write(attempt, opened, identity)
+    attempt.extra["written"] = []
+    identity = _provisioned(attempt, intent, to_the_end=True)
+    with attempt.step(name) as notes:
+        staged: dict[int, StagedFile | None] = {}
+        errors = _try_each(
+            range(len(opened)), lambda at: staged.update({at: opened[at].write(identity)})
+        )
+        if identity.pending is not None:
+            with _undone_on_failure(opened):
+                _raise_all(errors)
+                attempt.intend("activate_identity")
+                identity = _activated(attempt, identity)
+            attempt.current = name
+        # The account has the new password: if one target fails, another may save the device.
+        errors += _try_each(staged, lambda at: _publish(attempt, opened[at], staged[at]))
+        _raise_all(errors)
         notes += attempt.extra["written"]
 
 
-def _write(attempt: Attempt, opened: Sequence[Opened], identity: DeviceIdentity) -> None:
-    """Write a credential into every target: if one fails, another may save the device."""
-    attempt.extra["written"] = []
+def _publish(attempt: Attempt, each: Opened, staged: StagedFile | None) -> None:
+    each.publish()
+    attempt.extra["written"] += map(str, each.files)
+    attempt.staged += (staged,) if staged else ()
+    if each.image is not None:
+        attempt.image, attempt.proven = each.image, True
+        attempt.extra["also"] = [str(path) for path in each.image.also]
+
+
+@contextlib.contextmanager
+def _undone_on_failure(opened: Sequence[Opened]) -> Iterator[None]:
+    """Put back what the targets held: the account still has the password that belongs to it."""
+    try:
+        yield
+    except BaseException as error:
+        failures = _try_each(opened, lambda each: each.undo())
+        if isinstance(error, OperatorError):
+            error.problems += tuple(pair for each in failures for pair in each.problems)
+        raise
+
+
+def _try_each(items: Iterable[T], do: Callable[[T], object]) -> list[OperatorError]:
     errors = []
-    for each in opened:
+    for each in items:
         try:
-            staged = each.write(identity)
+            do(each)
         except OperatorError as error:
             errors.append(error)
-            continue
-        attempt.extra["written"] += map(str, each.files)
-        attempt.staged += (staged,) if staged else ()
-        if each.image is not None:
-            attempt.image, attempt.proven = each.image, True
-            attempt.extra["also"] = [str(path) for path in each.image.also]
+    return errors
+
+
+def _raise_all(errors: Sequence[OperatorError]) -> None:
     if errors:
         errors[0].problems = tuple(pair for error in errors for pair in error.problems)
         raise errors[0]

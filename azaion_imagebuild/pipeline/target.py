@@ -47,6 +47,22 @@ class Opened(Protocol):
         """
         ...
 
+    def publish(self) -> None:
+        """Move what was written to its final name: the account has this credential now.
+
+        Raises:
+            OperatorError: it cannot be moved.
+        """
+        ...
+
+    def undo(self) -> None:
+        """Put back what was there before: the account still has its old password.
+
+        Raises:
+            OperatorError: it cannot be written.
+        """
+        ...
+
 
 class Target(Protocol):
     """Something that a credential can be written into."""

@@ -16,7 +16,7 @@ from msgspec import structs
 from ..errors import ExitCode
 from ..identity import device_conf
 from ..identity.serial import email_for
-from ..model import DEVICE_CONF, DeviceIdentity, Shared
+from ..model import DEVICE_CONF, Build, DeviceIdentity, Shared
 from ..pipeline import recipes as pipeline
 from ..pipeline.shared import SharedResources
 from ..sandbox import Accounts
@@ -83,14 +83,17 @@ class ProvisionIdentityConformance(Conformance):
         sandbox_build: MakeBuild,
         shown: Shown,
     ) -> Provision:
-        """Call the step for a serial; a build of a fleet has neither a BSP nor a rootfs."""
+        """Call the step for a serial, and ``activate_identity`` if its identity is pending.
+
+        A build of a fleet has neither a BSP nor a rootfs.
+        """
 
         def call(serial: str, shared: Shared | None = None, **api: Any) -> DeviceIdentity:
             changed = structs.replace(settings.admin_api, **api)
             chosen = structs.replace(settings, admin_api=changed)
             build = structs.replace(sandbox_build(serial, settings=chosen), shared=shared)
             try:
-                answer = self.ended(lambda: hook.provision_identity(build=build))
+                answer = self.ended(lambda: _activated(hook, build))
             except Exception as error:
                 shown.raised(error)
                 raise
@@ -139,6 +142,26 @@ class ProvisionIdentityConformance(Conformance):
         assert not accounts.login(first.email, first.password.reveal()), (
             "the old password still opens the account"
         )
+
+    def test_an_account_that_exists_keeps_its_password_until_it_is_activated(
+        self, hook: pluggy.HookRelay, settings: Settings, sandbox_build: MakeBuild,
+        provision: Provision, accounts: AccountBook,
+    ) -> None:  # fmt: skip
+        """Only of a source that promises so, by an identity that is ``pending``."""
+        first = provision(self.serial)
+        build = sandbox_build(self.serial, settings=settings)
+        new: DeviceIdentity = self.ended(lambda: hook.provision_identity(build=build))
+        if new.pending is None:
+            return
+        assert accounts.login(first.email, first.password.reveal()), (
+            "the identity is pending, but the account has lost its old password"
+        )
+        assert not accounts.login(new.email, new.password.reveal()), (
+            "the identity is pending, but the account has its password already"
+        )
+        for _ in range(2):  # it must be safe to repeat
+            self.ended(lambda: _activate(hook, build, new))
+            _refuse_closed(new, accounts)
 
     def test_it_says_whether_the_account_is_new(self, provision: Provision) -> None:
         first, second = provision(self.serial).enrolled, provision(self.serial).enrolled
@@ -357,6 +380,21 @@ class AdminApiConformance(ProvisionIdentityConformance):
         admin_api.fails(fault, after=after, **when)
         waits = fault.manner in ("stays silent", "drips")
         return _outcome(provision, self.serial, **({"read_timeout": _IMPATIENT} if waits else {}))
+
+
+def _activated(hook: pluggy.HookRelay, build: Build) -> Any:
+    """Return what a build has when it flashes: the plug-in's identity, activated if need be."""
+    identity = hook.provision_identity(build=build)
+    if isinstance(identity, DeviceIdentity) and identity.pending is not None:
+        _activate(hook, build, identity)
+        return structs.replace(identity, pending=None)
+    return identity
+
+
+def _activate(hook: pluggy.HookRelay, build: Build, identity: DeviceIdentity) -> None:
+    assert any(hook.activate_identity(build=build, identity=identity)), (
+        "the identity is pending, but activate_identity did not return True"
+    )
 
 
 def _outcome(provision: Provision, serial: str, **api: Any) -> DeviceIdentity | Exception:

@@ -245,7 +245,7 @@ def test_no_device_in_recovery_mode_is_a_flash_error_with_what_to_press(
     [
         ([500], "answered HTTP 500", "admin API's logs"),
         ([403], "answered HTTP 403", "token"),
-        ([409, 404], "PATCH /users/password answered HTTP 404", "implement or enable"),
+        ([409, 405], "PATCH /users/password answered HTTP 405", "implement or enable"),
         ([302], "redirect", "API_URL"),
     ],
 )

@@ -22,7 +22,7 @@ from azaion_imagebuild.admin_api.client import AdminApi
 from azaion_imagebuild.errors import FlashError, ProvisioningError
 from azaion_imagebuild.identity.serial import new_password
 from azaion_imagebuild.l4t.flashing import flash_method
-from azaion_imagebuild.model import Build, DeviceIdentity, FlashResult, Image
+from azaion_imagebuild.model import Build, DeviceIdentity, FlashResult, Image, Pending
 from azaion_imagebuild.secret import Secret
 
 HINT = "look at the admin API"
@@ -194,6 +194,19 @@ class OnePassword(WrongIdentity):
 
     def password(self) -> Secret:
         return Secret("0123456789abcdef" * 2)
+
+
+class PendingInNameOnly(WrongIdentity):
+    """Changes the password at once, and says that it will do so later."""
+
+    fails = ("test_an_account_that_exists_keeps_its_password_until_it_is_activated",)
+
+    def enroll(self, build: Build) -> DeviceIdentity:
+        return structs.replace(super().enroll(build), pending=Pending(plugin="this one"))
+
+    @hookimpl
+    def activate_identity(self) -> bool:
+        return True
 
 
 class SharedState(WrongIdentity):
@@ -399,8 +412,8 @@ class OnACommandLine(WrongClient):
 
 IDENTITIES: list[type[WrongIdentity]] = [
     AnotherAccount, FirstSegment, WeakPassword, PlainPassword, TwoPasswords, NoUpdate, OnceOnly,
-    NewPasswordForEachTry, AlwaysNew, OnePassword, SharedState, NeedsARootfs, Prints, Logs,
-    LeavesAFile, SetsAVariable, StagesToo,
+    NewPasswordForEachTry, AlwaysNew, OnePassword, PendingInNameOnly, SharedState, NeedsARootfs,
+    Prints, Logs, LeavesAFile, SetsAVariable, StagesToo,
     RaisesItsLibrarysErrors, NoHint, Deaf, Gullible, Patient, PatientWithDrips, Hasty,
     FollowsRedirects, QuotesTheAnswer, KeepsTheRequestInItsCause, InTheAddress, OnACommandLine,
 ]  # fmt: skip
