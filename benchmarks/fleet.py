@@ -135,7 +135,6 @@ def fleet(url: str, devices: int, jobs: int) -> dict[str, float]:
     """Bake identities in place on as many images as jobs; return rate and peak memory."""
     import resource
 
-    from azaion_imagebuild.cli.fleet_display import Plain
     from azaion_imagebuild.fleet.destinations import InPlace
     from azaion_imagebuild.fleet.run import Feed, Run
     from azaion_imagebuild.identity.serial_list import read_list
@@ -168,7 +167,7 @@ def fleet(url: str, devices: int, jobs: int) -> dict[str, float]:
                 feed=Feed(iter(read_list(f"AZJN-000001..AZJN-{devices:06d}"))),
                 hook=load_plugins(settings.hooks, required=REQUIRED).hook,
                 ledger=ledger,
-                display=Plain(lambda line: None),
+                watcher=lambda event: None,
             )
             before = resource.getrusage(resource.RUSAGE_SELF)
             began = time.perf_counter()

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, TextIO, TypeGuard, cast
+from typing import TextIO, TypeGuard, cast
 
 from ..errors import OperatorError
 from ..pipeline import attempt_log, events
-from ..pipeline.events import Event
+from ..pipeline.events import Event, Watcher
 from ..secret import redact
 from ..text import visible
 from .live_line import Lasting, Live, Quiet
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from .fleet_display import Plain
 
 
 class Console:
@@ -29,6 +25,8 @@ class Console:
         self._stream = stream
         self.debug = False
         """Show the whole output of scripts."""
+        self.above: Callable[[str], None] | None = None
+        """Prints a line above what is live on the stream, while something is."""
         self.speak(is_json=is_json)
         for name in events.LOGGERS:
             logger = logging.getLogger(name)
@@ -56,7 +54,9 @@ class Console:
         self.tell(events.said(line), line)
 
     def _write(self, line: str) -> None:
-        if self._stream is not None:
+        if self.above is not None:
+            self.above(line)
+        elif self._stream is not None:
             print(line, file=self._stream, flush=True)
 
     def __call__(self, event: Event) -> None:
@@ -92,29 +92,28 @@ class Console:
         fields = {"exit_code": exit_code, "seconds": round(seconds, 3)}
         self.tell(Event(name="exit", message=f"exit {exit_code}", fields=fields))
 
-    def fleet(self, *, scans: bool) -> Plain:
+    def fleet(self, *, scans: bool) -> Watcher:
         """Return what shows a fleet; without bars while labels are scanned and echoed."""
-        from .fleet_display import Bars, Events, Plain
+        from .fleet_display import LiveFleet, lines_to
 
-        if self.is_json:
-            return Events(self.tell)
-        if _is_terminal(self._stream) and not scans:
-            return Bars(self.say, self._stream)
-        return Plain(self.say)
+        if not self.is_json and not scans and _is_terminal(self._stream):
+            return LiveFleet(self, self._stream)
+        return lines_to(self)
 
-    def station(self) -> Plain:
+    def station(self) -> Watcher:
         """Return what shows a station."""
-        from .fleet_display import Events, Lines
+        from .fleet_display import timed_lines_to
 
-        return Events(self.tell) if self.is_json else Lines(self.say)
+        return timed_lines_to(self)
 
 
 def _lines_of(event: Event) -> list[str]:
     """Return what a person sees of an event; a step is shown when it has ended."""
     if event.name in ("warning", "error"):
         return [f"{event.level}: {event.message}", f"hint: {event.fields['hint']}"]
-    shown = {"began": event.message, "step": f"  {event.message}", "said": event.message}
-    return [shown[event.name]] if event.name in shown else []
+    if event.name == "step":
+        return [f"  {event.message}"]
+    return [event.message] if event.name in ("began", "said", "planned") else []
 
 
 def _is_terminal(stream: TextIO | None) -> TypeGuard[TextIO]:

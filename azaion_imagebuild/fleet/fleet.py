@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from msgspec import structs
 
@@ -19,27 +19,19 @@ from ..operations.parts import (
     the_ledger,
     the_sandbox,
 )
-from ..pipeline.events import Watcher
+from ..pipeline.events import Watcher, problem, said
 from ..pipeline.hookspecs import REQUIRED
 from ..pipeline.new import unique_name
 from ..pipeline.plugins import load_plugins
 from ..report import check_folder, write_report
 from ..settings import Settings
+from . import events
 from .destinations import destinations_for, device_is_done, image_is_done
 from .order import Order, is_for_sandbox, parts_for, refuse_fuses
 from .plan import Plan, make_plan, space_on
-from .run import Display, Feed, Run
+from .run import Feed, Run
 from .scanner import Scanner
 from .summary import summary_of
-
-T = TypeVar("T")
-
-
-class FleetDisplay(Display, Protocol):
-    """Who is told how a fleet goes on, from its plan to its end."""
-
-    def planned(self, plan: Plan) -> None:
-        """The plan is made."""
 
 
 def plan_fleet(order: Order, settings: Settings) -> Plan:
@@ -58,16 +50,13 @@ def plan_fleet(order: Order, settings: Settings) -> Plan:
         return _planned(order, settings, listed, ledger, sandbox=sandbox)
 
 
-def run_fleet(
-    order: Order, settings: Settings, watcher: Watcher, display: FleetDisplay
-) -> dict[str, Any]:
+def run_fleet(order: Order, settings: Settings, watcher: Watcher) -> dict[str, Any]:
     """Do a list of devices to its end, and return the one JSON object that says how.
 
     Args:
         order: what is asked for.
         settings: of the site.
-        watcher: who is told how the base is built.
-        display: who is told how the devices go on.
+        watcher: who is told how the base is built, and how the devices go on.
 
     Raises:
         OperatorError: the fleet could not begin; no account was touched.
@@ -82,20 +71,21 @@ def run_fleet(
             return _planned(order, used, listed, ledger, sandbox=sandbox)
 
         plan = planned(listed)
-        display.planned(plan)
+        for event in events.planned(plan) if plan.total else ():
+            watcher(event)
         plan.refuse_errors()
         check_folder(folder)
-        scanner = _scanner(used, planned, display) if order.scans else None
+        scanner = _scanner(used, planned, watcher) if order.scans else None
         run = Run(
             feed=scanner or Feed.of(plan.todo, pinned=order.out is None),
             hook=hook,
             ledger=ledger,
-            display=display,
+            watcher=watcher,
             max_failures=order.max_failures,
         )
         if plan.todo or scanner:
             try:
-                _run(order, used, plan, run, watcher)
+                _run(order, used, plan, run)
             except KeyboardInterrupt:  # while the places were closed: what is done is still told
                 if not run.records:
                     raise
@@ -103,36 +93,35 @@ def run_fleet(
         if scanner:
             plan = Plan.of_all(scanner.plans.values(), sandbox=sandbox)
         fleet = summary_of(plan, run, began, used)
-    return {**fleet, "report": _reported(folder, fleet, display)}
+    return {**fleet, "report": _reported(folder, fleet, watcher)}
 
 
-def _reported(folder: Path, fleet: dict[str, Any], display: FleetDisplay) -> str | None:
+def _reported(folder: Path, fleet: dict[str, Any], watcher: Watcher) -> str | None:
     """Write the report; a disk that is full by now must not hide what was done."""
     try:
         return str(write_report(folder, fleet))
     except UsageError as error:
-        display.said(f"error: {error.message}")
-        display.said(f"hint: {error.hint}")
+        watcher(problem("error", error.message, error.hint))
         return None
 
 
 def _scanner(
-    settings: Settings, planned: Callable[[Sequence[Listed]], Plan], display: FleetDisplay
+    settings: Settings, planned: Callable[[Sequence[Listed]], Plan], watcher: Watcher
 ) -> Scanner:
     def look(where: str, text: str) -> Plan:
         serial = parse_serial(text, settings.serial.pattern)
         return planned([Listed(serial=serial, where=where)])
 
-    return Scanner(lines=scanned(), look=look, say=display.said)
+    return Scanner(lines=scanned(), look=look, watcher=watcher)
 
 
-def _run(order: Order, settings: Settings, plan: Plan, run: Run, watcher: Watcher) -> None:
+def _run(order: Order, settings: Settings, plan: Plan, run: Run) -> None:
     """Get the places ready and do every device."""
     with destinations_for(
-        order, settings, plan, run.hook, watcher, stopped=lambda: run.feed.closed
+        order, settings, plan, run.hook, run.watcher, stopped=lambda: run.feed.closed
     ) as places:
         if isinstance(run.feed, Scanner):
-            run.display.said("scan the labels; end with Ctrl-D")
+            run.watcher(said("scan the labels; end with Ctrl-D", "warning"))
             run.feed.start()
         run.to_the_end(places)
 

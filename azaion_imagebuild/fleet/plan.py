@@ -14,6 +14,7 @@ from ..errors import ExitCode, PreflightError
 from ..identity.serial_list import Listed
 from ..ledger import Entry, Ledger, Standing
 from ..model import Finding
+from ..report.durations import spoken
 from ..settings import LedgerSettings
 
 _RECENT = 200  # attempts that tell how long one takes
@@ -57,6 +58,22 @@ class Plan(Struct, frozen=True, kw_only=True):
             refused=tuple(each for plan in every for each in plan.refused),
             sandbox=sandbox,
         )
+
+    def headline(self) -> str:
+        """Return the plan in one line."""
+        where = "SANDBOX  " if self.sandbox else ""
+        todo, done = len(self.todo), len(self.done_before)
+        return f"{where}{self.total} devices: {todo} to do, {done} done before"
+
+    def details(self) -> Iterator[str]:
+        """Yield what a person should know besides: unknown devices, space and time."""
+        if self.unknown:
+            yield f"  {len(self.unknown)} unknown: they died while flashing, and are left alone"
+        if self.space_needed and self.space_free is not None:
+            needed, free = (f"{n / 1e6:,.0f} MB" for n in (self.space_needed, self.space_free))
+            yield f"  the images take up to {needed} of disk (their holes take none); {free} free"
+        if self.seconds is not None and self.seconds >= 1:
+            yield f"  about {_rounded(self.seconds)}, by the ledger's recent attempts"
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as one JSON object."""
@@ -164,6 +181,11 @@ def collisions(listed: Sequence[Listed]) -> Iterator[Finding]:
 def _seconds_each(ledger: Ledger) -> float | None:
     took = [row.seconds for row in ledger.recent(_RECENT) if row.outcome == "done" and row.seconds]
     return statistics.median(took) if took else None
+
+
+def _rounded(seconds: float) -> str:
+    """Return an estimate without digits that nobody can know."""
+    return f"{seconds:.0f} s" if seconds < 59.5 else spoken(round(seconds))
 
 
 def space_on(folder: Path) -> int | None:

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Protocol
@@ -22,36 +22,15 @@ from ..identity.serial_list import Listed
 from ..ledger import Ledger
 from ..pipeline import recipes as pipeline
 from ..pipeline.attempt import Book
-from ..pipeline.events import Event, Watcher
+from ..pipeline.events import Event, Watcher, said
 from ..pipeline.shared import SharedResources
 from ..secret import redacted
 from ..system.signals import check_interrupt, let_threads_go_on, stop_threads
 from ..text import utc
+from . import events
 from .destinations import Destination
 
 _logger = logging.getLogger(__name__)
-
-
-class Display(Protocol):
-    """Who is told how a fleet goes on; called by several threads."""
-
-    def going(self, places: Sequence[str]) -> None:
-        """The devices begin."""
-
-    def gone(self) -> None:
-        """The last device has ended."""
-
-    def began(self, place: str, serial: str) -> None:
-        """A device begins at a place."""
-
-    def step(self, place: str, serial: str, step: str) -> None:
-        """A step of it begins."""
-
-    def ended(self, place: str, record: Mapping[str, Any]) -> None:
-        """It has ended, well or not."""
-
-    def said(self, line: str) -> None:
-        """Something that the operator should read."""
 
 
 class Source(Protocol):
@@ -117,7 +96,7 @@ class Run:
     feed: Source
     hook: pluggy.HookRelay
     ledger: Ledger
-    display: Display
+    watcher: Watcher
     max_failures: int | None = None
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Serial → the record of its last attempt in this run; the ledger has all of them."""
@@ -133,7 +112,7 @@ class Run:
         SIGINT once: what is running is finished, nothing new begins. Twice, or SIGTERM: what is
         running is interrupted, as one build would be.
         """
-        self.display.going([place.name for place in places])
+        self.watcher(events.opened([place.name for place in places]))
         try:
             with self._listening(), self._at_work(places) as threads:
                 for _ in threads:
@@ -141,7 +120,7 @@ class Run:
                         self._tell()
                 self._tell()
         finally:
-            self.display.gone()
+            self.watcher(events.closed())
 
     @contextlib.contextmanager
     def _at_work(self, places: Sequence[Destination]) -> Iterator[list[threading.Thread]]:
@@ -170,15 +149,15 @@ class Run:
     def _tell(self) -> None:
         """Say what the signals did: their handler must not print, it may stop a print halfway."""
         while self._unsaid:
-            self.display.said(self._unsaid.popleft())
+            self.watcher(said(self._unsaid.popleft(), "warning"))
 
     def _work(self, place: Destination) -> None:
         try:
             with SharedResources() as shared:
                 while (each := self.feed.next(place.name)) is not None:
-                    record = made(place, each, shared, self.hook, self.ledger, self.display)
+                    record = made(place, each, shared, self.hook, self.ledger, self.watcher)
                     self._note(record)
-                    self.display.ended(place.name, record)
+                    self.watcher(events.ended(record))
                     if record["outcome"] != "done":
                         self.feed.failed(each.serial)
         finally:
@@ -224,17 +203,17 @@ def made(
     shared: SharedResources,
     hook: pluggy.HookRelay,
     ledger: Book,
-    display: Display,
+    watcher: Watcher,
 ) -> dict[str, Any]:
     """Make one device, and return its record: whatever goes wrong ends there."""
     took: dict[str, float] = {}
-    watcher = _steps_of(place.name, each.serial, display, took)
-    display.began(place.name, each.serial)
+    watcher(events.assigned(place.name, each.serial))
     began = time.time()
+    timed = _timed(watcher, place.name, each.serial, took)
     try:
         with place.ready(each) as (build, blank):
             build = structs.replace(build, shared=shared)
-            record = pipeline.stamp(build, blank, hook, watcher, ledger)
+            record = pipeline.stamp(build, blank, hook, timed, ledger)
     except (KeyboardInterrupt, InterruptedBuild):
         return {**blank_record(each), "outcome": "not started", "lane": place.name}
     except OperatorError as error:
@@ -252,18 +231,15 @@ def made(
     }
 
 
-def _steps_of(place: str, serial: str, display: Display, took: dict[str, float]) -> Watcher:
-    """Return a watcher that times the steps of one device, and passes on where it is."""
+def _timed(watcher: Watcher, lane: str, serial: str, took: dict[str, float]) -> Watcher:
+    """Return a watcher that times the steps of one device, and says whose the events are."""
 
     def tell(event: Event) -> None:
         if event.name in ("began", "started"):
             check_interrupt()
-        if event.name == "started":
-            display.step(place, serial, event.fields["step"])
-        elif event.name == "step":
+        if event.name == "step":
             took[event.fields["step"]] = event.fields["seconds"]
-        elif event.name == "warning":
-            display.said(f"warning: {serial}: {event.message}")
+        watcher(event.with_fields({"lane": lane, "serial": serial}))
 
     return tell
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from ..errors import OperatorError
 from ..identity.serial_list import Listed
+from ..pipeline.events import Watcher, problem, said
 from .plan import Plan
 
 
@@ -20,7 +21,7 @@ class Scanner:
     """(where, text): see :func:`azaion_imagebuild.identity.serial_list.scanned`."""
     look: Callable[[str, str], Plan]
     """Returns the plan for one line; raises an OperatorError for a bad one."""
-    say: Callable[[str], None]
+    watcher: Watcher
     plans: dict[str, Plan] = field(default_factory=dict)
     """Serial → its plan, in the order of the scans."""
     closed: bool = False
@@ -68,10 +69,10 @@ class Scanner:
             for each in plan.todo:
                 holder = self._accounts.setdefault(each.email, each.serial)
                 if each.serial in self._taken:
-                    self.say(f"{each.serial} was scanned before: it is being made, or done")
+                    self._say(f"{each.serial} was scanned before: it is being made, or done")
                 elif holder != each.serial:
-                    self.say(f"error: {each.serial} shares the account {each.email} with {holder}")
-                    self.say("hint: scan the label again")
+                    message = f"{each.serial} shares the account {each.email} with {holder}"
+                    self.watcher(problem("error", message, "scan the label again"))
                 else:
                     self.plans[each.serial] = plan
                     self._taken.add(each.serial)
@@ -81,10 +82,12 @@ class Scanner:
     def _tell_others(self, plan: Plan) -> None:
         """Say what is not to be done, and keep it for the report."""
         for each, _ in plan.done_before:
-            self.say(f"{each.serial} is done already")
+            self._say(f"{each.serial} is done already")
             self.plans.setdefault(each.serial, plan)
         for each, _ in plan.unknown:
-            self.say(f"error: {each.serial} died while flashing: what it holds is not known")
+            message = f"{each.serial} died while flashing: what it holds is not known"
+            hint = f"check the device, then: azaion-imagebuild ledger resolve {each.serial} …"
+            self.watcher(problem("error", message, hint))
             self.plans.setdefault(each.serial, plan)
         for each, error in plan.refused:
             self._refuse(error)
@@ -92,5 +95,7 @@ class Scanner:
 
     def _refuse(self, error: OperatorError) -> None:
         for message, hint in error.problems:
-            self.say(f"error: {message}")
-            self.say(f"hint: {hint}")
+            self.watcher(problem("error", message, hint))
+
+    def _say(self, line: str) -> None:
+        self.watcher(said(line, "warning"))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 from msgspec import Struct
 
 from ..fleet.destinations import Destination
-from ..fleet.run import Display
+from ..pipeline.events import Event, Watcher, said
 from ..pipeline.shared import SharedResources
 
 
@@ -21,10 +20,10 @@ class Lane(Struct, frozen=True, kw_only=True):
 
 
 class LaneDisplay:
-    """Passes on what happens, and remembers what each lane does."""
+    """A watcher that passes on what happens, and remembers what each lane does."""
 
-    def __init__(self, display: Display, lanes: Iterable[str]) -> None:
-        self._display = display
+    def __init__(self, watcher: Watcher, lanes: Iterable[str]) -> None:
+        self._watcher = watcher
         self._doing: dict[str, str] = dict.fromkeys(lanes, "")
         self._changing = threading.Lock()
 
@@ -33,33 +32,15 @@ class LaneDisplay:
         with self._changing:
             return dict(self._doing)
 
-    def going(self, places: Sequence[str]) -> None:
-        """The station begins."""
-        self._display.going(places)
-
-    def gone(self) -> None:
-        """It has ended."""
-        self._display.gone()
-
-    def began(self, place: str, serial: str) -> None:
-        """A device begins."""
-        self._note(place, serial)
-        self._display.began(place, serial)
-
-    def step(self, place: str, serial: str, step: str) -> None:
-        """A step of it begins."""
-        self._note(place, f"{serial} {step}")
-        self._display.step(place, serial, step)
-
-    def ended(self, place: str, record: Mapping[str, Any]) -> None:
-        """It has ended."""
-        self._note(place, "")
-        self._display.ended(place, record)
+    def __call__(self, event: Event) -> None:
+        """Note what a lane does now, and pass the event on."""
+        lane, serial = event.fields.get("lane"), event.fields.get("serial")
+        if event.name in ("assigned", "started", "device") and lane is not None:
+            now = {"assigned": serial, "started": f"{serial} {event.fields.get('step')}"}
+            with self._changing:
+                self._doing[lane] = now.get(event.name) or ""
+        self._watcher(event)
 
     def said(self, line: str) -> None:
-        """Something that the operator should read."""
-        self._display.said(line)
-
-    def _note(self, place: str, doing: str) -> None:
-        with self._changing:
-            self._doing[place] = doing
+        """Say something that the operator should read."""
+        self._watcher(said(line, "warning"))

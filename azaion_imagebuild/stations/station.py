@@ -20,10 +20,11 @@ from msgspec import Struct
 
 from ..config.state_dir import state_dir_of
 from ..errors import BugError, ExitCode, LedgerError, PreflightError
+from ..fleet import events
 from ..fleet.destinations import Destination, destinations_for
 from ..fleet.order import Order, parts_for
 from ..fleet.plan import Plan
-from ..fleet.run import Display, failed, made
+from ..fleet.run import failed, made
 from ..identity.serial_list import Listed
 from ..ledger import Ledger
 from ..ledger.engine import PATIENCE
@@ -64,9 +65,7 @@ class Duty(Struct, frozen=True, kw_only=True):
     """USB instances to flash at; none: all that are in recovery mode."""
 
 
-def run_station(
-    duty: Duty, settings: Settings, watcher: Watcher, display: Display
-) -> dict[str, Any]:
+def run_station(duty: Duty, settings: Settings, watcher: Watcher) -> dict[str, Any]:
     """Make devices until a signal says stop, and return the one JSON object that says how many.
 
     SIGINT or SIGTERM once: what is running is finished, nothing new begins. Twice: what is running
@@ -75,8 +74,7 @@ def run_station(
     Args:
         duty: what is asked for.
         settings: of the site.
-        watcher: who is told how the base is built.
-        display: who is told how the devices go on.
+        watcher: who is told how the base is built, and how the devices go on.
 
     Raises:
         OperatorError: the station could not begin; no account was touched.
@@ -118,7 +116,7 @@ def run_station(
                 ledger=ledger,
                 hook=hook,
                 settings=settings.station,
-                lanes=LaneDisplay(display, me.lanes),
+                lanes=LaneDisplay(watcher, me.lanes),
                 stopping=stopping,
             )
             work.to_the_end(places)
@@ -145,7 +143,7 @@ class _Work:
     def to_the_end(self, places: Sequence[Destination]) -> None:
         """Make devices until a signal says stop."""
         _quieten()
-        self.lanes.going([place.name for place in places])
+        self.lanes(events.opened([place.name for place in places]))
         try:
             with ExitStack() as held, ThreadPoolExecutor(len(places)) as self._threads:
                 self._free = [
@@ -155,7 +153,7 @@ class _Work:
                 asyncio.run(self._run())
         finally:
             let_threads_go_on()
-            self.lanes.gone()
+            self.lanes(events.closed())
 
     async def _run(self) -> None:
         """Open the queue, work, and sign off."""
@@ -299,7 +297,7 @@ class _Work:
 
         end = outcome_of(record, claim, attempts, self.settings)
         self.ends[end.outcome] += 1
-        self.lanes.ended(claim.lane, {**record, "outcome": end.outcome})
+        self.lanes(events.ended({**record, "lane": claim.lane, "outcome": end.outcome}))
         if end.outcome == "done":
             return
         if end.orphaned:

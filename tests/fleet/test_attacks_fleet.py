@@ -25,10 +25,12 @@ from world import TOOL, Run, outcomes, tool_started
 
 from azaion_imagebuild.cli import main as cli
 from azaion_imagebuild.cli.console import Console
-from azaion_imagebuild.cli.fleet_display import Bars
+from azaion_imagebuild.cli.fleet_display import LiveFleet
+from azaion_imagebuild.fleet.events import closed, ended, opened
 from azaion_imagebuild.images.copy import copy_image
 from azaion_imagebuild.ledger import this_process
 from azaion_imagebuild.ledger.process_id import is_alive, this_host
+from azaion_imagebuild.pipeline import events
 from azaion_imagebuild.sandbox import Sandbox
 
 A_SERIAL = "AZJN-" + "9" * 300
@@ -381,11 +383,11 @@ def test_a_name_in_the_ledger_does_not_command_the_terminal(run: Run, bars: bool
     assert all("kovacs" in ran.out + ran.err for ran in said)
     assert not any(mark in ran.out + ran.err for ran in said for mark in "\x1b\x07\u202e")
     stream = io.StringIO()
-    display = Bars(lambda line: None, stream) if bars else Console(stream).fleet(scans=False)
-    display.going(["job 1"])
-    display.ended("job 1", {"serial": "AZJN-0001", "outcome": "failed", "error": EVIL})
-    display.said(EVIL)
-    display.gone()
+    console = Console(stream)
+    watcher = LiveFleet(console, stream) if bars else console.fleet(scans=False)
+    failed = {"serial": "AZJN-0001", "lane": "job 1", "outcome": "failed", "error": EVIL}
+    for event in (opened(["job 1"]), ended(failed), events.said(EVIL), closed()):
+        watcher(event)
     assert "kovacs" in stream.getvalue()
     assert not any(mark in stream.getvalue() for mark in "\x07\u202e")
 

@@ -15,6 +15,7 @@ from ..parser import Command
 
 if TYPE_CHECKING:
     from ...fleet.order import Order
+    from ...fleet.plan import Plan
     from ...settings import Settings
     from ..console import Console
 
@@ -51,7 +52,6 @@ def add_flags(fleet: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     from ...fleet.fleet import plan_fleet, run_fleet
-    from ..fleet_display import lines_of
 
     settings = settings_of(args, console)
     order = _order(args, settings)
@@ -59,14 +59,21 @@ def run(args: argparse.Namespace, console: Console) -> int:
         plan = plan_fleet(order, settings)
         if args.json:
             stdout.print_json(plan.as_json(), console)
-        summaries.say_all(lines_of(plan), console)
+        _show(plan, console)
         return plan.exit_code
     with stdout.reserved():
-        fleet = run_fleet(order, settings, console, console.fleet(scans=order.scans))
+        fleet = run_fleet(order, settings, console.fleet(scans=order.scans))
     summaries.fleet_ended(fleet, console)
     if args.json:
         stdout.print_json(fleet, console)
     return int(fleet["exit_code"])
+
+
+def _show(plan: Plan, console: Console) -> None:
+    summaries.say_all([plan.headline(), *plan.details()], console)
+    problems = [*plan.errors(), *((error.message, error.hint) for _, error in plan.refused)]
+    for message, hint in problems:
+        summaries.say_all([f"error: {message}", f"hint: {hint}"], console)
 
 
 def _order(args: argparse.Namespace, settings: Settings) -> Order:

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         ports=tuple(args.lane),
     )
     with stdout.reserved():
-        told = run_station(duty, settings, console, console.station())
+        told = run_station(duty, settings, console.station())
     summaries.station_ended(told, console)
     if args.json:
         stdout.print_json(told, console)

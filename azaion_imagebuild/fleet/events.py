@@ -1,0 +1,53 @@
+"""What happens in a fleet or at a station: one event for each thing that happened.
+
+Events of a device hold its ``lane`` and ``serial``; events of the base build hold no lane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..pipeline.events import Event, Level, problem, said
+from .plan import Plan
+
+
+def planned(plan: Plan) -> Iterator[Event]:
+    """Yield the events of a plan, without what stops the whole of it."""
+    fields = {"sandbox": plan.sandbox, "total": plan.total, "todo": len(plan.todo),
+              "done_before": len(plan.done_before), "unknown": len(plan.unknown)}  # fmt: skip
+    yield Event(name="planned", message=plan.headline(), fields=fields)
+    yield from map(said, plan.details())
+    for _, error in plan.refused:
+        yield problem("error", error.message, error.hint)
+
+
+def opened(lanes: Sequence[str]) -> Event:
+    """Return the event of lanes that begin to take devices."""
+    message = f"{len(lanes)} lanes are open"
+    return Event(name="opened", message=message, level="debug", fields={"lanes": list(lanes)})
+
+
+def closed() -> Event:
+    """Return the event of the last device's end: no lane takes another one."""
+    return Event(name="closed", message="the lanes are closed", level="debug")
+
+
+def assigned(lane: str, serial: str) -> Event:
+    """Return the event of a device that a lane takes; it may have to be plugged in first."""
+    fields = {"lane": lane, "serial": serial}
+    return Event(name="assigned", message=f"{serial} is for {lane}", level="debug", fields=fields)
+
+
+def ended(record: Mapping[str, Any]) -> Event:
+    """Return the event of a device that has ended, successfully or not."""
+    level: Level = "info" if record["outcome"] == "done" else "error"
+    return Event(name="device", message=_ending(record), level=level, fields=record)
+
+
+def _ending(record: Mapping[str, Any]) -> str:
+    if record["outcome"] != "done":
+        error = record.get("error", "interrupted before it began")
+        return f"{record['serial']}  {record['outcome'].upper()}  {error}"
+    where = record["device"] if record["flashed"] else record["image"]
+    return f"{record['serial']}  done  {record['seconds']:.2f} s  → {where}"
