@@ -24,7 +24,7 @@ def checked_url(url: str, what: str) -> str:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname)
         usable = usable and not (parts.query or parts.fragment) and (parts.port or 1) > 0
-        usable = usable and _is_host(str(parts.hostname))
+        usable = usable and _is_host(str(parts.hostname), bracketed="[" in parts.netloc)
     except ValueError:
         usable = False
     if not usable or any(char.isspace() or not char.isprintable() for char in url):
@@ -42,13 +42,13 @@ def checked_url(url: str, what: str) -> str:
     return url
 
 
-def _is_host(host: str) -> bool:
+def _is_host(host: str, *, bracketed: bool) -> bool:
     """Tell whether a host is an address, or a name that DNS can be asked for.
 
     Raises:
         ValueError: a name with other letters than ASCII's has no form for DNS.
     """
-    if ":" in host:
+    if bracketed or ":" in host:
         return ipaddress.IPv6Address(host) is not None
     name = host.encode("idna").decode("ascii").removesuffix(".")  # UnicodeError is a ValueError
     return len(name) <= _LONGEST_NAME and all(map(_LABEL.fullmatch, name.split(".")))

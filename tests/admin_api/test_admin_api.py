@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 from msgspec import structs
@@ -224,7 +225,10 @@ def test_a_password_that_the_api_echoes_in_pieces_is_not_shown(
     assert "repeats a part of a secret" in shown
 
 
-def test_an_innocent_answer_is_shown_as_it_is(scripted: Script) -> None:
+def test_an_innocent_answer_is_shown_as_it_is(
+    scripted: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("azaion_imagebuild.secret._alive", WeakSet())  # none of other tests
     scripted.answer(500, "request 7f3a19bc-5566 failed in worker 2233: password too short")
     with pytest.raises(ProvisioningError, match="request 7f3a19bc-5566 failed") as caught:
         enroll(scripted.url, "fedcba98765432100f1e2d3c4b5a6978")
