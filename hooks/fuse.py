@@ -1,4 +1,4 @@
-"""The fuses: runs the site's own fuse command, where --fuse asks for it; no security phase."""
+"""The fuses: runs the site's own fuse command if --fuse asks for it."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def verify_image(
 
 
 def _device_confs(build: Build, image: Image) -> Iterator[tuple[Path, FileEntry | None]]:
-    """Yield device.conf out of each file; out of what was staged where the image is encrypted."""
+    """Yield device.conf from each file, or from the staged rootfs if the image is encrypted."""
     from azaion_imagebuild import images
     from azaion_imagebuild.identity import device_conf
     from azaion_imagebuild.identity.placeholder import is_placeholder

@@ -47,7 +47,7 @@ class LinuxForTegra(Struct, frozen=True):
     dir: Path
 
     def findings(self, build: Build) -> list[Finding]:
-        """Look, without changing anything, for all that would stop a build of this board."""
+        """Return everything that would stop a build of this board; change nothing."""
         if not self.dir.is_dir():
             return [
                 _error(
@@ -165,7 +165,7 @@ class LinuxForTegra(Struct, frozen=True):
         if others:
             yield _error(
                 f"another NVIDIA script is at work in {self.dir}: {', '.join(others)}",
-                "two scripts in one tree damage each other without a word: wait for it to end",
+                "wait for it to end: two scripts in one tree silently damage each other",
             )
         yield from disk_space.findings(build, self.dir)
 

@@ -60,7 +60,9 @@ class FlashSh(Struct, frozen=True):
 
     def flash_command(self, build: Build) -> list[str]:
         """Return the call that writes the image that was built before."""
-        return [f"./{FLASH_SH}", "-r", *_instance(build), *self._options(build)]
+        # With --sign, flash.sh signs and exits before it has flashed anything.
+        options = [word for word in self._options(build) if word != "--sign"]
+        return [f"./{FLASH_SH}", "-r", *_instance(build), *options]
 
     def _options(self, build: Build) -> list[str]:
         settings = build.settings.bsp

@@ -1,7 +1,7 @@
-"""The site's own fuse command: it burns what no tool can undo, so it is shown before it runs.
+"""The site's own fuse command: nothing can undo it, so it is shown before it runs.
 
-It is not the security phase: what that checklist asks for (secure boot, fTPM) is done by it, before
-or after. The exit code of odmfuse.sh is no evidence; only the words that it must print are.
+It does not replace the security phase, whose checklist (secure boot, fTPM) the site works through
+before or after. odmfuse.sh may fail with exit code 0: only the words that it must print count.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _logger = logging.getLogger(__name__)
 
 
 def findings(build: Build) -> list[Finding]:
-    """Look, without changing anything, for what would keep the fuses from being burned.
+    """Return what would keep the fuses from being burned; change nothing.
 
     Raises:
-        UsageError: it was asked for, and no command is configured.
+        UsageError: fusing was asked for, but no command is configured.
     """
     words = build.settings.fuse.command
     if not words:
@@ -55,7 +55,7 @@ def burn(build: Build) -> FuseResult:
         for word in build.settings.fuse.command
     ]
     line = f"cd {shlex.quote(str(_tree(build)))} && {shlex.join(argv)}"
-    _logger.warning("fuses of the device at USB %s are burned, for ever, by: %s", device, line)
+    _logger.warning("permanently burning the fuses of the device at USB %s by: %s", device, line)
     _logger.warning("this does not replace the security phase's checklist (secure boot, fTPM)")
     finished = _run(build, argv)
     settings = build.settings.fuse
@@ -100,7 +100,7 @@ def _device(build: Build) -> str:
     """Return the USB instance of the one device in recovery mode that is meant.
 
     Raises:
-        PreflightError: there is none, or it cannot be told from others.
+        PreflightError: there is none, or it is not clear which one is meant.
     """
     if build.sandbox:
         return _SANDBOX_DEVICE
@@ -140,7 +140,7 @@ def _command_findings(build: Build, words: list[str]) -> Iterator[Finding]:
 
 
 def _device_findings(build: Build, words: list[str]) -> Iterator[Finding]:
-    """Find out whether the command could take another device than the one that is meant."""
+    """Check that the command cannot burn another device than the one that is meant."""
     settings = build.settings.bsp
     if build.sandbox or settings.usb_instance is None or any(_USB_INSTANCE in w for w in words):
         return
@@ -165,6 +165,7 @@ def _log(build: Build) -> Path:
 def _hint(build: Build) -> str:
     sandbox = "--sandbox " if build.sandbox else ""
     return (
-        f"it is not run again by itself: read the device's fuses, see the log {_log(build)}, then"
+        "the command is never repeated automatically: read the device's fuses, see the log"
+        f" {_log(build)}, then"
         f" azaion-imagebuild ledger resolve {sandbox}--reason … {build.serial} fused (or unfused)"
     )

@@ -1,4 +1,4 @@
-"""What ``l4t_initrd_flash.sh`` does around the devices that it flashes, done once around all lanes.
+"""The host's side of ``l4t_initrd_flash.sh``, done once for all lanes.
 
 NVIDIA's wrapper numbers devices in the order found and flashes them all from one tree. Lanes need
 their own numbers and trees, so the script that it starts for each device is started by us
@@ -36,15 +36,14 @@ ENVIRON = {"initrd_flash_step": "1"}
 
 
 def findings(build: Build, tree: Path, numbers: Sequence[int]) -> Iterator[Finding]:
-    """Look, without changing anything, for what would keep lanes of ``tree`` from being flashed."""
+    """Return what would keep lanes of ``tree`` from being flashed; change nothing."""
     if not os.access(tree / INITRD_INTERNAL_SH, os.X_OK):
         yield _error(
             f"the BSP has no {INITRD_INTERNAL_SH}", "this release cannot be flashed in lanes"
         )
     if flashes_unified(tree, build.settings.bsp.board):
         yield _error(
-            f"{build.settings.bsp.board} is flashed in another way (unified flash), which has no"
-            " lanes",
+            f"{build.settings.bsp.board} uses unified flash, which has no lanes",
             "flash one device at a time",
         )
     if build.settings.bsp.network not in ("usb0", ""):
@@ -110,7 +109,7 @@ def host_prepared(build: Build, tree: Path, lanes: Mapping[int, Path]) -> Iterat
 
     Raises:
         PreflightError: the host cannot export the lanes.
-        StagingError: something of it could not be undone.
+        StagingError: a part of it could not be undone.
     """
     host = host_of(build)
     folder = next(iter(lanes.values())).parent.parent

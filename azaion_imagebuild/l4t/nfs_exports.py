@@ -1,9 +1,9 @@
 """The NFS exports of lanes: a flashed device mounts its lane's rootfs and packages over USB.
 
-They stand in a file of ``/etc/exports.d`` while lanes are open, each for the address of its own
+A file in ``/etc/exports.d`` lists them while lanes are open, each for the address of its own
 device only (fc00:1:1:<number>::/64, as read in NVIDIA's ``nv_enable_remote.sh``). NVIDIA's scripts
 export by ``exportfs -o``, restart the NFS server for each device (R35) and call ``exportfs -ra`` at
-the end: all of that drops every export that stands in no file.
+the end: each of these drops every export that no file lists.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ def export(host: Host, lanes: Mapping[int, Path]) -> None:
     if missing := [path for _, path in folders if str(path) not in there]:
         raise PreflightError(
             f"the NFS server does not export {missing[0]}",
-            hint="look at: exportfs -s; journalctl -u nfs-server; the filesystem must be one that"
+            hint="check exportfs -s and journalctl -u nfs-server; the filesystem must be one that"
             " NFS can export (ext4, xfs, btrfs)",
         )
 
 
 def unexport(host: Host, folder: Path) -> None:
-    """Take all that lies in ``folder`` out of the exports, what scripts have added too.
+    """Remove every export of ``folder``, including those that scripts have added.
 
     Raises:
         StagingError: some of it is still exported.
@@ -65,20 +65,20 @@ def unexport(host: Host, folder: Path) -> None:
 
 
 def _open_up(folder: Path) -> None:
-    """Do as NVIDIA's scripts do to what they export; the folder is the lane's own."""
+    """Give an exported folder the owner and mode that NVIDIA's scripts give it."""
     folder.chmod(0o755)
     if os.geteuid() == 0:
         os.chown(folder, 0, 0)
 
 
 def _exported(host: Host) -> list[tuple[str, str]]:
-    """Return (path, client) of all that the host exports (``exportfs -s``, exports(5))."""
+    """Return (path, client) of everything that the host exports (``exportfs -s``, exports(5))."""
     lines = [line.split() for line in host.run("exportfs", "-s").tail]
     return [(unescaped(line[0]), line[1].partition("(")[0]) for line in lines if len(line) == 2]
 
 
 def _escaped(path: Path) -> str:
-    """Return a path as exports(5) wants it: what is unusual as a backslash and three octals."""
+    """Return a path as exports(5) wants it: unusual bytes in octal."""
     return re.sub(rb"[^\w./+,@=~-]", lambda byte: b"\\%03o" % ord(byte[0]), bytes(path)).decode()
 
 

@@ -1,7 +1,7 @@
 """The tree of a lane: what of the BSP it shares, and what is its own.
 
 What is only read is a hard link. Of the base's images it has those that reach a device, as copies.
-Copies are, too, what NVIDIA's scripts may write:
+Whatever NVIDIA's scripts may write is a copy, too:
 
 - ``bootloader/`` (flash.sh rebuilds boot images and tables there), but for the boot image of each
   device number, which is only read;
@@ -95,7 +95,7 @@ def reaching_a_device(base: Image) -> tuple[Path, ...]:
 
 
 def findings(tree: Path, rootfs: Path, base: Image, lanes: int) -> list[Finding]:
-    """Look, without changing anything, for what would keep a BSP from having lanes."""
+    """Return what would keep a BSP from having lanes; change nothing."""
     if not tree.is_dir():
         return [_error(f"there is no BSP at {tree}", "give the Linux_for_Tegra folder by --bsp")]
     found = [*_tree_findings(tree, rootfs), *_base_findings(tree, base)]

@@ -175,6 +175,15 @@ def test_a_signed_image_is_good_only_if_its_signer_came_to_its_end(
 
 
 @needs_root
+def test_a_signed_image_is_flashed_without_the_option_that_only_signs(
+    image: Callable[..., Ran], bsp: Path
+) -> None:
+    ran = image(config='[bsp]\nargs = ["--sign"]\n')
+    assert ran.code == 0, ran.err
+    assert conf_of(bsp.parent / "device.img").email == EMAIL
+
+
+@needs_root
 def test_a_flash_whose_success_cannot_be_recognized_needs_the_sites_words(
     image: Callable[..., Ran], bsp: Path
 ) -> None:
