@@ -8,19 +8,34 @@ from pathlib import Path
 from ..errors import VerificationError
 from ..model import Finding
 from ..system.process import find_program, run
+from .expanded import expanded
 
 _LOOK = "look at flash.sh's log, then run the same command again; do not flash this image"
 
 
-def damaged(raw: Path) -> Iterator[Finding]:
-    """Have e2fsck check a raw ext4 image, checksums included; nothing is written."""
+def damaged(raw: Path, named: Path | None = None) -> Iterator[Finding]:
+    """Have e2fsck check a raw ext4 image, checksums included; nothing is written.
+
+    ``named`` is the file to speak of, where ``raw`` was made from another one.
+    """
     e2fsck = find_program("e2fsck")
     if e2fsck is None:
         return  # preflight has asked for it
     checked = run([e2fsck, "-fn", _short(raw)], cwd=raw.parent, timeout=1800)
     if checked.returncode != 0:
-        message = f"e2fsck finds {raw} damaged: {checked.last_words()}"
+        message = f"e2fsck finds {named or raw} damaged: {checked.last_words()}"
         yield Finding(message=message, hint=_LOOK)
+
+
+def damaged_sparse(sparse: Path) -> Iterator[Finding]:
+    """Have e2fsck check the raw image in an Android sparse one.
+
+    Raises:
+        VerificationError: the image is damaged, or there is no room to expand it.
+    """
+    if find_program("e2fsck") is not None:
+        with expanded(sparse) as raw:
+            yield from damaged(raw, sparse)
 
 
 def debugfs(raw: Path, command: str) -> None:

@@ -18,6 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ..model import FileEntry
+from . import ext4_checks
 from .entry import Entry
 from .inode import Inode, device, parsed
 from .stream import CorruptImage, Readable, read_exactly
@@ -33,26 +34,6 @@ _DEEPEST_TREE = 5  # EXT4_MAX_EXTENT_DEPTH
 _KEPT_BLOCKS = 256  # of inode tables, while the tree is listed
 _LEAST_RECORD = 12  # a directory's record with a name of one byte
 
-_FILETYPE, _RECOVER, _EXTENTS, _64BIT = 0x2, 0x4, 0x40, 0x80
-_FLEX_BG, _MMP, _EA_INODE, _CSUM_SEED, _LARGEDIR = 0x200, 0x100, 0x400, 0x2000, 0x4000
-_INLINE_DATA, _ENCRYPT, _CASEFOLD = 0x8000, 0x10000, 0x20000
-_READABLE = (
-    _FILETYPE
-    | _EXTENTS
-    | _64BIT
-    | _FLEX_BG
-    | _MMP
-    | _EA_INODE
-    | _CSUM_SEED
-    | _LARGEDIR
-    | _INLINE_DATA
-    | _ENCRYPT
-    | _CASEFOLD
-)
-
-_BIGALLOC = 0x200  # the one read-only feature that changes how blocks are counted
-
-_INODE_ENCRYPTED, _INODE_EXTENTS, _INODE_INLINE = 0x800, 0x80000, 0x10000000
 _EXTENT_MAGIC = 0xF30A
 _UNWRITTEN = 32768
 _END_OF_BLOCKS = 1 << 32  # a file's blocks are counted in 32 bits
@@ -87,28 +68,20 @@ class Ext4:
         # Revision 0 knew no features, but the kernel looks at the fields all the same.
         self._features, ro_features = struct.unpack_from("<II", sb, 96)
         self._descriptor_size = 32
-        if self._features & _64BIT:
+        if self._features & ext4_checks.BIT64:
             self._descriptor_size = struct.unpack_from("<H", sb, 254)[0]
             blocks |= struct.unpack_from("<I", sb, 336)[0] << 32
         self._blocks = blocks
-        self._check_features(ro_features)
+        ext4_checks.check_features(self._features, ro_features)
+        ext4_checks.check_fields(sb)
         if log_size > 6:
             raise CorruptImage(f"block size 2^{10 + min(log_size, 999)} is out of range")
         self.block_size = 1024 << log_size
         self._check_geometry()
 
-    def _check_features(self, ro_features: int) -> None:
-        if self._features & _RECOVER:
-            raise CorruptImage("its journal was not replayed: it was copied while mounted")
-        if ro_features & _BIGALLOC:
-            raise CorruptImage("it counts in clusters of blocks (bigalloc): not supported")
-        unknown = self._features & ~_READABLE
-        if unknown:
-            raise CorruptImage(f"it has features that are not supported (incompat {unknown:#x})")
-
     def _check_geometry(self) -> None:
         size = self.block_size
-        least = 64 if self._features & _64BIT else 32
+        least = 64 if self._features & ext4_checks.BIT64 else 32
         fits = 128 <= self._inode_size <= size and _is_power_of_two(self._inode_size)
         fits = fits and least <= self._descriptor_size <= 1024
         fits = fits and _is_power_of_two(self._descriptor_size)
@@ -237,9 +210,9 @@ class Ext4:
         Raises:
             CorruptImage: there is damage in its map of blocks, or its data lies in none.
         """
-        _refuse_inline_and_encrypted(inode)
+        ext4_checks.check_flags(inode)
         wanted = -(-inode.size // self.block_size)
-        if inode.flags & _INODE_EXTENTS:
+        if inode.flags & ext4_checks.INODE_EXTENTS:
             found = self._extent_root(inode)
         else:
             found = self._block_map(inode, wanted)
@@ -287,12 +260,12 @@ class Ext4:
         """Return the inode number of a name; the same name twice is damage, not a choice."""
         numbers = [number for name, number, _ in self._entries(directory) if name == wanted]
         if len(numbers) > 1:
-            raise CorruptImage(f"the name {wanted!r} stands twice in its directory")
+            raise CorruptImage(f"the name {wanted!r} is twice in its directory")
         return numbers[0] if numbers else None
 
     def _entries(self, directory: Inode) -> Iterator[tuple[bytes, int, int]]:
         """Yield (name, inode number, kind); a hole is damage, for any name may have been there."""
-        _refuse_inline_and_encrypted(directory)
+        ext4_checks.check_flags(directory)
         if directory.size % self.block_size or not 0 < directory.size <= _MOST_SEARCHED:
             raise CorruptImage(f"directory inode {directory.number} has a size it cannot have")
         reached = 0
@@ -311,7 +284,7 @@ class Ext4:
             if position + _LEAST_RECORD > len(block):
                 raise CorruptImage("a directory's last record does not fit into its block")
             number, length, name_length = struct.unpack_from("<IHH", block, position)
-            if self._features & _FILETYPE:
+            if self._features & ext4_checks.FILETYPE:
                 name_length &= 0xFF
             if length in (0, 65535) and len(block) == 65536:
                 length = 65536
@@ -324,7 +297,7 @@ class Ext4:
             position += length
 
     def _link_target(self, inode: Inode) -> bytes:
-        _refuse_inline_and_encrypted(inode)
+        ext4_checks.check_flags(inode)
         if inode.sectors == 0 and inode.size < len(inode.block):  # as the kernel tells them
             target = inode.block[: inode.size]
         elif inode.size <= _LONGEST_LINK:
@@ -419,12 +392,6 @@ class Ext4:
         if offset + size > self._blocks * self.block_size:
             raise CorruptImage(f"a {what} lies outside the filesystem")
         return read_exactly(self._stream, offset, size, what)
-
-
-def _refuse_inline_and_encrypted(inode: Inode) -> None:
-    if inode.flags & (_INODE_INLINE | _INODE_ENCRYPTED):
-        word = "inline in its inode" if inode.flags & _INODE_INLINE else "encrypted"
-        raise CorruptImage(f"the data of inode {inode.number} is {word}: not supported")
 
 
 def _is_power_of_two(number: int) -> bool:

@@ -12,11 +12,15 @@ from ..model import LUKS, FileEntry
 from . import tar
 from .entry import Entry
 from .ext4 import Ext4
-from .sparse import SparseReader, is_sparse
+from .magic import EXT4, SPARSE, TAR, format_by_magic
+from .sparse import SparseReader
 from .stream import CorruptImage, Readable
 
-_LUKS_MAGIC = b"LUKS\xba\xbe"
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz"}
+_BUILD_AGAIN = "do not flash it; build it again, and look at the build's log"
+_KNOWN = (
+    "give a raw ext4, Android sparse or tar image; of a disk image with partitions, the image of"
+    " its APP partition"
+)
 
 
 class Filesystem(Protocol):
@@ -35,21 +39,23 @@ def image_format(stream: Readable) -> str:
     """Return the format in ``stream``, by its magic number: ``sparse ext4 tar luks``.
 
     Raises:
-        CorruptImage: it is none of these.
+        CorruptImage: it is none of these, or more than one at once.
     """
-    if is_sparse(stream):
-        return "sparse"
-    stream.seek(0)
-    head = stream.read(512) or b""
-    if head.startswith(_LUKS_MAGIC):
-        return LUKS
-    for magic, name in _COMPRESSED.items():
-        if head.startswith(magic):
-            raise CorruptImage(f"it is compressed ({name}); unpack it first")
-    if head[tar.MAGIC_OFFSET :].startswith(tar.MAGIC):
-        return "tar"
-    Ext4(stream)
-    return "ext4"
+    found = format_by_magic(stream)
+    if found is None:
+        _refuse_unknown(stream)
+    if found == EXT4:
+        Ext4(stream)
+    return found or EXT4
+
+
+def _refuse_unknown(stream: Readable) -> None:
+    try:
+        Ext4(stream)
+    except CorruptImage as error:
+        raise CorruptImage(
+            f"it is not an ext4, Android sparse or tar image: {error}", hint=_KNOWN
+        ) from None
 
 
 def open_filesystem(stream: Readable) -> Filesystem:
@@ -61,9 +67,22 @@ def open_filesystem(stream: Readable) -> Filesystem:
     found = image_format(stream)
     if found == LUKS:
         raise CorruptImage("it is encrypted (LUKS) and cannot be read back")
-    if found == "tar":
+    if found == TAR:
         return tar.Tar(stream)
-    return Ext4(SparseReader(stream) if found == "sparse" else stream)
+    return Ext4(raw_of_sparse(stream) if found == SPARSE else stream)
+
+
+def raw_of_sparse(stream: Readable) -> SparseReader:
+    """Return the raw image in a sparse one; like any other it must be one format only.
+
+    Raises:
+        CorruptImage: it is not ext4, or more than that.
+    """
+    raw = SparseReader(stream)
+    found = format_by_magic(raw)
+    if found not in (EXT4, None):
+        raise CorruptImage(f"it is an Android sparse image of a {found} image, not of an ext4 one")
+    return raw
 
 
 @contextlib.contextmanager
@@ -119,7 +138,7 @@ def opened_file(image: Path) -> Iterator[BinaryIO]:
     except CorruptImage as error:
         raise VerificationError(
             f"{image} is not a usable filesystem image: {error}",
-            hint="do not flash it; build it again, and look at the build's log",
+            hint=error.hint or _BUILD_AGAIN,
         ) from None
     except OSError as error:
         raise VerificationError(

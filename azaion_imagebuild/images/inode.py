@@ -37,12 +37,16 @@ def parsed(number: int, raw: bytes, inode_size: int, block_size: int) -> Inode:
     """Parse one row of an inode table.
 
     Raises:
-        CorruptImage: the inode is in use and deleted at once.
+        CorruptImage: the inode is in use and deleted at once, or has more fields than room.
     """
     mode, uid, size = struct.unpack_from("<HHI", raw, 0)
     gid, links = struct.unpack_from("<HH", raw, 24)
     if links == 0:
         raise CorruptImage(f"inode {number} is in use and deleted at once")
+    if inode_size > 128:
+        (extra,) = struct.unpack_from("<H", raw, 128)
+        if extra % 4 or 128 + extra > inode_size:
+            raise CorruptImage(f"inode {number} has more fields than it has room for")
     sectors, flags = struct.unpack_from("<II", raw, 28)
     xattr_block, size_high = struct.unpack_from("<II", raw, 104)
     uid_high, gid_high = struct.unpack_from("<HH", raw, 120)

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from .ext4 import Ext4
-from .formats import image_format
+from .formats import image_format, raw_of_sparse
 from .inode import Inode
-from .sparse import SparseReader
 from .stream import CorruptImage, Readable
 from .tar import Tar
 
@@ -47,7 +46,7 @@ def locate(stream: Readable, path: str) -> Location | None:
     found = image_format(stream)
     if found == "tar":
         return in_tar(Tar(stream), path)
-    sparse = SparseReader(stream) if found == "sparse" else None
+    sparse = raw_of_sparse(stream) if found == "sparse" else None
     filesystem = Ext4(sparse or stream)
     inode = filesystem.find(path)
     if inode is None:

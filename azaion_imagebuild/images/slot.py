@@ -73,7 +73,9 @@ def ensure_slot(
                 hint=f"{_BASE}; or stamp the raw image and convert it again with mksparse",
             )
     except CorruptImage as error:
-        raise VerificationError(f"{path} cannot be stamped: {error}", hint=_BASE) from None
+        raise VerificationError(
+            f"{path} cannot be stamped: {error}", hint=error.hint or _BASE
+        ) from None
     return old.data if old else None
 
 

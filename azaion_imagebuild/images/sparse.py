@@ -26,12 +26,6 @@ _MOST_CHUNKS = 2_000_000  # 16 bytes of index each; a full 64 GB image has some 
 _IS_FILL = 1 << 63
 
 
-def is_sparse(stream: Readable) -> bool:
-    """Tell by the magic number at byte 0."""
-    stream.seek(0)
-    return stream.read(4) == MAGIC.to_bytes(4, "little")
-
-
 class SparseReader(io.RawIOBase):
     """The raw image behind a sparse one, read-only; what a chunk does not carry reads as zeros.
 
@@ -132,6 +126,14 @@ class SparseReader(io.RawIOBase):
             view[:size] = read_exactly(self._stream, data, size, "chunk data")
         self._position += size
         return size
+
+    def next_data(self, position: int) -> int:
+        """Return the first position from this one on that a chunk holds; the size if there is none.
+
+        What lies between reads as zeros.
+        """
+        data, available = self._at(position)
+        return position + (available if data is None else 0)
 
     def stored_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         """Yield (offset in the sparse file, bytes) of where bytes of the raw image are stored.

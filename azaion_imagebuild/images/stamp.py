@@ -57,7 +57,7 @@ class OpenImage:
             found = places.locate_conf(self.path, self._fd)
         except CorruptImage as error:
             raise VerificationError(
-                f"{self.path} cannot be stamped: {error}", hint=_NO_SLOT
+                f"{self.path} cannot be stamped: {error}", hint=error.hint or _NO_SLOT
             ) from None
         if found is None or not found.size:
             raise VerificationError(f"{self.path} holds no /{DEVICE_CONF} to stamp", hint=_NO_SLOT)

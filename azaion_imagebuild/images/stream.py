@@ -18,7 +18,16 @@ class Readable(Protocol):
 
 
 class CorruptImage(Exception):
-    """An image whose headers or contents cannot be right; the message says which and why."""
+    """An image that cannot be read without doubt; the message says why.
+
+    Args:
+        message: what is wrong with it, beginning with "it".
+        hint: what to do; None: build it again.
+    """
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 def read_exactly(stream: Readable, offset: int, size: int, what: str) -> bytes:

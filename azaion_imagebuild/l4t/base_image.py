@@ -105,7 +105,8 @@ def stamp_base(build: Build, image: Image, data: bytes) -> None:
     Raises:
         OperatorError: it cannot be written.
     """
-    with opened_images(image.files, build.settings.build.lock_wait) as opened:
+    paths = (image.path, *image.also)
+    with opened_images(paths, build.settings.build.lock_wait) as opened:
         try:
             stamp(opened, lambda size: data)
         except (ImageBuildError, ValueError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from .. import images
 from ..errors import StagingError, UsageError, VerificationError
 from ..identity import device_conf
 from ..identity.serial import email_for
-from ..images.e2fsprogs import damaged
+from ..images.e2fsprogs import damaged, damaged_sparse
 from ..model import DEVICE_CONF, FileEntry, Finding
 from ..proof.identity import prove
 from ..rootfs.accounts import Accounts, UnknownAccount
@@ -58,9 +58,13 @@ def verify(target: Path, serial: str, settings: DeviceConfSettings) -> Report:
         VerificationError: it cannot be read.
     """
     if not target.exists():
-        raise UsageError(f"there is no {target}", hint="give a rootfs folder or an image file")
+        raise UsageError(
+            f"no such file or folder: {target}", hint="give a rootfs folder or an image file"
+        )
     if not (target.is_dir() or target.is_file() or target.is_block_device()):
-        raise UsageError(f"{target} is no file", hint="give a rootfs folder or an image file")
+        raise UsageError(
+            f"{target} is not a file or folder", hint="give a rootfs folder or an image file"
+        )
     email = email_for(serial)
     if target.is_dir():
         try:
@@ -77,9 +81,16 @@ def verify(target: Path, serial: str, settings: DeviceConfSettings) -> Report:
 
     found = images.format_of(target)
     findings = _check(read_file, target, email, settings)
-    if found == "ext4" and not findings:
-        findings = tuple(damaged(target))
+    if not findings:
+        findings = tuple(_damaged(target, found))
     return Report(target=target, format=found, serial=serial, email=email, findings=findings)
+
+
+def _damaged(target: Path, image_format: str) -> Iterator[Finding]:
+    if image_format == "ext4":
+        yield from damaged(target)
+    elif image_format == "sparse":
+        yield from damaged_sparse(target)
 
 
 def _check(

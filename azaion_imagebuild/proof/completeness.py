@@ -1,11 +1,13 @@
-"""Is the image whole? NVIDIA's scripts end with 0 when the copy of the rootfs broke off."""
+"""Is the image complete? NVIDIA's scripts exit with 0 when the copy of the rootfs broke off."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from .. import images
-from ..images.e2fsprogs import damaged
+from ..images.e2fsprogs import damaged, damaged_sparse
+from ..images.expanded import first_difference
 from ..model import GROUP, LUKS, PASSWD, Build, Finding, Image
 from ..rootfs.accounts import LARGEST_PASSWD
 from ..rootfs.tree import Rootfs
@@ -22,8 +24,7 @@ def findings(build: Build, image: Image) -> list[Finding]:
     return [
         *_differences(build, image),
         *_other_accounts(build, image),
-        *_disagreeing(image),
-        *(damaged(image.path) if image.format == "ext4" else []),
+        *(list(_disagreeing(image)) or _damaged(image)),
     ]
 
 
@@ -36,7 +37,7 @@ def _differences(build: Build, image: Image) -> Iterator[Finding]:
             for entry in filesystem.entries():
                 comparison.see(entry)
         if missing := [f"/{each}" for each in sorted(comparison.missing)]:
-            message = f"{path} is not whole: it lacks {_some(missing)} of the rootfs"
+            message = f"{path} is incomplete: it lacks {_some(missing)} of the rootfs"
             yield Finding(message=message, hint=_LOOK)
         if others := [f"/{each} has {why}" for each, why in sorted(comparison.differences.items())]:
             message = f"{path} is not a true copy of the rootfs: {_some(others)}"
@@ -59,12 +60,36 @@ def _other_accounts(build: Build, image: Image) -> Iterator[Finding]:
                 yield Finding(message=message, hint=_LOOK)
 
 
+def _twins(image: Image) -> Iterator[list[Path]]:
+    """Yield the files of each filesystem: ROOTFS_AB's second image is one of its own."""
+    stems: dict[str, list[Path]] = {}
+    for path in (image.path, *image.also):
+        stems.setdefault(path.name.removesuffix(".raw"), []).append(path)
+    yield from stems.values()
+
+
 def _disagreeing(image: Image) -> Iterator[Finding]:
-    """The raw image and its sparse twin are one filesystem only when their superblocks agree."""
-    first = images.superblock(image.path)
-    for path in image.also:
-        if path.name.removesuffix(".raw") != image.path.name.removesuffix(".raw"):
-            continue  # ROOTFS_AB's second image is a filesystem of its own
-        if images.superblock(path) != first:
-            message = f"{path.name} was not made from {image.path.name}: they do not agree"
-            yield Finding(message=message, hint=_LOOK)
+    """Of a raw image and its sparse twin one is checked, the other flashed: they must be equal."""
+    for first, *others in _twins(image):
+        superblock = images.superblock(first)
+        for path in others:
+            if images.superblock(path) != superblock:
+                message = f"{path.name} was not made from {first.name}: they do not agree"
+                yield Finding(message=message, hint=_LOOK)
+
+
+def _damaged(image: Image) -> Iterator[Finding]:
+    """Check every filesystem on the bytes that are flashed, whether raw or sparse."""
+    for paths in _twins(image):
+        raws = [path for path in paths if images.format_of(path) == "ext4"]
+        for raw in raws:
+            yield from damaged(raw)
+        for sparse in (path for path in paths if images.format_of(path) == "sparse"):
+            if not raws:
+                yield from damaged_sparse(sparse)
+            elif (at := first_difference(sparse, raws[0])) is not None:
+                yield Finding(
+                    message=f"{sparse} and {raws[0].name} do not agree: they differ at byte {at} of"
+                    " the filesystem",
+                    hint=_LOOK,
+                )

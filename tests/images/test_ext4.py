@@ -445,7 +445,7 @@ def test_an_image_that_shrinks_while_it_is_read_is_refused(small: Small) -> None
 
 def test_a_name_that_stands_twice_is_refused(small: Small) -> None:
     assert small.data.count(b"twin-2") == 1
-    refused(small.data.replace(b"twin-2", b"twin-1"), "b'twin-1' stands twice", "twin-1")
+    refused(small.data.replace(b"twin-2", b"twin-1"), "b'twin-1' is twice", "twin-1")
 
 
 def test_an_inode_that_was_deleted_is_refused(small: Small) -> None:

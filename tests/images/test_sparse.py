@@ -28,7 +28,8 @@ from image_making import (
 
 from azaion_imagebuild.images import CorruptImage, image_format, open_filesystem
 from azaion_imagebuild.images.ext4 import Ext4
-from azaion_imagebuild.images.sparse import SparseReader, is_sparse
+from azaion_imagebuild.images.magic import format_by_magic
+from azaion_imagebuild.images.sparse import SparseReader
 from azaion_imagebuild.images.stream import read_exactly
 from azaion_imagebuild.model import DEVICE_CONF
 
@@ -270,10 +271,10 @@ def test_a_position_before_the_start_is_the_start_and_past_the_end_there_is_noth
 
 
 def test_an_image_is_told_by_its_magic_number() -> None:
-    assert is_sparse(io.BytesIO(SPARSE))
+    assert format_by_magic(io.BytesIO(SPARSE)) == "sparse"
     assert image_format(io.BytesIO(SPARSE)) == "sparse"
     for data in (b"", SPARSE[:3], bytes(5000)):
-        assert not is_sparse(io.BytesIO(data))
+        assert format_by_magic(io.BytesIO(data)) != "sparse"
         with pytest.raises(CorruptImage):
             open_filesystem(io.BytesIO(data))
 

@@ -553,7 +553,7 @@ def test_verify_of_what_is_no_file_ends_at_once(tmp_path: Path, kind: str) -> No
         capture_output=True, text=True, check=False, timeout=10,
     )  # fmt: skip
     assert done.returncode == 2
-    assert json.loads(done.stdout)["error"] == f"{target} is no file"
+    assert json.loads(done.stdout)["error"] == f"{target} is not a file or folder"
 
 
 def test_a_folder_that_the_loader_could_not_search_is_found_before_anything_changes(
