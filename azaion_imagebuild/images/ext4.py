@@ -73,11 +73,11 @@ class Ext4:
             blocks |= struct.unpack_from("<I", sb, 336)[0] << 32
         self._blocks = blocks
         ext4_checks.check_features(self._features, ro_features)
-        ext4_checks.check_fields(sb)
         if log_size > 6:
             raise CorruptImage(f"block size 2^{10 + min(log_size, 999)} is out of range")
         self.block_size = 1024 << log_size
         self._check_geometry()
+        ext4_checks.check_fields(sb)
 
     def _check_geometry(self) -> None:
         size = self.block_size
