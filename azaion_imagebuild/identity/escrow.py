@@ -57,8 +57,9 @@ def keep(build: Build, identity: DeviceIdentity) -> Path:
         _write(build, path.name, data)
     except (OSError, age.EncryptError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
+        changed = "keeps its old password" if identity.pending else "has a new password"
         raise ProvisioningError(
-            f"the account has a new password that is not in escrow: cannot write {path}: {reason}",
+            f"the account {changed}; the new one is not in escrow: cannot write {path}: {reason}",
             hint=f"{_HINT}; then run the same command again: it sets another one, and keeps that",
         ) from None
     return path

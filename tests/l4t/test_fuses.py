@@ -81,7 +81,8 @@ def test_fuses_are_burned_once_before_the_account_and_shown_first(
     assert "was fused on" in again.err
     assert "it is not fused again" in again.err
     assert (len(burned(sandbox)), again.json["fused"]) == (1, "before")
-    assert rows(run)[-4:-3] == [("provision_identity", "started")]
+    steps = ["provision_identity", "build_image", "activate_identity", "flash"]
+    assert rows(run)[-5:-1] == [(step, "started") for step in steps]
     assert run("ledger", "verify").code == 0
 
 
