@@ -70,6 +70,11 @@ class Build(Struct, frozen=True, kw_only=True):
     device_instance: int | None = None
     """Which of several devices that are flashed at once; the BSP tree is then a lane's own."""
 
+    @property
+    def is_base(self) -> bool:
+        """Tell whether it builds the base of many devices, and none of a device itself."""
+        return self.serial == BASE
+
 
 class Pending(Struct, frozen=True, kw_only=True):
     """What the step ``activate_identity`` must know to give an account its new password."""

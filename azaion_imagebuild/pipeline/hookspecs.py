@@ -27,9 +27,11 @@ hookspec = pluggy.HookspecMarker("azaion_imagebuild")
 
 @hookspec
 def preflight(build: Build) -> Sequence[Finding] | None:
-    """Check, without changing anything, what would go wrong.
+    """Check, without changing anything, what would go wrong on this host.
 
-    All plug-ins are asked; every finding is shown together. An error stops the build (exit 3).
+    All plug-ins are asked; every finding is shown together. An error stops the build (exit 3). A
+    fleet asks once, for its base: ``build.serial`` is then that of no device (``build.is_base``).
+    ``stamp`` and ``rotate`` do not ask. What depends on the device is for ``pre_provision``.
     """
 
 

@@ -247,6 +247,8 @@ def activate_proven(
     """Activate the identity of a proven image, unless one of its files has changed since."""
     attempt.current = "verify_image"
     _refuse_changed(image, before)
+    if not attempt.build.flash:
+        attempt.hold_signals()  # the image is handed over as soon as the account is changed
     return activate(attempt, identity)
 
 
