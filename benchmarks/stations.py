@@ -97,8 +97,15 @@ def one_day(factory: Factory, server: postgres.Postgres, devices: int, lanes: in
         three.send_signal(signal.SIGCONT)
         say(began, "S3 goes on")
         with Ledger(factory.url) as ledger:
-            until(lambda: not any(each["waiting"] or each["running"]
-                                  for each in status_of(ledger)["queues"]), "the rest", 600)  # fmt: skip
+            until(
+                lambda: (
+                    not any(
+                        each["waiting"] or each["running"] for each in status_of(ledger)["queues"]
+                    )
+                ),
+                "the rest",
+                600,
+            )
         say(began, "the queue is empty")
         for process in (one, three):
             print(f"  {factory.stop(process)}")

@@ -22,6 +22,7 @@ from azaion_imagebuild.model import (
 def verify_image(
     build: Build, identity: DeviceIdentity, staged: Sequence[StagedFile], image: Image
 ) -> list[Finding]:
+    from azaion_imagebuild.l4t import firmware
     from azaion_imagebuild.proof import completeness  # late: `provision` needs none
     from azaion_imagebuild.proof.identity import prove
 
@@ -40,7 +41,8 @@ def verify_image(
     ]
     if differences or build.stamps:
         return differences  # a base was proven to be whole when it was built
-    return completeness.findings(build, image)
+    left_out = firmware.built_findings(build.bsp_dir) if build.bsp_dir else ()
+    return [*completeness.findings(build, image), *left_out]
 
 
 def _device_confs(build: Build, image: Image) -> Iterator[tuple[Path, FileEntry | None]]:

@@ -26,7 +26,7 @@ from ..images.stamp import blank, opened_images, stamp
 from ..model import DEVICE_CONF, Build, Finding, Image, Ownership, StagedFile
 from ..proof import completeness
 from ..rootfs.staging import stage_placeholder, unstage
-from . import image_files
+from . import firmware, image_files
 from .flashing import flash_method
 from .image_files import BASE_NOTE
 
@@ -176,7 +176,10 @@ def _findings(build: Build, image: Image, staged: StagedFile) -> list[Finding]:
         if entry is None or not right or hashlib.sha256(entry.data).hexdigest() != staged.sha256:
             message = f"{path} does not hold the placeholder as it was staged"
             findings.append(Finding(message=message, hint="look at the log, then build it again"))
-    return findings or completeness.findings(build, image)
+    return findings or [
+        *completeness.findings(build, image),
+        *firmware.built_findings(_tree(build)),
+    ]
 
 
 def _origin(build: Build, ownership: Ownership) -> str:

@@ -14,7 +14,7 @@ from ..errors import OperatorError
 from ..model import RELEASE_FILE, Build, Finding
 from ..system import log_files
 from ..system.process import find_program, processes_of
-from . import disk_space, host_needs, releases, tree_needs
+from . import disk_space, firmware, host_needs, releases, tree_needs
 from .usb import MOST_AT_ONCE, device_findings
 
 FLASH_SH = "flash.sh"
@@ -144,6 +144,7 @@ class LinuxForTegra(Struct, frozen=True):
                     f"the BSP lacks {name}, or it is empty",
                     "install it: flash.sh drops a firmware file that is missing without a word",
                 )
+        yield from firmware.preflight_findings(self.dir, build)
 
     def _rootfs_findings(self, build: Build) -> Iterator[Finding]:
         try:

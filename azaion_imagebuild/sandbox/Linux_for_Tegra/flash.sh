@@ -80,7 +80,20 @@ build_system_img() {
     echo "system.img built successfully."
 }
 
+# NVIDIA's too leaves a firmware file that is missing out of the layout without a word.
+fill_in_layout() {
+    local word path edits=(-e "s/APPFILE/system.img/")
+    for word in MB1FILE TSECFW APEFILE; do
+        path=${!word:-}
+        [ -f "$path" ] || path=
+        edits+=(-e "s/$word/${path##*/}/")
+    done
+    rm -f bootloader/flash.xml
+    sed "${edits[@]}" "bootloader/t186ref/cfg/$EMMC_CFG" > bootloader/flash.xml
+}
+
 echo "# L4T BSP Information: reference BSP"
+fill_in_layout
 # NVIDIA's rewrites the recovery dtb beside the original at every call, with -r too.
 mkdir -p kernel/dtb
 echo "reference recovery dtb" > "kernel/dtb/$board.dtb.rec"

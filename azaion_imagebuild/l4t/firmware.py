@@ -1,0 +1,152 @@
+"""The firmware that a board's configuration and partition layout name: is it there, was it used?
+
+flash.sh leaves the file name of a partition empty where the file is missing (``mkfilesoft``), and
+ends with 0: the device would be flashed without it.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+from ..model import Build, Finding
+
+BUILT_LAYOUT = "bootloader/flash.xml"
+"""The layout that flash.sh filled in."""
+OPTIONAL = {
+    "tsec_fw": "NVIDIA's releases for Orin name it and do not contain it",
+}
+"""Types of partitions that are empty in a good build, with the reason."""
+
+_VARIABLES: dict[str, str] = {
+    "MB1FILE": "MB1FILE",
+    "PSCBL1FILE": "PSCBL1FILE",
+    "NVHOSTNVDEC": "NVHOSTNVDEC",
+    "MB2BLFILE": "MB2BLFILE",
+    "XUSB_FW": "XUSBFILE",
+    "BPFFILE": "BPFFILE",
+    "PSCFW": "PSCFW",
+    "MCE_IMAGE": "MTSMCEFILE",
+    "WB0FILE": "WB0BOOT",
+    "PSCRF_IMAGE": "PSC_RF",
+    "MB2RF_IMAGE": "MB2_RF",
+    "EKSFILE": "EKSFILE",
+    "DCE": "DCE",
+    "SPEFILE": "SPEFILE",
+    "CAMERAFW": "CAMERAFW",
+    "APEFILE": "APEFILE",
+}
+"""The words of a layout that flash.sh replaces by a file which must be there before, and the
+variable of the board's configuration that names it (flash.sh of R35.3.1). Other words stand for
+files that flash.sh makes itself, such as the kernel's image."""
+
+_BY_NAME = ("adsp-fw.bin",)  # layouts of Orin name it so, for APEFILE
+_ASSIGNED = re.compile(r'^[ \t]*([A-Z_0-9]+)="?(bootloader/[\w./+-]+)"?;?[ \t]*$', re.MULTILINE)
+_LAYOUT = re.compile(r'^EMMC_CFG="?([\w.+-]+\.xml)"?;?[ \t]*$', re.MULTILINE)
+_SOURCED = re.compile(r'^[ \t]*(?:source|\.)[ \t]+"?\$\{LDK_DIR\}/([\w.+-]+)"?', re.MULTILINE)
+_PARTITION = re.compile(r"<partition\b([^>]*)>(.*?)</partition>", re.DOTALL)
+_ATTRIBUTE = re.compile(r'(\w+)="([^"]*)"')
+_FILENAME = re.compile(r"<filename>\s*([^<]*?)\s*</filename>")
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+_MOST_CONFS = 8
+_LONGEST = 4 << 20
+
+
+def preflight_findings(tree: Path, build: Build) -> Iterator[Finding]:
+    """Find the firmware that flash.sh would leave out, before anything is built."""
+    confs = list(_confs(tree, build.settings.bsp.board))
+    named: dict[str, list[str]] = {}
+    for variable, path in (found for text in confs for found in _ASSIGNED.findall(text)):
+        named.setdefault(variable, []).append(path)
+    reported = set()
+    for layout in _layouts(tree, build, confs):
+        for word in _FILENAME.findall(_COMMENT.sub("", _text(layout))):
+            paths = _paths(word, named)
+            if paths and word not in reported and not any(_is_there(tree, each) for each in paths):
+                reported.add(word)
+                yield _lacking(tree, paths, layout)
+
+
+def built_findings(tree: Path) -> Iterator[Finding]:
+    """Find the partitions whose file flash.sh left out of what it built."""
+    for attributes, content in _PARTITION.findall(_COMMENT.sub("", _text(tree / BUILT_LAYOUT))):
+        partition = dict(_ATTRIBUTE.findall(attributes))
+        name, kind = partition.get("name", "?"), partition.get("type", "")
+        if "" in _FILENAME.findall(content) and kind not in OPTIONAL:
+            yield Finding(
+                message=f"flash.sh left the firmware of the partition {name!a} out: its file name"
+                f" in {tree / BUILT_LAYOUT} is empty",
+                hint="put the missing file into bootloader/ of the BSP, then run the same command"
+                " again; do not flash this image",
+            )
+
+
+def _lacking(tree: Path, paths: list[str], layout: Path) -> Finding:
+    return Finding(
+        message=f"the BSP lacks {' or '.join(paths)}, or it is empty:"
+        f" {layout.relative_to(tree)} names it",
+        hint="extract the BSP again: flash.sh leaves a missing firmware file out silently",
+    )
+
+
+def _paths(word: str, named: dict[str, list[str]]) -> list[str]:
+    """Return where a file of a layout may be; several, if boards of one configuration differ."""
+    if word in _VARIABLES:
+        found = named.get(_VARIABLES[word], [])
+        return list(dict.fromkeys(path for each in found for path in _by_fuse_level(each)))
+    return [f"bootloader/{word}"] if word in _BY_NAME else []
+
+
+def _by_fuse_level(path: str) -> tuple[str, ...]:
+    """process_fuse_level() of the board's configuration replaces one word by the other."""
+    return (path, path.replace("_dev", "_prod"), path.replace("_prod", "_dev"))
+
+
+def _is_there(tree: Path, path: str) -> bool:
+    try:
+        return (tree / path).is_file() and (tree / path).stat().st_size > 0
+    except OSError:
+        return False
+
+
+def _layouts(tree: Path, build: Build, confs: list[str]) -> Iterator[Path]:
+    """Yield the layouts of this build: the board's, and those that the settings name."""
+    settings = build.settings.bsp
+    words = [word for each in settings.args for word in _split(each)]
+    given = [path for option, path in pairwise(words) if option == "-c"]
+    if settings.partition_xml:
+        given.append(settings.partition_xml)
+    by_board = [name for text in confs for name in _LAYOUT.findall(text)][-1:]
+    found = [tree / path for path in given]
+    found += [path for name in by_board for path in sorted(tree.glob(f"bootloader/*/cfg/{name}"))]
+    for path in dict.fromkeys(found):
+        if path.is_file() and path.is_relative_to(tree):
+            yield path
+
+
+def _split(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return [text]
+
+
+def _confs(tree: Path, board: str) -> Iterator[str]:
+    """Yield a board's configuration, each file after those that it includes."""
+    to_read, texts = [f"{board}.conf"], []
+    while to_read and len(texts) < _MOST_CONFS:
+        text = _text(tree / to_read.pop(0))
+        texts.append(text)
+        to_read += _SOURCED.findall(text)
+    yield from reversed(texts)
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(_LONGEST).decode("utf-8", "replace")
+    except OSError:
+        return ""
