@@ -136,7 +136,8 @@ def _split(text: str) -> list[str]:
 
 def _confs(tree: Path, board: str) -> Iterator[str]:
     """Yield a board's configuration, each file after those that it includes."""
-    to_read, texts = [f"{board}.conf"], []
+    to_read = [f"{board}.conf"]
+    texts: list[str] = []
     while to_read and len(texts) < _MOST_CONFS:
         text = _text(tree / to_read.pop(0))
         texts.append(text)

@@ -10,6 +10,7 @@ import pytest
 from world import SERIAL, Ran, Run, replace_script
 
 from azaion_imagebuild.l4t import firmware, image_files
+from azaion_imagebuild.sandbox import Accounts
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="NVIDIA's scripts need root")
 
