@@ -2,7 +2,7 @@
 
 One run, in turn: our stamp and its proof (raw, Android sparse, at the first size a tar), the bare
 write of the same 512 bytes, debugfs, a loop mount (as root), guestfish (where installed), building
-the image anew, and whole processes. The images are sparse files that hold a tree of real files.
+the image again, and whole processes. The images are sparse files that hold a tree of real files.
 
 With ``--tars`` only tars are stamped, of so many files each: walked through, and remembered.
 """

@@ -19,7 +19,7 @@ from .account_id import NoId, find_id
 
 FIELDS = ("email", "password", "role")
 _PATHS = {"create_path": "{email}", "lookup_path": "{email}", "update_path": "{email} {id}"}
-"""Key of a path → what may stand in it."""
+"""Key of a path → the placeholders that it may hold."""
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _PATH = re.compile(r"/[!-~]*", re.ASCII)
 HOW_IT_IS_REACHED = (

@@ -49,8 +49,8 @@ def ensure_slot(
         the content of an old device.conf that a placeholder has replaced.
 
     Raises:
-        VerificationError: it cannot be made; ``descriptor``'s image is then as it was, but for an
-            old device.conf whose data is zeros.
+        VerificationError: it cannot be made; ``descriptor``'s image is then unchanged, except that
+            the data of an old device.conf is zeros.
     """
     try:
         with io.FileIO(descriptor, "r", closefd=False) as stream:

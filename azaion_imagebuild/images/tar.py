@@ -90,8 +90,8 @@ class Tar:
         """Return the regular file that unpacking leaves at ``path``; None: there is none.
 
         Raises:
-            CorruptImage: it is no regular file, or a link stands in the way to it; it is longer
-                than ``limit``; its owner is not clear; a header is damaged.
+            CorruptImage: it is not a regular file, or the way to it leads through a link; it is
+                longer than ``limit``; its owner is ambiguous; a header is damaged.
         """
         member = self.find(path)
         if member is None:

@@ -6,8 +6,8 @@ this is true: its inode, size and times (mtime can be set back, ctime cannot). I
 and may be removed at any time.
 
 It is believed only where it belongs to this user or root, nobody else may write it, the image is of
-that version, no member was added, and the headers, parsed anew where they are said to be, have that
-digest and are of that file. Anything else: the whole archive is walked, and remembered anew. What
+that version, no member was added, and the headers, parsed again at the noted offsets, have that
+digest and are of that file. Otherwise the whole archive is walked, and a new index is written. What
 this cannot see: another program that changes headers elsewhere in the archive within the same tick
 of the clock as our own write (4 ms; Linux 6.13 and newer tell even those apart), or that sets the
 clock back to do so. ``verify`` and the proof of a whole build believe no note.

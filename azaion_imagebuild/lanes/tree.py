@@ -3,8 +3,8 @@
 What is only read is a hard link. Of the base's images it has those that reach a device, as copies.
 Whatever NVIDIA's scripts may write is a copy, too:
 
-- ``bootloader/`` (flash.sh rebuilds boot images and tables there), but for the boot image of each
-  device number, which is only read;
+- ``bootloader/`` (flash.sh rebuilds boot images and tables there), except the boot image of
+  each device number, which is only read;
 - ``tools/kernel_flash/images`` (the device mounts it read-write);
 - ``kernel/dtb`` (flash.sh rewrites the ``.dtb.rec`` there, with ``-r`` too);
 - ``tools/kernel_flash/initrdflash*.txt`` (packaging writes its parameters there);

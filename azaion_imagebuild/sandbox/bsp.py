@@ -32,7 +32,7 @@ def service_user() -> int:
 
 
 def create_bsp(bsp: Path) -> Path:
-    """Make the reference BSP at ``bsp``, or anew where it is of another version; return it."""
+    """Make the reference BSP at ``bsp``, again if it is of another version; return it."""
     mark = bsp / REFERENCE_MARK
     version = _version()
     if bsp.exists() and not mark.is_file():

@@ -112,8 +112,8 @@ ECHO = Fault(name="echo of the request", status=500, echoes=True)
 class FallibleAdminApi:
     """Serves the runbook's contract, or another one, while its context lasts; fails when told to.
 
-    It remembers what it was asked, and looks, while a request is being answered, whether the
-    password in it stands in the command line or the environment of any process.
+    It remembers its requests, and checks while it answers one that the password in it is in no
+    process's command line or environment.
     """
 
     def __init__(

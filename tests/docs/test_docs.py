@@ -1,4 +1,4 @@
-"""What README and docs/ show is run; what they say is held against the code."""
+"""What README and docs/ show is run; what they say is compared with the code."""
 
 from __future__ import annotations
 

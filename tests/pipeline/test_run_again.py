@@ -1,4 +1,4 @@
-"""Whatever broke, wherever it stopped: the same command again ends well."""
+"""Whatever broke, wherever it stopped: the same command again succeeds."""
 
 from __future__ import annotations
 
