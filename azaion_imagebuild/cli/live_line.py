@@ -71,14 +71,11 @@ class Live:
 
     def line(self, text: str) -> None:
         """A script has printed a line."""
-        if not self._step:  # of a step that has ended, or of one device of many
-            return
         progress, task = self._shown = self._shown or self._show()
         progress.update(task, last=text[:_WIDTH])
 
     def ended(self) -> None:
-        """The step has ended: remove the live line."""
-        self._step = ""
+        """The step has ended: the live line goes."""
         if self._shown is not None:
             self._shown[0].stop()
             self._shown = None

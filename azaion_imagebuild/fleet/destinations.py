@@ -310,7 +310,7 @@ def _copies(
         impl.plugin_name == "flash" for impl in hook.flash.get_hookimpls()
     ):
         raise UsageError(
-            "--image without --out needs a plug-in of your own that flashes; none is installed",
+            "an image that was built before is flashed by a site's own plug-in, and there is none",
             hint="give --out DIR, or leave --image out",
         )
     work = order.out or order.work or state_dir_of(settings) / "lanes"
@@ -376,7 +376,7 @@ def _instances(order: Order, settings: Settings, plan: Plan, jobs: int) -> tuple
     """Return the USB instances to flash at: the named ones, or all in recovery mode.
 
     Raises:
-        PreflightError: no device was found, more than ten were, or the list names another port.
+        PreflightError: there is none, they are more than ten, or the list names another.
     """
     if order.lanes:
         instances = checked_instances(order.lanes)
@@ -401,7 +401,7 @@ def _of_base(
     """Return what ``take`` makes of the BSP's base, while the BSP is locked.
 
     Raises:
-        OperatorError: the base is missing and cannot be built.
+        OperatorError: there is no base, and none can be built.
     """
     found: list[T] = []
     record = use_base(build, hook, watcher, lambda blank: found.append(take(blank)))

@@ -40,11 +40,11 @@ class Source(Protocol):
     """Nothing new shall begin."""
 
     def next(self, place: str) -> Listed | None:
-        """Return the next device for a place, or None if the place should stop."""
+        """Return the next device for a place; None: there is none, or no new one shall begin."""
         ...
 
-    def ended(self, serial: str, *, done: bool) -> None:
-        """A device of it has ended."""
+    def failed(self, serial: str) -> None:
+        """A device of it has failed."""
 
     def close(self) -> None:
         """Let nothing new begin."""
@@ -73,7 +73,7 @@ class Feed:
         return cls(iter(free), of_place)
 
     def next(self, place: str) -> Listed | None:
-        """Return the next device for a place, or None if the place should stop."""
+        """Return the next device for a place; None: there is none, or no new one shall begin."""
         with self._lock:
             if self.closed:
                 return None
@@ -81,8 +81,8 @@ class Feed:
                 return own.pop(0)
             return next(self.todo, None)
 
-    def ended(self, serial: str, *, done: bool) -> None:
-        """A device of it has ended: it is not done again in this run."""
+    def failed(self, serial: str) -> None:
+        """A device of it has failed: it is not done again in this run."""
 
     def close(self) -> None:
         """Let nothing new begin."""
@@ -158,7 +158,8 @@ class Run:
                     record = made(place, each, shared, self.hook, self.ledger, self.watcher)
                     self._note(record)
                     self.watcher(events.ended(record))
-                    self.feed.ended(each.serial, done=record["outcome"] == "done")
+                    if record["outcome"] != "done":
+                        self.feed.failed(each.serial)
         finally:
             self._ended.put(place.name)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -27,8 +26,6 @@ class Scanner:
     """Serial → its plan, in the order of the scans."""
     closed: bool = False
     _taken: set[str] = field(default_factory=set)
-    _making: dict[str, float] = field(default_factory=dict)
-    """Serial → when its label was scanned, until the device has ended."""
     _accounts: dict[str, str] = field(default_factory=dict)
     _ready: queue.SimpleQueue[Listed | None] = field(default_factory=queue.SimpleQueue)
 
@@ -52,11 +49,9 @@ class Scanner:
         """Let nothing new begin."""
         self.closed = True
 
-    def ended(self, serial: str, *, done: bool) -> None:
-        """A device has ended; if it failed, its label may be scanned again."""
-        self._making.pop(serial, None)
-        if not done:
-            self._taken.discard(serial)
+    def failed(self, serial: str) -> None:
+        """A device has failed: its label may be scanned again."""
+        self._taken.discard(serial)
 
     def _read(self) -> None:
         try:
@@ -66,9 +61,6 @@ class Scanner:
 
     def _read_all(self) -> None:
         for where, text in self.lines:
-            if (since := self._making.get(text)) is not None:
-                self._say(f"{text} is being made (scanned {time.monotonic() - since:.0f} s ago)")
-                continue
             try:
                 plan = self.look(where, text)
             except OperatorError as error:
@@ -77,15 +69,13 @@ class Scanner:
             for each in plan.todo:
                 holder = self._accounts.setdefault(each.email, each.serial)
                 if each.serial in self._taken:
-                    self._say(f"{each.serial} was scanned before and is done")
+                    self._say(f"{each.serial} was scanned before: it is being made, or done")
                 elif holder != each.serial:
                     message = f"{each.serial} shares the account {each.email} with {holder}"
                     self.watcher(problem("error", message, "scan the label again"))
                 else:
                     self.plans[each.serial] = plan
                     self._taken.add(each.serial)
-                    self._making[each.serial] = time.monotonic()
-                    self.watcher(said(f"{each.serial} accepted"))
                     self._ready.put(each)
             self._tell_others(plan)
 

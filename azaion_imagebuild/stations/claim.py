@@ -1,7 +1,7 @@
 """A station's right to make one device, and the ledger as that attempt may write it.
 
 The queue's own locks cannot stop a station that was taken for dead and comes back. So each row is
-written in one transaction with a check that the job is still this station's, and the serial
+written in one transaction with the look whether the job is still this station's, and the serial
 still this attempt's: the job's row and the attempt are the token, and whoever gives the device to
 another station takes both away.
 """

@@ -100,13 +100,13 @@ def checked_name(name: str | None) -> str:
     """Return a station's name.
 
     Raises:
-        UsageError: the name is missing or invalid.
+        UsageError: there is none, or it is no name.
     """
     if not name:
         raise UsageError("the station has no name", hint="give --name S1, or set [ledger] station")
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"{name!a} is not a valid station name",
-            hint="use up to 24 letters, digits, dots, hyphens and underscores, e.g. S1 or line-2",
+            f"{name!a} is no name for a station",
+            hint="up to 24 letters, digits, dots, hyphens and underscores, e.g. S1 or line-2",
         )
     return name

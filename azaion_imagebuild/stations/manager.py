@@ -92,7 +92,7 @@ class Manager(JobManager):
         """Leave that to :meth:`beat`, which goes on to the very end."""
 
     async def fetch_job(self, queues: Iterable[str] | None, worker_id: int) -> Row | None:
-        """Take a job; return None if the queue is empty or the station takes none now."""
+        """Take a job; None: there is none, or none shall be taken now."""
 
         async def fetch() -> Row | None:
             try:
@@ -159,7 +159,7 @@ class Manager(JobManager):
     async def listen_for_jobs(
         self, *, on_notification: NotificationCallback, queues: Iterable[str] | None = None
     ) -> None:
-        """Listen for ever; reconnect when the connection breaks."""
+        """Listen for ever; a connection that breaks is made anew."""
         while True:
             with contextlib.suppress(ConnectorException, psycopg.Error):
                 await super().listen_for_jobs(on_notification=on_notification, queues=queues)

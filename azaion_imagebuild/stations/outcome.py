@@ -1,4 +1,4 @@
-"""What becomes of a job whose device is not done: retried, queued again, or left to a person."""
+"""What becomes of a job whose device is not done: tried again, given back, or left to a person."""
 
 from __future__ import annotations
 

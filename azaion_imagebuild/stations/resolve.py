@@ -18,7 +18,7 @@ def resolve(
     """Write down what became of a device, and take its ended job off the board.
 
     Raises:
-        UsageError: a station is making it now, or the serial is not in the ledger.
+        UsageError: a station is making it now, or the ledger knows no such serial.
         LedgerError: it cannot be written.
     """
     take_over(ledger)

@@ -63,7 +63,7 @@ class Station(Struct, frozen=True, kw_only=True):
 def stations(connection: sql.Connection) -> list[Station]:
     """Return every station that has signed on, and not off.
 
-    A station does not count as dead because the database server has just started.
+    A database server that has just started is no reason to take a station for dead.
     """
     rows = connection.exec_driver_sql(
         "SELECT s.name, s.worker, s.sandbox, s.host, s.process, s.operator, s.version,"

@@ -269,7 +269,7 @@ class _Work:
         self._end(claim, record, row.attempts)
 
     def _lane_for(self, job: Job) -> Lane | None:
-        """Return a free lane for a job, one with a device first; None if it has no such lane.
+        """Return a free lane for a job, with a device if there is one; None: there is no such lane.
 
         Raises:
             Undone: the lane that the job is for is at work.

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 _MOST = 20  # devices of one kind that are named to a person
 
-Status = Mapping[str, Any]
+Board = Mapping[str, Any]
 
 
-def status_of(ledger: Ledger) -> Status:
+def look(ledger: Ledger) -> Board:
     """Return the state of the stations as one JSON object; nothing is changed.
 
     Raises:
@@ -106,22 +106,22 @@ def _undone(connection: sql.Connection) -> Iterator[dict[str, Any]]:
         yield dict(zip(names, row, strict=True))
 
 
-def lines_of(status: Status) -> Iterator[str]:
-    """Yield the status for a person."""
-    for station in status["stations"]:
+def lines_of(board: Board) -> Iterator[str]:
+    """Yield the board for a person."""
+    for station in board["stations"]:
         yield _station(station)
         for lane, doing in sorted(station["lanes"].items()):
             yield f"  {lane}: {doing or 'free'}"
-    for queue in status["queues"]:
+    for queue in board["queues"]:
         yield _queue(queue)
-    yield from _some(status["running"], "being made", _doing)
-    yield from _some(status["orphans"], "orphans: their station is dead", _doing)
-    if status["orphans"]:
+    yield from _some(board["running"], "being made", _doing)
+    yield from _some(board["orphans"], "orphans: their station is dead", _doing)
+    if board["orphans"]:
         yield "hint: others take them soon; at once: azaion-imagebuild station reassign --dead"
-    yield from _some(status["undone"], "not done", _why)
-    for hint in dict.fromkeys(each["hint"] for each in status["undone"][:_MOST] if each["hint"]):
+    yield from _some(board["undone"], "not done", _why)
+    for hint in dict.fromkeys(each["hint"] for each in board["undone"][:_MOST] if each["hint"]):
         yield f"hint: {hint}"
-    if not any(status.values()):
+    if not any(board.values()):
         yield "nothing is queued, and no station is at work"
 
 

@@ -118,7 +118,7 @@ def _queue(
     ledger: Ledger,
     submission: Submission,
 ) -> None:
-    """Queue some devices, checking in the same transaction that they are new."""
+    """Queue some devices, in one transaction with the look whether they are queued or done."""
     locks = {each.serial: lock_of(each.serial, sandbox=order.sandbox) for each in listed}
     with ledger.writing() as pen:
         active = _active(pen.connection, list(locks.values()))
@@ -161,7 +161,7 @@ def _planned(
 
 
 def _is_done(each: Listed, standing: Standing) -> Entry | None:
-    """Return the row of a device whose last attempt succeeded; its image is on some station."""
+    """Return the row of a device whose last attempt ended well; its image is on some station."""
     row = standing.last
     return row if row is not None and row.outcome == "done" else None
 
@@ -187,7 +187,7 @@ def _where(queue: str, doing: bool) -> str:
 
 
 def _forget(connection: sql.Connection, locks: list[str]) -> None:
-    """Remove the ended jobs of devices that are queued again; the ledger has their story."""
+    """Remove the ended jobs of devices that are queued anew; the ledger has their story."""
     connection.exec_driver_sql(
         "DELETE FROM procrastinate_jobs WHERE lock = ANY(%s) AND status NOT IN ('todo', 'doing')",
         (locks,),

@@ -59,7 +59,7 @@ def shared_ledger(settings: Settings, *, patience: float = 60.0) -> Ledger:
             hint="set [ledger] database (--database) to postgresql://…; see docs/stations.md",
         )
     try:
-        import procrastinate  # noqa: F401 - only to see that it is installed
+        import procrastinate  # noqa: F401 - a look whether it is there
         import psycopg_pool  # noqa: F401
     except ImportError:
         raise UsageError(

@@ -91,7 +91,7 @@ def reassign(ledger: Ledger, name: str | None) -> tuple[list[Taken], list[str]]:
         what was taken away, and the serials that were waiting.
 
     Raises:
-        UsageError: no such station.
+        UsageError: there is no such station.
         LedgerError: the database cannot be written.
     """
     with ledger.writing() as pen:
@@ -108,7 +108,7 @@ def reassign(ledger: Ledger, name: str | None) -> tuple[list[Taken], list[str]]:
         ]
         if name and not chosen and not waiting:
             raise UsageError(
-                f"no such station: {name!a}", hint="azaion-imagebuild station status lists them"
+                f"there is no station {name}", hint="azaion-imagebuild station status lists them"
             )
         for queue, _, job in waiting:
             common = queue_of(None, sandbox=queue.startswith(queue_of(None, sandbox=True)))

@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -351,36 +350,6 @@ def test_the_label_of_a_device_that_failed_can_be_scanned_again(run: Run, tmp_pa
     (record,) = json.loads(out)["records"]
     assert (fleet.returncode, record["outcome"]) == (0, "done"), said.read_text()
     assert [each["outcome"] for each in run("ledger", "list", "--json").json] == ["done"]
-
-
-def test_a_scan_is_answered_at_once_and_a_double_scan_says_since_when(
-    run: Run, slow: None, tmp_path: Path
-) -> None:
-    argv = [sys.executable, "-m", "azaion_imagebuild", "fleet", "-", "--out", "images", "--json"]
-    Path("held").touch()
-    ours, terminal = pty.openpty()
-    fleet = subprocess.Popen(
-        argv, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    os.write(ours, b"AZJN-0001\n")
-    while not Path("holding").exists():  # the device is being made
-        assert fleet.poll() is None
-        time.sleep(0.01)
-    os.write(ours, b"AZJN-0001\n")
-    assert fleet.stderr is not None
-    said: list[str] = []
-    while not said or "is being made" not in said[-1]:
-        said.append(fleet.stderr.readline())
-        assert said[-1]
-    Path("held").unlink()
-    os.write(ours, b"\x04")
-    out, _ = fleet.communicate(timeout=60)
-    os.close(ours)
-    os.close(terminal)
-    assert "AZJN-0001 accepted\n" in said
-    assert re.fullmatch(r"AZJN-0001 is being made \(scanned \d+ s ago\)\n", said[-1])
-    assert not any(line.startswith(("error", "hint")) for line in said)
-    assert [each["outcome"] for each in json.loads(out)["records"]] == ["done"]
 
 
 def test_labels_are_scanned_one_by_one(run: Run, state: Path) -> None:

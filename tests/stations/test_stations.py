@@ -103,11 +103,11 @@ def test_what_is_done_unknown_or_another_devices_is_not_queued(run: Run, factory
         (["submit", ONE, "--database", "sqlite:///ledger.sqlite3"], "is not in PostgreSQL"),
         (["station", "--name", "S1", "--database", "sqlite://"], "is not in PostgreSQL"),
         (["station", "--lanes", "2"], "the station has no name"),
-        (["station", "--name", "S 1"], "is not a valid station name"),
+        (["station", "--name", "S 1"], "is no name for a station"),
         (["station", "--name", "S1", "--lanes", "0"], "--lanes is less than 1"),
         (["station", "status"], "no database is set"),
         (["station", "reassign"], "give either the name of a station or --dead"),
-        (["submit", ONE, "--station", "S@1"], "is not a valid station name"),
+        (["submit", ONE, "--station", "S@1"], "is no name for a station"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_done(

@@ -26,7 +26,7 @@ from azaion_imagebuild.identity.serial import email_for
 from azaion_imagebuild.ledger import Entry, Ledger
 from azaion_imagebuild.ledger.chain import check
 from azaion_imagebuild.sandbox import Accounts
-from azaion_imagebuild.stations.status import Status, status_of
+from azaion_imagebuild.stations.status import Board, look
 
 ROOT = Path(azaion_imagebuild.__file__).parent.parent
 LINE = """
@@ -173,9 +173,9 @@ class Factory:
     def outcomes(self) -> Counter[str]:
         return Counter(entry.outcome for entry in self.attempts().values())
 
-    def board(self) -> Status:
+    def board(self) -> Board:
         """Return what `station status --json` shows, for those who look again and again."""
-        return status_of(self.ledger)
+        return look(self.ledger)
 
     def is_idle(self) -> bool:
         return not any(each["waiting"] or each["running"] for each in self.board()["queues"])

@@ -59,14 +59,14 @@ def add_status_flags(status: argparse.ArgumentParser) -> None:
 
 
 def status(args: argparse.Namespace, console: Console) -> int:
-    from ...stations.status import lines_of, status_of
+    from ...stations.status import lines_of, look
 
     with _shared_ledger(args, console) as ledger:
-        found = status_of(ledger)
+        board = look(ledger)
     if args.json:
-        stdout.print_json(found, console)
+        stdout.print_json(board, console)
         return 0
-    for line in lines_of(found):
+    for line in lines_of(board):
         stdout.print_line(line, console)
     return 0
 
