@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox import Accounts
 from azaion_imagebuild.system.locks import locked
+
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="NVIDIA's scripts need root")
 
 
 @pytest.fixture(params=["flash", "initrd"])
