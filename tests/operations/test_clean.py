@@ -15,7 +15,6 @@ from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox import Accounts
 from azaion_imagebuild.system.locks import locked
 
-
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="NVIDIA's scripts need root")
 
 
