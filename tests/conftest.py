@@ -42,16 +42,6 @@ sys.dont_write_bytecode = False
 os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Skip, for an ordinary user, what ends because NVIDIA's scripts need root; CI runs both."""
-    outcome: Any = yield
-    report = outcome.get_result()
-    if os.geteuid() != 0 and report.failed and "need root" in str(report.longrepr):
-        report.outcome = "skipped"
-        report.longrepr = (str(item.path), 0, "Skipped: NVIDIA's scripts need root")
-
-
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Three for two cores: a test waits for the processes it starts a fifth of its time."""
