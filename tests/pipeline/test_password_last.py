@@ -160,6 +160,7 @@ def test_an_identity_that_nobody_activates_is_an_error(
     assert not (rootfs_dir / DEVICE_CONF).exists()
 
 
+@needs_root
 def test_a_fleet_leaves_the_old_password_valid_where_a_device_fails(
     run: Run, account: Accounts, api_url: str, bsp: Path
 ) -> None:
@@ -178,6 +179,7 @@ def test_a_fleet_leaves_the_old_password_valid_where_a_device_fails(
     assert account.login(EMAIL, password_in("images/AZJN-0042.img"))
 
 
+@needs_root
 @pytest.mark.parametrize("out", [None, "new.img"])
 def test_stamp_leaves_image_and_account_as_they_were_where_the_api_refuses(
     run: Run, account: Accounts, api_url: str, bsp: Path, monkeypatch: pytest.MonkeyPatch,
