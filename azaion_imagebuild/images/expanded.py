@@ -70,9 +70,10 @@ def _expand(raw: SparseReader, file: BinaryIO) -> None:
     file.truncate(raw.size)
     position = raw.next_data(0)
     while position < raw.size:
+        block = _read(raw, position)
         file.seek(position)
-        position += file.write(_read(raw, position).rstrip(b"\0") or b"\0")
-        position = raw.next_data(position)
+        file.write(block.rstrip(b"\0"))  # the rest stays a hole
+        position = raw.next_data(position + len(block))
     file.flush()
 
 

@@ -11,13 +11,16 @@ import tarfile
 import zipfile
 from itertools import combinations
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
-from image_making import call, mke2fs
+from image_making import RAW, Chunk, SparseLayout, call, mke2fs
 from world import SERIAL, Run
 
 from azaion_imagebuild.images import CorruptImage, image_format, open_filesystem
+from azaion_imagebuild.images import expanded as expansion
 from azaion_imagebuild.images.expanded import expanded, first_difference
+from azaion_imagebuild.images.sparse import SparseReader
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox.bsp import TREE
 
@@ -181,6 +184,26 @@ def test_a_twin_differs_from_the_raw_image_at_any_byte(raw: Path, offset: int) -
     data[offset] ^= 0xFF
     raw.write_bytes(data)
     assert first_difference(sparse, raw) == offset
+
+
+@pytest.mark.parametrize("data", [bytes(3 << 20), b"x" + bytes((3 << 20) - 1), b"x\0" * (1 << 20)])
+def test_zeros_that_a_sparse_image_carries_are_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    path = tmp_path / "zeros.img"
+    chunk = Chunk(RAW, len(data) // 4096, data)
+    path.write_bytes(SparseLayout(block=4096, chunks=(chunk,)).packed())
+    reads: list[int] = []
+    read = expansion._read
+
+    def counted(stream: SparseReader | BinaryIO, position: int) -> bytes:
+        reads.append(position)
+        return read(stream, position)
+
+    monkeypatch.setattr(expansion, "_read", counted)
+    with expanded(path) as whole:
+        assert whole.read_bytes() == data
+    assert len(reads) <= -(-len(data) // (1 << 20))
 
 
 # What the kernel would refuse.
