@@ -310,7 +310,7 @@ def _copies(
         impl.plugin_name == "flash" for impl in hook.flash.get_hookimpls()
     ):
         raise UsageError(
-            "an image that was built before is flashed by a site's own plug-in, and there is none",
+            "no plug-in flashes an image that was built before",
             hint="give --out DIR, or leave --image out",
         )
     work = order.out or order.work or state_dir_of(settings) / "lanes"

@@ -61,7 +61,8 @@ def _known(each: Listed, row: Entry, outcome: str) -> dict[str, Any]:
         "step": row.step,
         "error": "its last attempt died while flashing: what the device holds is not known",
         "hint": "flash that very device: azaion-imagebuild image --serial"
-        f" {each.serial}; or say what is so: azaion-imagebuild ledger resolve {each.serial} …",
+        f" {each.serial}; or record what you know: azaion-imagebuild ledger resolve"
+        f" {each.serial} …",
     }
     known = blank_record(each)
     fields = {name: getattr(row, name) for name in known if hasattr(row, name)}

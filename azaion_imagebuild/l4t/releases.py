@@ -39,7 +39,7 @@ class Evidence(Struct, frozen=True, kw_only=True):
 
 
 class Watched(Struct, frozen=True, kw_only=True):
-    """The evidence of one run: a file that an earlier run left is none."""
+    """The evidence of one run: a file that an earlier run left does not count."""
 
     evidence: Evidence
     tree: Path
