@@ -70,7 +70,7 @@ def clean(tree: Path) -> list[str]:
     """
     release(tree)
     removed = remove_images_since(tree, since=0.0)
-    remove_images(tree)
+    (tree / BASE_NOTE).unlink(missing_ok=True)
     left = [str(path.relative_to(tree)) for path in _changed(tree, 0.0, linked=False)
             if _has_credential(path)]  # fmt: skip
     if left:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, structs
 
-from ..errors import LedgerError, OperatorError, PreflightError
+from ..errors import LedgerError, OperatorError, PreflightError, raise_for
 from ..model import Receipt
 from ..settings import LedgerSettings
 from ..system.signals import check_interrupt
@@ -300,8 +300,7 @@ def _guarded(connection: sql.Connection, ticket: Ticket) -> list[Entry]:
     findings = [*known.findings(guard.reprovision, confirmed=guard.confirmed)]
     if entry.step == FUSE:
         findings += known.findings_of_fuses(asked=True)
-    if errors := [(each.message, each.hint) for each in findings if each.severity == "error"]:
-        raise PreflightError.of_problems(errors)
+    raise_for(findings, PreflightError)
     if entry.step == FUSE and known.fused is not None:  # not yet so at preflight
         raise PreflightError(
             f"{entry.serial} was just fused by another station",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from msgspec import Struct, structs
 
-from ..errors import OperatorError, PreflightError, VerificationError
+from ..errors import PreflightError, VerificationError, raise_for
 from ..identity import device_conf
 from ..identity.placeholder import placeholder
 from ..model import (
@@ -83,7 +83,7 @@ class _OpenedRootfs:
             password=identity.password,
             sha256=staged.sha256,
         )
-        _refuse(findings, VerificationError)
+        raise_for(findings, VerificationError)
         return staged
 
     def publish(self) -> None:
@@ -103,9 +103,4 @@ def _heed(findings: Sequence[Finding]) -> None:
     for each in findings:
         if each.severity == "warning":
             _logger.warning("%s (%s)", each.message, each.hint)
-    _refuse((each for each in findings if each.severity == "error"), PreflightError)
-
-
-def _refuse(findings: Iterator[Finding], kind: type[OperatorError]) -> None:
-    if problems := [(each.message, each.hint) for each in findings]:
-        raise kind.of_problems(problems)
+    raise_for(findings, PreflightError)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import pluggy
 
-from ..errors import OperatorError, PreflightError, denied, is_denied
+from ..errors import OperatorError, PreflightError, denied, is_denied, raise_for
 from ..model import RECORD_FIELDS, Finding
 from . import events
 from .attempt import Attempt
@@ -43,14 +43,11 @@ def refuse_errors(
     answers: Iterable[Sequence[Finding] | None], kind: type[OperatorError], watcher: Watcher
 ) -> None:
     """Show the warnings; raise one error of ``kind`` for all findings that stop the build."""
-    errors = []
-    for finding in flatten(answers):
-        if finding.severity == "error":
-            errors.append((finding.message, finding.hint))
-        else:
+    findings = list(flatten(answers))
+    for finding in findings:
+        if finding.severity != "error":
             watcher(events.warned(finding))
-    if errors:
-        raise kind.of_problems(errors)
+    raise_for(findings, kind)
 
 
 def add_fields(attempt: Attempt, step: str, answers: Iterable[object]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from msgspec import structs
 
 from ..errors import LedgerError, OperatorError, PreflightError
 from ..model import (
-    BASE,
     DEVICE_CONF,
     Build,
     BuildRecord,
@@ -85,7 +84,7 @@ class Attempt:
             return
         self._holds_signals = True
         one_of_several = self.build.shared is not None
-        if not one_of_several and self.build.serial != BASE:
+        if not one_of_several and not self.build.is_base:
             signals.hold_to_the_end()
         self.held.enter_context(signals.held_back(stop_after_this=one_of_several))
 

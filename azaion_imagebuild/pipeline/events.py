@@ -11,7 +11,7 @@ from typing import Any, Literal
 from msgspec import Struct, field, structs
 
 from ..errors import OperatorError
-from ..model import BASE, Build, BuildRecord, Finding
+from ..model import Build, BuildRecord, Finding
 from ..secret import redact, redacted
 from ..text import utc, visible
 
@@ -74,7 +74,7 @@ def warnings_to(watcher: Watcher) -> Watcher:
 def began(build: Build) -> Event:
     """Return the event of a build that begins."""
     where = "SANDBOX  " if build.sandbox else ""
-    who = "base image" if build.serial == BASE else f"{build.serial}  {build.email}"
+    who = "base image" if build.is_base else f"{build.serial}  {build.email}"
     return Event(
         name="began",
         message=f"{where}{who}  attempt {build.attempt}",
