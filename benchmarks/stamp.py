@@ -35,7 +35,7 @@ from azaion_imagebuild.images.digest import renew_sha1
 from azaion_imagebuild.images.stamp import opened_for_stamping
 from azaion_imagebuild.model import DEVICE_CONF, DEVICE_CONF_MODE, FileEntry
 from azaion_imagebuild.operations import stamp as stamps
-from azaion_imagebuild.proof.identity import prove
+from azaion_imagebuild.proof.identity import Expected, prove
 from azaion_imagebuild.sandbox.bsp import TREE
 from azaion_imagebuild.secret import Secret
 from azaion_imagebuild.settings import PLACEHOLDER_SIZE, Settings
@@ -358,7 +358,7 @@ def check(
     """Prove that the image carries the identity; nothing that is remembered is believed."""
     entry = read(path, DEVICE_CONF, device_conf.LONGEST)
     secret = Secret(PASSWORD)
-    assert not list(prove(entry, str(path), email=EMAIL, owner=OWNER, password=secret))
+    assert not list(prove(entry, str(path), Expected(email=EMAIL, owner=OWNER, password=secret)))
 
 
 def write(path: Path) -> float:

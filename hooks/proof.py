@@ -24,20 +24,19 @@ def verify_image(
 ) -> list[Finding]:
     from azaion_imagebuild.l4t import firmware
     from azaion_imagebuild.proof import completeness  # late: `provision` needs none
-    from azaion_imagebuild.proof.identity import prove
+    from azaion_imagebuild.proof.identity import Expected, prove
 
     (conf,) = (each for each in staged if each.path == DEVICE_CONF)
+    expected = Expected(
+        email=build.email,
+        owner=(conf.ownership.uid, conf.ownership.gid),
+        password=identity.password,
+        sha256=conf.sha256,
+    )
     differences = [
         finding
         for path, entry in _device_confs(build, image)
-        for finding in prove(
-            entry,
-            str(path),
-            email=build.email,
-            owner=(conf.ownership.uid, conf.ownership.gid),
-            password=identity.password,
-            sha256=conf.sha256,
-        )
+        for finding in prove(entry, str(path), expected)
     ]
     if differences or build.stamps:
         return differences  # a base was proven to be whole when it was built

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from ..errors import ImageBuildError, UsageError, VerificationError
+from ..errors import ImageBuildError, UsageError, VerificationError, raise_for
 from ..identity import device_conf
 from ..identity.placeholder import padded, placeholder
 from ..images import Filesystem
@@ -27,12 +27,13 @@ from ..model import (
     RELEASE_FILE,
     Build,
     DeviceIdentity,
+    Finding,
     Image,
     Ownership,
     StagedFile,
 )
 from ..pipeline.target import Opened
-from ..proof.identity import prove
+from ..proof.identity import Expected, prove
 from ..rootfs.accounts import Accounts, UnknownAccount
 from ..rootfs.tree import Rootfs
 from ..settings import DeviceConfSettings
@@ -209,18 +210,12 @@ def _prove_image(
     opened: OpenImage, data: bytes, identity: DeviceIdentity, owner: tuple[int, int]
 ) -> None:
     """Read the file back by its name; take the identity out again if it differs."""
-    findings = [
-        (finding.message, finding.hint)
-        for finding in prove(
-            places.read_file(opened.path, DEVICE_CONF, device_conf.LONGEST),
-            str(opened.path),
-            email=identity.email,
-            owner=owner,
-            password=identity.password,
-        )
-    ]
+    entry = places.read_file(opened.path, DEVICE_CONF, device_conf.LONGEST)
+    expected = Expected(email=identity.email, owner=owner, password=identity.password)
+    findings = list(prove(entry, str(opened.path), expected))
     if not findings and opened.read() != data:
-        findings = [(f"{opened.path} reads back other bytes than were written", "check its disk")]
+        message = f"{opened.path} reads back other bytes than were written"
+        findings = [Finding(message=message, hint="check its disk")]
     if findings:
         write_into(opened, placeholder(opened.location.size))
-        raise VerificationError.of_problems(findings)
+    raise_for(findings, VerificationError)

@@ -22,7 +22,7 @@ from ..model import (
     StagedFile,
 )
 from ..pipeline.target import Opened
-from ..proof.identity import prove
+from ..proof.identity import Expected, prove
 from ..rootfs import staging
 from ..rootfs.tree import Rootfs
 from ..system.locks import locked
@@ -75,15 +75,13 @@ class _OpenedRootfs:
         self.written = True
         with Rootfs(self._build.rootfs_dir) as rootfs:
             entry = rootfs.read_file(DEVICE_CONF, device_conf.LONGEST)
-        findings = prove(
-            entry,
-            str(self._build.rootfs_dir),
+        expected = Expected(
             email=identity.email,
             owner=(self._ownership.uid, self._ownership.gid),
             password=identity.password,
             sha256=staged.sha256,
         )
-        raise_for(findings, VerificationError)
+        raise_for(prove(entry, str(self._build.rootfs_dir), expected), VerificationError)
         return staged
 
     def publish(self) -> None:

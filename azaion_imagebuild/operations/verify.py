@@ -14,7 +14,7 @@ from ..identity import device_conf
 from ..identity.serial import email_for
 from ..images.e2fsprogs import damaged, damaged_sparse
 from ..model import DEVICE_CONF, FileEntry, Finding
-from ..proof.identity import prove
+from ..proof.identity import Expected, prove
 from ..rootfs.accounts import Accounts, UnknownAccount
 from ..rootfs.staging import unknown_account
 from ..rootfs.tree import Rootfs
@@ -103,12 +103,5 @@ def _check(
         owner = Accounts.read(read_file).resolve(settings.owner, settings.group)
     except UnknownAccount as error:
         findings.append(unknown_account(error))
-    findings += prove(
-        entry,
-        str(target),
-        email=email,
-        owner=owner,
-        pattern=settings.password_pattern,
-        hint=_WRONG,
-    )
-    return tuple(findings)
+    expected = Expected(email=email, owner=owner, pattern=settings.password_pattern, hint=_WRONG)
+    return (*findings, *prove(entry, str(target), expected))

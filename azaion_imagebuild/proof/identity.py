@@ -6,75 +6,69 @@ import hashlib
 import re
 from collections.abc import Iterator
 
+from msgspec import Struct
+
 from ..identity import device_conf
 from ..model import DEVICE_CONF, DEVICE_CONF_MODE, FileEntry, Finding
 from ..secret import Secret
 from ..settings import PASSWORD_PATTERN
 
-_REBUILD = "do not flash this image; run the same command again"
+
+class Expected(Struct, frozen=True, kw_only=True):
+    """What a device's device.conf must be."""
+
+    email: str
+    owner: tuple[int, int] | None
+    """(uid, gid); None: not known."""
+    password: Secret | None = None
+    """The password just provisioned; None: only its form is checked."""
+    pattern: str = PASSWORD_PATTERN
+    """The password's form, if the password is not known."""
+    sha256: str | None = None
+    """SHA-256 of the staged file; None: not known."""
+    hint: str = "do not flash this image; run the same command again"
+    """What to do about a difference."""
 
 
-def prove(
-    entry: FileEntry | None,
-    where: str,
-    *,
-    email: str,
-    owner: tuple[int, int] | None,
-    password: Secret | None = None,
-    pattern: str = PASSWORD_PATTERN,
-    sha256: str | None = None,
-    hint: str = _REBUILD,
-) -> Iterator[Finding]:
+def prove(entry: FileEntry | None, where: str, expected: Expected) -> Iterator[Finding]:
     """Yield every difference between a device.conf and what it must be; none: it is proven.
 
     Args:
-        entry: the file as read back, None when it is not there.
+        entry: the file as read back; None: it is missing.
         where: what it was read from, for the messages.
-        email: the account of the device.
-        owner: (uid, gid) that it must belong to; None: not known.
-        password: the one just provisioned; None checks its form only.
-        pattern: that form.
-        sha256: of the file that was staged; None: not known.
-        hint: what to do about a difference.
     """
+    for message in _differences(entry, where, expected):
+        yield Finding(message=message, hint=expected.hint)
+
+
+def _differences(entry: FileEntry | None, where: str, expected: Expected) -> Iterator[str]:
     if entry is None:
-        yield Finding(message=f"{where} holds no /{DEVICE_CONF}", hint=hint)
+        yield f"{where} holds no /{DEVICE_CONF}"
         return
     if entry.mode != DEVICE_CONF_MODE:
-        message = f"/{DEVICE_CONF} in {where} has mode {entry.mode:04o}, not {DEVICE_CONF_MODE:04o}"
-        yield Finding(message=message, hint=hint)
-    if owner is not None and (entry.uid, entry.gid) != owner:
-        message = (
-            f"/{DEVICE_CONF} in {where} belongs to {entry.uid}:{entry.gid},"
-            f" not to {owner[0]}:{owner[1]}"
-        )
-        yield Finding(message=message, hint=hint)
-    wanted = re.compile(pattern) if password is None else password
-    differences = list(_prove_credentials(entry.data, where, email, wanted, hint))
+        yield f"/{DEVICE_CONF} in {where} has mode {entry.mode:04o}, not {DEVICE_CONF_MODE:04o}"
+    if expected.owner is not None and (entry.uid, entry.gid) != expected.owner:
+        uid, gid = expected.owner
+        yield f"/{DEVICE_CONF} in {where} belongs to {entry.uid}:{entry.gid}, not to {uid}:{gid}"
+    differences = list(_wrong_credentials(entry.data, where, expected))
     yield from differences
-    if not differences and sha256 and hashlib.sha256(entry.data).hexdigest() != sha256:
-        message = f"/{DEVICE_CONF} in {where} is not byte for byte the file that was staged"
-        yield Finding(message=message, hint=hint)
+    staged = not expected.sha256 or hashlib.sha256(entry.data).hexdigest() == expected.sha256
+    if not differences and not staged:
+        yield f"/{DEVICE_CONF} in {where} is not byte for byte the file that was staged"
 
 
-def _prove_credentials(
-    data: bytes, where: str, email: str, wanted: Secret | re.Pattern[str], hint: str
-) -> Iterator[Finding]:
+def _wrong_credentials(data: bytes, where: str, expected: Expected) -> Iterator[str]:
     try:
         found = device_conf.parse(data)
     except device_conf.MalformedDeviceConf as error:
-        message = f"/{DEVICE_CONF} in {where} is {error.what}"
-        yield Finding(message=message, hint=hint)
+        yield f"/{DEVICE_CONF} in {where} is {error.what}"
         return
-    if found.email != email:
-        message = f"/{DEVICE_CONF} in {where} is of {found.email!a}, not of {email}"
-        yield Finding(message=message, hint=hint)
-    if isinstance(wanted, Secret):
-        if found.password != wanted:
-            message = f"/{DEVICE_CONF} in {where} holds another password than the one provisioned"
-            yield Finding(message=message, hint=hint)
-    elif not wanted.fullmatch(found.password.reveal()):
-        ours = wanted.pattern == PASSWORD_PATTERN
+    if found.email != expected.email:
+        yield f"/{DEVICE_CONF} in {where} is of {found.email!a}, not of {expected.email}"
+    if expected.password is not None:
+        if found.password != expected.password:
+            yield f"/{DEVICE_CONF} in {where} holds another password than the one provisioned"
+    elif not re.fullmatch(expected.pattern, found.password.reveal()):
+        ours = expected.pattern == PASSWORD_PATTERN
         form = "32 hexadecimal digits" if ours else "of the form [device_conf] password_pattern"
-        message = f"the password in /{DEVICE_CONF} of {where} is not {form}"
-        yield Finding(message=message, hint=hint)
+        yield f"the password in /{DEVICE_CONF} of {where} is not {form}"
