@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from ..errors import ImageBuildError, UsageError
+from ..system.holes import data_ranges
 
 _FICLONE = 0x40049409  # ioctl_ficlone(2): share the blocks of another file
 _NOT_SHARED = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL)
@@ -71,19 +72,10 @@ def shares_blocks(source: Path, folder: Path) -> bool:
 
 
 def _copy_data(source: int, target: int) -> None:
-    end = os.fstat(source).st_size
-    os.ftruncate(target, end)
-    position = 0
-    while position < end:
-        try:
-            position = os.lseek(source, position, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return  # a hole up to the end
-            raise
-        hole = os.lseek(source, position, os.SEEK_HOLE)
-        while position < hole:
-            copied = _copy_some(source, target, hole - position, position)
+    os.ftruncate(target, os.fstat(source).st_size)
+    for position, end in data_ranges(source):
+        while position < end:
+            copied = _copy_some(source, target, end - position, position)
             if not copied:
                 raise OSError(errno.EIO, "the image became shorter while it was copied")
             position += copied

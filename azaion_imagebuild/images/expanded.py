@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import VerificationError
+from ..system.holes import next_data
 from .formats import opened_file, raw_of_sparse
 from .sparse import SparseReader
 
@@ -83,12 +83,8 @@ def _read(stream: SparseReader | BinaryIO, position: int) -> bytes:
 
 
 def _next_data(stream: BinaryIO, position: int) -> int:
-    try:
-        return os.lseek(stream.fileno(), position, os.SEEK_DATA)
-    except OSError as error:
-        return (
-            _NEVER if error.errno == errno.ENXIO else position
-        )  # a hole up to the end, or unknown
+    found = next_data(stream.fileno(), position)
+    return _NEVER if found is None else found
 
 
 def _differing(one: bytes, other: bytes) -> int:

@@ -25,11 +25,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
+import msgspec.json
 from msgspec import Struct, structs
 
 from .. import __version__
 from ..model import DEVICE_CONF, GROUP, PASSWD, RELEASE_FILE, FileEntry
+from ..system.files import replace_file
 from .formats import Filesystem, image_format, open_filesystem, opened_file
 from .locate import Location, in_tar, locate
 from .stream import CorruptImage, read_exactly
@@ -263,14 +264,5 @@ def _offset(value: Any) -> int:
 
 def _write(image: Path, note: Index) -> None:
     """Put a note beside an image, whole or not at all; a folder that takes none gets none."""
-    target = _beside(image)
-    new = target.with_name(f"{target.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
-        new.unlink(missing_ok=True)  # what a killed run left
-        try:
-            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-            with os.fdopen(descriptor, "w") as stream:
-                json.dump(msgspec.to_builtins(note), stream)
-            new.replace(target)
-        finally:
-            new.unlink(missing_ok=True)
+        replace_file(_beside(image), msgspec.json.encode(note), mode=0o644, durable=False)

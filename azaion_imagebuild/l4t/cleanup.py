@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
@@ -15,6 +14,7 @@ from ..errors import OperatorError, StagingError, VerificationError
 from ..model import Build, DeviceIdentity, Image
 from ..secret import Secret
 from ..system import mounts
+from ..system.holes import data_ranges
 from . import image_files
 from .image_files import BASE_NOTE
 
@@ -201,15 +201,7 @@ def _matches(path: Path, wanted: Callable[[bytes], bool], overlap: int) -> bool:
 
 def _data(descriptor: int) -> Iterator[tuple[int, bytes]]:
     """Yield (offset, bytes) of a file's data, without its holes."""
-    position = 0
-    while True:
-        try:
-            position = os.lseek(descriptor, position, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return  # only a hole is left
-            raise
-        end = os.lseek(descriptor, position, os.SEEK_HOLE)
+    for position, end in data_ranges(descriptor):
         while position < end:
             block = os.pread(descriptor, min(_WINDOW, end - position), position)
             if not block:

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import PreflightError, StagingError
-from ..system.files import NEW_SUFFIX
+from ..system.files import replace_file
 from ..system.mounts import unescaped
 from .initrd_host import Host
 
@@ -95,7 +94,4 @@ def _remove_nvidias_entry(exports: Path, folder: Path) -> None:
         else:
             kept.append(line)
     if kept != lines:
-        new = exports.with_name(f"{exports.name}{NEW_SUFFIX}")
-        new.write_text("".join(kept))
-        shutil.copystat(exports, new)
-        new.replace(exports)
+        replace_file(exports, "".join(kept).encode(), like=exports)

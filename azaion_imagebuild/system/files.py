@@ -33,7 +33,7 @@ def opened_folder(path: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def prepared_file(
-    folder: int, name: str, new: str | None = None
+    folder: int, name: str, new: str | None = None, *, durable: bool = True
 ) -> Iterator[tuple[BinaryIO, Callable[[], None]]]:
     """Yield a new, empty file (0600) in an opened folder, and what makes it take over ``name``.
 
@@ -44,6 +44,7 @@ def prepared_file(
         folder: the folder's descriptor.
         name: the final name.
         new: the name until then; None: a dotfile.
+        durable: the new file must survive a power cut, too.
 
     Raises:
         OSError: it cannot be written; the second answer raises this, too.
@@ -58,10 +59,12 @@ def prepared_file(
     def publish() -> None:
         nonlocal published
         stream.flush()
-        os.fsync(stream.fileno())
+        if durable:
+            os.fsync(stream.fileno())
         os.replace(new, name, src_dir_fd=folder, dst_dir_fd=folder)
         published = True
-        os.fsync(folder)
+        if durable:
+            os.fsync(folder)
 
     try:
         with stream:
@@ -74,7 +77,9 @@ def prepared_file(
 
 
 @contextlib.contextmanager
-def new_file(folder: int, name: str, new: str | None = None) -> Iterator[BinaryIO]:
+def new_file(
+    folder: int, name: str, new: str | None = None, *, durable: bool = True
+) -> Iterator[BinaryIO]:
     """Yield a new file (0600) in an opened folder; when the block succeeds it replaces ``name``.
 
     If it cannot be written, or the block fails, ``name`` stays as it was.
@@ -82,30 +87,43 @@ def new_file(folder: int, name: str, new: str | None = None) -> Iterator[BinaryI
     Raises:
         OSError: it cannot be written.
     """
-    with prepared_file(folder, name, new) as (stream, publish):
+    with prepared_file(folder, name, new, durable=durable) as (stream, publish):
         yield stream
         publish()
 
 
-def replace_file(path: Path, data: bytes, mode: int = 0o600, like: Path | None = None) -> None:
+def replace_file(
+    path: Path, data: bytes, mode: int = 0o600, like: Path | None = None, *, durable: bool = True
+) -> None:
     """Write a file whole, or leave what was there.
 
     Args:
         path: the file.
         data: its new content.
         mode: its mode.
-        like: a file whose owner and mode it gets instead.
+        like: a file whose owner, mode and xattrs it gets instead.
+        durable: the new content must survive a power cut, too.
 
     Raises:
         OSError: it cannot be written.
     """
-    with opened_folder(path.parent) as folder, new_file(folder, path.name) as stream:
+    with (
+        opened_folder(path.parent) as folder,
+        new_file(folder, path.name, durable=durable) as stream,
+    ):
         stream.write(data)
         if like is not None:
             found = like.stat()
             mode = stat.S_IMODE(found.st_mode)
             os.chown(stream.fileno(), found.st_uid, found.st_gid)
+            _copy_xattrs(like, stream.fileno())
         os.chmod(stream.fileno(), mode)
+
+
+def _copy_xattrs(source: Path, target: int) -> None:
+    with contextlib.suppress(OSError):  # the filesystem has none
+        for name in os.listxattr(source):
+            os.setxattr(target, name, os.getxattr(source, name))
 
 
 def is_own(path: Path) -> bool:

@@ -552,11 +552,11 @@ class Killed(BaseException):
     """The process was."""
 
 
-@pytest.mark.parametrize("where", ["update", "_write", "Path.replace"])
+@pytest.mark.parametrize("where", ["update", "_write", "os.replace"])
 def test_a_crash_between_the_stamp_and_the_note_leads_to_a_walk(
     image: Path, walks: list[str], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise Killed
 
     write(image, conf(1))

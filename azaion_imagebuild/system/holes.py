@@ -1,0 +1,26 @@
+"""The holes of a sparse file: they read as zeros, and are skipped (lseek(2), SEEK_DATA)."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+
+
+def next_data(descriptor: int, position: int) -> int | None:
+    """Return where data begins, at ``position`` or after it; None: only a hole is left."""
+    try:
+        return os.lseek(descriptor, position, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None
+        raise
+
+
+def data_ranges(descriptor: int) -> Iterator[tuple[int, int]]:
+    """Yield start and end of each part of a file that is no hole."""
+    position = next_data(descriptor, 0)
+    while position is not None:
+        end = os.lseek(descriptor, position, os.SEEK_HOLE)
+        yield position, end
+        position = next_data(descriptor, end)
