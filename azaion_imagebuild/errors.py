@@ -138,9 +138,14 @@ class InterruptedBuild(OperatorError):
     exit_code = ExitCode.INTERRUPTED
 
 
+def problems_of(findings: Iterable[Finding]) -> list[tuple[str, str]]:
+    """Return message and hint of each error among the findings; warnings are passed over."""
+    return [(each.message, each.hint) for each in findings if each.severity == "error"]
+
+
 def raise_for(findings: Iterable[Finding], kind: type[OperatorError]) -> None:
     """Raise one error of ``kind`` for all errors among the findings; warnings are passed over."""
-    if problems := [(each.message, each.hint) for each in findings if each.severity == "error"]:
+    if problems := problems_of(findings):
         raise kind.of_problems(problems)
 
 

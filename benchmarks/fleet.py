@@ -12,6 +12,7 @@ how the memory of the fleet's process grows with the number of devices.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import secrets
 import statistics
@@ -20,11 +21,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 T = TypeVar("T")
 HERE = Path(__file__).resolve()
@@ -135,20 +136,36 @@ def fleet(url: str, devices: int, jobs: int) -> dict[str, float]:
     """Bake identities in place on as many images as jobs; return rate and peak memory."""
     import resource
 
-    from azaion_imagebuild.fleet.destinations import InPlace
     from azaion_imagebuild.fleet.run import Feed, Run
-    from azaion_imagebuild.identity.serial_list import read_list
+    from azaion_imagebuild.identity.serial_list import Listed, read_list
     from azaion_imagebuild.images.copy import copy_image
     from azaion_imagebuild.ledger import Ledger
-    from azaion_imagebuild.model import Image, Ownership
+    from azaion_imagebuild.model import Build, Image, Ownership
     from azaion_imagebuild.pipeline.hookspecs import REQUIRED
+    from azaion_imagebuild.pipeline.new import stamping_build
     from azaion_imagebuild.pipeline.plugins import load_plugins
     from azaion_imagebuild.pipeline.target import Blank
     from azaion_imagebuild.settings import PLACEHOLDER_SIZE, Settings
 
-    settings = Settings()
-    api = structs.replace(settings.admin_api, url=url)
-    settings = structs.replace(settings, admin_api=api)
+    class Stamped(Struct):
+        """An image that is stamped again and again; no copy is made and nothing is flashed."""
+
+        name: str
+        blank: Blank
+
+        def has_device(self) -> bool:
+            return True
+
+        @contextlib.contextmanager
+        def ready(self, each: Listed) -> Iterator[tuple[Build, Blank]]:
+            yield stamping_build(each.serial, settings), self.blank
+
+    defaults = Settings()
+    settings = structs.replace(
+        defaults,
+        admin_api=structs.replace(defaults.admin_api, url=url),
+        build=structs.replace(defaults.build, flash=False),
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         base = folder / "base.img"
@@ -160,7 +177,7 @@ def fleet(url: str, devices: int, jobs: int) -> dict[str, float]:
             image = Image(path=path, format="ext4")
             owner = Ownership(uid=1000, gid=1000)
             blank = Blank(image=image, ownership=owner, sha256="0" * 64, size=PLACEHOLDER_SIZE)
-            places.append(InPlace(name=f"lane {number}", blank=blank, settings=settings))
+            places.append(Stamped(f"job {number}", blank))
         with Ledger(f"sqlite:///{folder}/ledger.sqlite3") as ledger:
             ledger.head()  # opens it: a fleet does so once
             run = Run(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 
-from ..errors import ExitCode, PreflightError
+from ..errors import ExitCode, PreflightError, problems_of, raise_for
 from ..identity.serial_list import Listed
 from ..ledger import Entry, Ledger, Standing
 from ..model import Finding
@@ -39,7 +38,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     space_free: int | None = None
     seconds: float | None = None
     """An estimate, from the ledger's recent attempts."""
-    sandbox: bool = field(default=False)
+    sandbox: bool = False
 
     @property
     def total(self) -> int:
@@ -101,7 +100,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     def errors(self) -> list[tuple[str, str]]:
         """Return what must stop the fleet before it begins."""
-        return [(each.message, each.hint) for each in self.findings if each.severity == "error"]
+        return problems_of(self.findings)
 
     def refuse_errors(self) -> None:
         """Raise unless the fleet may begin.
@@ -109,8 +108,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         Raises:
             PreflightError: what speaks against it.
         """
-        if problems := self.errors():
-            raise PreflightError.of_problems(problems)
+        raise_for(self.findings, PreflightError)
 
 
 def make_plan(
@@ -147,7 +145,7 @@ def make_plan(
             done_before.append((each, row))
         else:
             found = standing.findings(policy.reprovision, confirmed=policy.confirmed)
-            if errors := [(e.message, e.hint) for e in found if e.severity == "error"]:
+            if errors := problems_of(found):
                 refused.append((each, PreflightError.of_problems(errors)))
             else:
                 todo.append(each)

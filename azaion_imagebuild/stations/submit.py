@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from ..errors import ExitCode, PreflightError, UsageError
+from ..errors import ExitCode, PreflightError, UsageError, raise_for
 from ..fleet.plan import Plan, collisions, make_plan
 from ..identity.serial_list import Listed, read_list
 from ..ledger import Entry, Ledger, Standing
@@ -101,8 +101,7 @@ def submit(order: SubmitOrder, settings: Settings) -> Submission:
             f"{ports[0]} names a USB instance, but not of which station",
             hint="give --station, or leave the column usb_instance out",
         )
-    if shared := [(each.message, each.hint) for each in collisions(listed)]:
-        raise PreflightError.of_problems(shared)
+    raise_for(collisions(listed), PreflightError)
     submission = Submission()
     with shared_ledger(settings) as ledger:
         prepare(ledger)

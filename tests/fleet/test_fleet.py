@@ -23,6 +23,7 @@ from azaion_imagebuild import images
 from azaion_imagebuild.errors import InterruptedBuild, PreflightError
 from azaion_imagebuild.fleet.destinations import InPlace, UsbLane
 from azaion_imagebuild.fleet.device_watch import DeviceWatch
+from azaion_imagebuild.fleet.plan import Plan
 from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.identity.placeholder import placeholder
 from azaion_imagebuild.identity.serial_list import Listed
@@ -494,13 +495,17 @@ def test_waiting_for_a_device_ends_when_nothing_new_shall_begin(tmp_path: Path) 
         DeviceWatch().next_device(tmp_path, "1-3", 60.0, lambda: True)
 
 
+def test_a_plan_is_of_real_devices_unless_it_says_sandbox() -> None:
+    assert Plan(serials=(), todo=()).as_json()["sandbox"] is False
+
+
 def test_an_image_in_place_holds_a_placeholder_of_any_size_again(run: Run) -> None:
     Path("imagebuild.toml").write_text("[image]\nplaceholder_size = 1024\n")
     assert run("base", "--out", "base.img").code == 0
     api = AdminApiSettings(url="http://127.0.0.1:1")
     settings = Settings(admin_api=api)
     blank = stamps.base_at(Path("base.img"), settings)
-    place = InPlace(name="lane 1", blank=blank, settings=settings, flash=True)
+    place = InPlace(name="lane 1", blank=blank, settings=settings)
     with place.ready(Listed(serial="AZJN-0001", where="here")) as (build, image):
         conf = f"AZAION_DEVICE_EMAIL={email('AZJN-0001')}\nAZAION_DEVICE_PASSWORD={'ab' * 16}\n"
         stamp_base(build, image.image, conf.encode().ljust(1024, b"\n"))
