@@ -42,6 +42,15 @@ class Shared(Protocol):
         ...
 
 
+class InLane(Struct, frozen=True, kw_only=True):
+    """The lane in which a device is made; the BSP tree is then the lane's own."""
+
+    number: int
+    """Device instance, 0 to 9: NVIDIA's scripts tell devices at work apart by it."""
+    usb_instance: str
+    """USB bus and port, e.g. ``1-3``."""
+
+
 class Build(Struct, frozen=True, kw_only=True):
     """One attempt to build one device's image."""
 
@@ -67,13 +76,30 @@ class Build(Struct, frozen=True, kw_only=True):
     """Holds what plug-ins open for the next devices of a fleet; None: a single build."""
     lock_fds: tuple[int, ...] = ()
     """Locked descriptors that a script inherits, so that the lock lives as long as it does."""
-    device_instance: int | None = None
-    """Which of several devices that are flashed at once; the BSP tree is then a lane's own."""
+    packed_for: int = 1
+    """For how many devices at once a base is packed (``--massflash``)."""
+    lane: InLane | None = None
+    """Which of several devices that are flashed at once; None: a single device."""
 
     @property
     def is_base(self) -> bool:
         """Tell whether it builds the base of many devices, and none of a device itself."""
         return self.serial == BASE
+
+    @property
+    def usb_instance(self) -> str | None:
+        """Return where the device is plugged in; None: it is the only one in recovery mode."""
+        return self.lane.usb_instance if self.lane else self.settings.bsp.usb_instance
+
+    @property
+    def keeps_image(self) -> bool:
+        """Tell whether the image stays after the flash; a lane's never does."""
+        return self.settings.image.keep and self.lane is None
+
+    @property
+    def overlays(self) -> bool:
+        """Tell whether files are staged over the rootfs, which stays as it is."""
+        return self.settings.image.staging == "overlay" and self.lane is None
 
 
 class Pending(Struct, frozen=True, kw_only=True):

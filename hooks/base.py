@@ -41,7 +41,7 @@ def post_flash(build: Build, image: Image) -> dict[str, Any] | None:
         return None
     from azaion_imagebuild.l4t import base_image
 
-    kept = build.settings.image.keep or not build.flash
+    kept = build.keeps_image or not build.flash
     return {"cleared": base_image.clear_base(build, keep=image.path if kept else None)}
 
 

@@ -16,7 +16,7 @@ def preflight(build: Build) -> list[Finding]:
     from azaion_imagebuild.loader import client as loader  # late: most builds need none
 
     try:
-        loader.loader_url(settings, build.serial, build.settings.bsp.usb_instance)
+        loader.loader_url(settings, build.serial, build.usb_instance)
         loader.transport(settings)
     except UsageError as error:
         return [Finding(message=error.message, hint=error.hint)]

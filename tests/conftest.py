@@ -232,6 +232,7 @@ def make_build(tmp_path: Path) -> Callable[..., Build]:
             bsp_dir=bsp_dir,
             log_dir=log_dir,
             stamps=bsp_dir is not None and settings.image.inject == "stamp",
+            packed_for=settings.bsp.massflash,
         )
 
     return make

@@ -8,7 +8,6 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -110,16 +109,12 @@ class ImageFolder(Struct, frozen=True, kw_only=True):
 
 
 class InPlace(Struct, frozen=True, kw_only=True):
-    """Stamps one image after the other into the same file: a lane without a device of ours.
-
-    With ``flash`` the step is done, by a site's own plug-in, and the placeholder put back after it.
-    """
+    """Stamps one device after the other into the same image, which a site's own plug-in flashes."""
 
     name: str
     blank: Blank
     settings: Settings
-    sandbox: bool = field(default=False)
-    flash: bool = field(default=False)
+    sandbox: bool = False
 
     def has_device(self) -> bool:
         """Tell whether there is something to give an identity to."""
@@ -127,14 +122,12 @@ class InPlace(Struct, frozen=True, kw_only=True):
 
     @contextlib.contextmanager
     def ready(self, each: Listed) -> Iterator[tuple[Build, Blank]]:
-        """Hand the image out; the next identity overwrites this one."""
+        """Hand the image out, and restore its placeholder afterwards."""
         build = stamping_build(each.serial, self.settings, sandbox=self.sandbox)
-        build = structs.replace(build, flash=self.flash and self.settings.build.flash)
         try:
             yield build, self.blank
         finally:
-            if self.flash:
-                self._clear(build)
+            self._clear(build)
 
     def _clear(self, build: Build) -> None:
         try:
@@ -329,7 +322,7 @@ def _copies(
             ]
         else:
             yield [
-                InPlace(name=name, blank=taken(work, own, name), flash=True, **common)
+                InPlace(name=name, blank=taken(work, own, name), **common)
                 for name in (f"lane {number}" for number in numbers)
             ]
 
@@ -346,10 +339,7 @@ def _lanes(
 ) -> Iterator[list[Destination]]:
     """Open a lane for each USB instance."""
     instances = _instances(order, settings, plan, jobs)
-    packed = max(settings.bsp.massflash, len(instances))
-    bsp = structs.replace(settings.bsp, massflash=packed)
-    settings = structs.replace(settings, bsp=bsp)
-    build = base_build(settings, sandbox=plan.sandbox)
+    build = base_build(settings, sandbox=plan.sandbox, lanes=len(instances))
     blank, before = _of_base(build, hook, watcher, lambda blank: (blank, fingerprints(blank.image)))
     watch = DeviceWatch(virtual=plan.sandbox)
     with opened_lanes(build, blank.image, instances) as lanes:

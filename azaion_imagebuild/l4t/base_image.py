@@ -19,7 +19,7 @@ from typing import Any
 from msgspec import structs
 
 from .. import images
-from ..errors import ImageBuildError, OperatorError, VerificationError
+from ..errors import ImageBuildError, OperatorError, VerificationError, raise_for
 from ..identity import device_conf
 from ..images import tar_index
 from ..images.stamp import blank, opened_images, stamp
@@ -43,13 +43,11 @@ def build_base(build: Build, ownership: Ownership) -> Image:
     tree = _tree(build)
     staged = stage_placeholder(build, ownership)
     try:
-        devices = build.settings.bsp.massflash
-        image = flash_method(build, tree, devices).build_image(build)
-        if findings := _findings(build, image, staged):
-            raise VerificationError.of_problems((each.message, each.hint) for each in findings)
+        image = flash_method(build, tree, build.packed_for).build_image(build)
+        raise_for(_findings(build, image, staged), VerificationError)
     finally:
         unstage(build, (staged,))
-    note_base(tree, image, _origin(build, ownership), build.settings.bsp.massflash)
+    note_base(tree, image, _origin(build, ownership), build.packed_for)
     return structs.replace(image, aside=())  # what reaches no device keeps its placeholder
 
 
@@ -69,7 +67,7 @@ def note_base(tree: Path, image: Image, origin: str, devices: int) -> None:
 def current_base(build: Build, ownership: Ownership) -> Image:
     """Return the base; rebuild it if it is missing, out of date, or ``[image] rebuild`` is set."""
     tree = _tree(build)
-    if build.device_instance is not None:
+    if build.lane is not None:
         return _base_of_lane(tree)
     note = {} if build.settings.image.rebuild else _read_note(tree)
     if not _packed_for_enough(build, note) or note.get("of") != _origin(build, ownership):
@@ -78,8 +76,7 @@ def current_base(build: Build, ownership: Ownership) -> Image:
 
 
 def _packed_for_enough(build: Build, note: dict[str, Any]) -> bool:
-    settings = build.settings.bsp
-    return settings.method == "flash" or note.get("devices", 1) >= settings.massflash
+    return build.settings.bsp.method == "flash" or note.get("devices", 1) >= build.packed_for
 
 
 def _base_of_lane(tree: Path) -> Image:

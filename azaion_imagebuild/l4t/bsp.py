@@ -129,8 +129,7 @@ class LinuxForTegra(Struct, frozen=True):
                 "set [bsp] partition_xml to one that the BSP has:"
                 f" {self._there('tools/kernel_flash/*.xml') or 'none'}",
             )
-        overlaid = build.settings.image.staging == "overlay"
-        if overlaid or build.rootfs_dir.resolve() != (self.dir / "rootfs").resolve():
+        if build.overlays or build.rootfs_dir.resolve() != (self.dir / "rootfs").resolve():
             yield _error(
                 "the initrd flash packs the BSP's own rootfs only",
                 'leave --rootfs-dir out, and [image] staging = "rootfs"',

@@ -40,8 +40,8 @@ def clean_up(build: Build, identity: DeviceIdentity, image: Image, tree: Path) -
     kept = _kept(build, image, tree)
     # hooks/base.py has cleared the images of a build that stamps.
     removed = [] if build.stamps else remove_images_since(tree, build.began, kept)
-    lane = build.device_instance is not None
-    holders = files_with_secret(tree, identity.password, build.began, linked=lane)
+    in_lane = build.lane is not None
+    holders = files_with_secret(tree, identity.password, build.began, linked=in_lane)
     found = [str(path.relative_to(tree)) for path in holders if path not in kept]
     if found:
         raise VerificationError(
@@ -54,7 +54,7 @@ def clean_up(build: Build, identity: DeviceIdentity, image: Image, tree: Path) -
 
 def _kept(build: Build, image: Image, tree: Path) -> list[Path]:
     if build.flash:
-        return [image.path] if build.settings.image.keep else []
+        return [image.path] if build.keeps_image else []
     # The initrd flash writes only what lies below its own folder.
     packed = tree / "tools/kernel_flash"
     initrd = build.settings.bsp.method == "initrd"

@@ -33,7 +33,7 @@ def findings(build: Build, tree: Path) -> Iterator[Finding]:
 
     In a lane no image is built.
     """
-    if not build.rootfs_dir.is_dir() or build.device_instance is not None:
+    if not build.rootfs_dir.is_dir() or build.lane is not None:
         return
     for each in _filesystems(build, tree):
         free = shutil.disk_usage(each.folder).free + _freed(tree, each.folder)
@@ -48,9 +48,9 @@ def findings(build: Build, tree: Path) -> Iterator[Finding]:
 
 def _filesystems(build: Build, tree: Path) -> list[_Filesystem]:
     """Return each filesystem that gets images: ``bootloader/`` may be on another disk."""
-    settings = build.settings.bsp
-    places = [name for name, methods in _COPIES if settings.method in methods]
-    if settings.method == "initrd" and settings.massflash > 1:
+    method = build.settings.bsp.method
+    places = [name for name, methods in _COPIES if method in methods]
+    if method == "initrd" and build.packed_for > 1:
         places += ["."] * _COPIES_OF_MASSFLASH
     size = _disk_usage(build.rootfs_dir)
     found: dict[int, _Filesystem] = {tree.stat().st_dev: _Filesystem(tree)}

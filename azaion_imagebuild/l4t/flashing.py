@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from ..errors import FlashError, ImageBuildError
 from ..images import format_of
-from ..model import LUKS, Build, FlashResult, Image
+from ..model import LUKS, Build, FlashResult, Image, InLane
 from . import cleanup, image_files, initrd_wrapper
 from .bsp import FLASH_SH, INITRD_FLASH_SH, INITRD_INTERNAL_SH
 from .chip_id import read_chip_id
@@ -117,8 +117,8 @@ class InitrdFlash(Struct, frozen=True):
         device = _device(build)
         began = time.time()
         success = evidence_for(build, "flash", FlashError).watched(self.tree)
-        if build.device_instance is not None:
-            argv = self._call_in_lane(build, build.device_instance)
+        if build.lane is not None:
+            argv = self._call_in_lane(build, build.lane)
             finished = run_script(self.tree, build, argv, FlashError, initrd_wrapper.ENVIRON)
         else:
             with exclusive(build) as held:
@@ -131,7 +131,7 @@ class InitrdFlash(Struct, frozen=True):
         options = [*_instance(build), *self._options(build)]
         return [f"./{INITRD_FLASH_SH}", "--flash-only", *options]
 
-    def _call_in_lane(self, build: Build, number: int) -> list[str]:
+    def _call_in_lane(self, build: Build, lane: InLane) -> list[str]:
         """Return the call that NVIDIA's wrapper makes for each device (l4t-facts)."""
         network = build.settings.bsp.network
         return [
@@ -139,7 +139,7 @@ class InitrdFlash(Struct, frozen=True):
             *(["--network", network] if network else []),
             *_instance(build),
             "--device-instance",
-            str(number),
+            str(lane.number),
             "--flash-only",
             *initrd_wrapper.packed_parameters(self.tree, build),
         ]
@@ -188,24 +188,21 @@ def _size(build: Build) -> list[str]:
 
 
 def _instance(build: Build) -> list[str]:
-    chosen = build.settings.bsp.usb_instance
-    if chosen is None:
-        return []
-    return ["--usb-instance", chosen]
+    return ["--usb-instance", build.usb_instance] if build.usb_instance is not None else []
 
 
 def _device(build: Build) -> RecoveryDevice | None:
     """Return the device that will be flashed, as far as the host shows it."""
-    settings = build.settings.bsp
-    if settings.usb_instance is not None:
-        return device_at(settings.sysfs_usb, settings.usb_instance)
-    found = [] if build.sandbox else recovery_devices(settings.sysfs_usb)
+    sysfs = build.settings.bsp.sysfs_usb
+    if build.usb_instance is not None:
+        return device_at(sysfs, build.usb_instance)
+    found = [] if build.sandbox else recovery_devices(sysfs)
     return found[0] if len(found) == 1 else None
 
 
 def _flashed(build: Build, device: RecoveryDevice | None) -> FlashResult:
-    chosen = build.settings.bsp.usb_instance or (device.instance if device else None)
-    where = f" at USB {chosen}" if build.settings.bsp.usb_instance else ""
+    chosen = build.usb_instance or (device.instance if device else None)
+    where = f" at USB {chosen}" if build.usb_instance else ""
     return FlashResult(
         device=build.settings.bsp.board + where,
         usb_instance=chosen,

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import FuseError, PreflightError, UsageError
+from ..errors import FuseError, PreflightError, UsageError, raise_for
 from ..model import Build, Finding, FuseResult
 from ..system.log_files import make_log_dir
 from ..system.process import Finished, run
@@ -104,17 +104,9 @@ def _device(build: Build) -> str:
     """
     if build.sandbox:
         return _SANDBOX_DEVICE
-    problems = [
-        (each.message, each.hint)
-        for each in (
-            *device_findings(build),
-            *_device_findings(build, build.settings.fuse.command),
-        )
-    ]
-    if problems:
-        raise PreflightError.of_problems(problems)
-    settings = build.settings.bsp
-    return settings.usb_instance or recovery_devices(settings.sysfs_usb)[0].instance
+    command = build.settings.fuse.command
+    raise_for([*device_findings(build), *_device_findings(build, command)], PreflightError)
+    return build.usb_instance or recovery_devices(build.settings.bsp.sysfs_usb)[0].instance
 
 
 def _command_findings(build: Build, words: list[str]) -> Iterator[Finding]:
@@ -141,10 +133,9 @@ def _command_findings(build: Build, words: list[str]) -> Iterator[Finding]:
 
 def _device_findings(build: Build, words: list[str]) -> Iterator[Finding]:
     """Check that the command cannot burn another device than the one that is meant."""
-    settings = build.settings.bsp
-    if build.sandbox or settings.usb_instance is None or any(_USB_INSTANCE in w for w in words):
+    if build.sandbox or build.usb_instance is None or any(_USB_INSTANCE in w for w in words):
         return
-    found = recovery_devices(settings.sysfs_usb)
+    found = recovery_devices(build.settings.bsp.sysfs_usb)
     if len(found) > 1:
         yield Finding(
             message=f"{len(found)} devices are in recovery mode, and [fuse] command does not say"

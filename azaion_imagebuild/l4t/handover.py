@@ -17,8 +17,10 @@ def flash_later(build: Build, tree: Path) -> str:
     NVIDIA's scripts look at the variable USER, not at the user, and must be started in the tree.
     A rootfs overlay is gone by then: ``-R`` names the rootfs that was set.
     """
-    rootfs = build.settings.bsp.rootfs_dir or tree / "rootfs"
-    call = flash_method(build, tree).flash_command(structs.replace(build, rootfs_dir=rootfs))
+    if build.overlays:
+        rootfs = build.settings.bsp.rootfs_dir or tree / "rootfs"
+        build = structs.replace(build, rootfs_dir=rootfs)
+    call = flash_method(build, tree).flash_command(build)
     environ = {**build.settings.bsp.environment, "USER": "root"}
     variables = [f"{name}={shlex.quote(value)}" for name, value in environ.items()]
     return f"cd {shlex.quote(str(tree))} && sudo {' '.join(variables)} {shlex.join(call)}"

@@ -79,7 +79,7 @@ def device_findings(build: Build) -> Iterator[Finding]:
         return
     settings = build.settings.bsp
     found = recovery_devices(settings.sysfs_usb)
-    wanted = settings.usb_instance
+    wanted = build.usb_instance
     chosen = [each for each in found if wanted in (None, each.instance)]
     if wanted is not None and not chosen:
         yield Finding(

@@ -19,12 +19,12 @@ from pathlib import Path
 
 from msgspec import Struct, structs
 
-from ..errors import OperatorError, PreflightError, StagingError
+from ..errors import OperatorError, PreflightError, StagingError, raise_for
 from ..images.stamp import blank
 from ..l4t import base_image, cleanup, image_files, initrd_wrapper
 from ..l4t.initrd_host import exclusive
 from ..l4t.usb import checked_instances, is_instance
-from ..model import Build, Image
+from ..model import Build, Image, InLane
 from ..system.locks import locked
 from ..system.signals import held_back
 from . import tree as lane_tree
@@ -50,18 +50,12 @@ class Lane(Struct, frozen=True, kw_only=True):
 
         Its identity is stamped into the lane's image, and taken out again when it is done.
         """
-        settings = build.settings
-        bsp = structs.replace(
-            settings.bsp, dir=self.tree, rootfs_dir=None, usb_instance=self.usb_instance
-        )
-        image = structs.replace(settings.image, rebuild=False, staging="rootfs", keep=False)
         return structs.replace(
             build,
-            settings=structs.replace(settings, bsp=bsp, image=image),
             bsp_dir=self.tree,
             rootfs_dir=self.tree / "rootfs",
             stamps=True,
-            device_instance=self.number,
+            lane=InLane(number=self.number, usb_instance=self.usb_instance),
             lock_fds=self.lock_fds,
         )
 
@@ -168,8 +162,7 @@ def _check(build: Build, tree: Path, image: Image, lanes: int) -> None:
     found = lane_tree.findings(tree, build.rootfs_dir, image, lanes)
     if build.settings.bsp.method == "initrd":
         found += initrd_wrapper.findings(build, tree, range(lanes))
-    if found:
-        raise PreflightError.of_problems((each.message, each.hint) for each in found)
+    raise_for(found, PreflightError)
 
 
 def _made(build: Build, tree: Path, image: Image, instances: Sequence[str]) -> list[Lane]:

@@ -101,7 +101,7 @@ def _locked(build: Build) -> Iterator[Build]:
     folders = [folder for folder in (build.bsp_dir, build.rootfs_dir) if folder is not None]
     with locked(folders, build.settings.build.lock_wait) as descriptors:
         held = structs.replace(build, lock_fds=(*build.lock_fds, *descriptors), began=time.time())
-        if build.settings.image.staging == "overlay" and build.rootfs_dir.is_dir():
+        if build.overlays and build.rootfs_dir.is_dir():
             from ..rootfs.overlay import staged_over  # imported late: few builds use it
 
             with staged_over(build.rootfs_dir) as staging_dir:

@@ -25,12 +25,20 @@ def device_build(serial: str, settings: Settings, *, sandbox: bool) -> Build:
         sandbox=sandbox,
         fuse=settings.build.fuse,
         stamps=settings.image.inject == "stamp",
+        packed_for=settings.bsp.massflash,
     )
 
 
-def base_build(settings: Settings, *, sandbox: bool) -> Build:
-    """Return the build of an image with a placeholder, which is never flashed."""
-    return structs.replace(device_build(BASE, settings, sandbox=sandbox), flash=False)
+def base_build(settings: Settings, *, sandbox: bool, lanes: int = 1) -> Build:
+    """Return the build of an image with a placeholder, which is never flashed.
+
+    Args:
+        settings: of the site; ``[bsp] massflash`` is for how many devices at once it is packed.
+        sandbox: it is built in the sandbox.
+        lanes: the same; the larger number counts.
+    """
+    build = device_build(BASE, settings, sandbox=sandbox)
+    return structs.replace(build, flash=False, packed_for=max(build.packed_for, lanes))
 
 
 def stamping_build(serial: str, settings: Settings, *, sandbox: bool = False) -> Build:

@@ -99,6 +99,7 @@ def sandbox_build(tmp_path: Path, sandbox_environment: Path) -> MakeBuild:
             sandbox=True,
             flash=chosen.build.flash,
             stamps=bsp_dir is not None and chosen.image.inject == "stamp",
+            packed_for=chosen.bsp.massflash,
         )
 
     return make

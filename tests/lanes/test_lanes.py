@@ -99,6 +99,7 @@ def test_three_devices_at_once_get_an_identity_each_and_nothing_of_it_stays(
             records = list(pool.map(flash, opened, serials))
         for lane in opened:
             assert is_placeholder(data_of(lane.image.path))
+            assert lane.build(bench.build).settings is bench.build.settings
     for record, instance, serial in zip(records, bench.instances, serials, strict=True):
         assert record.error is None, record.error
         shown = record.as_json()
