@@ -26,6 +26,11 @@ def visible(text: str, limit: int | None = None) -> str:
     )
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 device``, ``1,000 devices``."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def word(value: Any) -> str:
     """Return any JSON value as text for a reader: ``yes``, ``no``, and nothing for null."""
     if value is None:

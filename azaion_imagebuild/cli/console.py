@@ -25,6 +25,7 @@ class Console:
         self._stream = stream
         self.debug = False
         """Show the whole output of scripts."""
+        self.has_bell = True
         self.above: Callable[[str], None] | None = None
         """Prints a line above what is live on the stream, while something is."""
         self.speak(is_json=is_json)
@@ -92,19 +93,27 @@ class Console:
         fields = {"exit_code": exit_code, "seconds": round(seconds, 3)}
         self.tell(Event(name="exit", message=f"exit {exit_code}", fields=fields))
 
+    def ring(self) -> None:
+        """Ring the terminal's bell: an operator need not watch."""
+        if self.has_bell and not self.is_json and _is_terminal(self._stream):
+            self._stream.write("\a")
+            self._stream.flush()
+
     def fleet(self, *, scans: bool) -> Watcher:
         """Return what shows a fleet; without bars while labels are scanned and echoed."""
-        from .fleet_display import LiveFleet, lines_to
+        from .fleet_display import LiveFleet, answers_to, lines_to
 
-        if not self.is_json and not scans and _is_terminal(self._stream):
+        if scans:
+            return answers_to(self)
+        if not self.is_json and _is_terminal(self._stream):
             return LiveFleet(self, self._stream)
         return lines_to(self)
 
-    def station(self) -> Watcher:
+    def station(self, *, scans: bool) -> Watcher:
         """Return what shows a station."""
-        from .fleet_display import timed_lines_to
+        from .fleet_display import answers_to, timed_lines_to
 
-        return timed_lines_to(self)
+        return answers_to(self) if scans else timed_lines_to(self)
 
 
 def _lines_of(event: Event) -> list[str]:
@@ -113,7 +122,7 @@ def _lines_of(event: Event) -> list[str]:
         return [f"{event.level}: {event.message}", f"hint: {event.fields['hint']}"]
     if event.name == "step":
         return [f"  {event.message}"]
-    return [event.message] if event.name in ("began", "said", "planned") else []
+    return [event.message] if event.name in ("began", "said", "planned", "ready") else []
 
 
 def _is_terminal(stream: TextIO | None) -> TypeGuard[TextIO]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from msgspec import structs
 
+from ..fleet.events import spoken_lane
 from ..pipeline.events import Event, Watcher
 from ..text import visible
 
@@ -42,12 +43,40 @@ def timed_lines_to(console: Console) -> Watcher:
 
     def tell(event: Event) -> None:
         if event.name == "device":
-            when, lane = time.strftime("%H:%M:%S"), event.fields["lane"]
-            console.tell(event, f"  {when}  {lane}  {event.message}")
+            console.tell(event, f"  {time.strftime('%H:%M:%S')}  {event.message}")
         else:
             pass_on(event, console)
 
     return tell
+
+
+def answers_to(console: Console) -> Watcher:
+    """Return a watcher for an operator who scans: an answer to each scan, PASS or FAIL, a bell."""
+    waiting: set[str] = set()
+
+    def tell(event: Event) -> None:
+        serial = str(event.fields.get("serial"))
+        if event.name == "scanned" and event.fields["answer"] == "waiting":
+            waiting.add(serial)
+        if event.name == "assigned" and serial in waiting:
+            waiting.remove(serial)
+            text = f"{serial} goes to {spoken_lane(event.fields['lane'])}"
+            console.tell(event, text)
+        elif event.name in ("device", "scanned"):
+            console.tell(event, *_with_hint(event))
+            if event.name == "device" or event.fields["answer"] in ("double", "refused"):
+                console.ring()
+        else:
+            pass_on(event, console)
+
+    return tell
+
+
+def _with_hint(event: Event) -> list[str]:
+    is_refused = event.fields.get("answer") == "refused"
+    hint = event.fields.get("hint")
+    hints = [f"hint: {hint}"] if hint else []
+    return [f"error: {event.message}" if is_refused else event.message, *hints]
 
 
 def pass_on(event: Event, console: Console) -> None:

@@ -182,6 +182,13 @@ def lanes(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def bell(parser: argparse.ArgumentParser) -> None:
+    """Add ``--no-bell``."""
+    parser.add_argument(
+        "--no-bell", action="store_true", help="ring no bell when a scanned device has ended"
+    )
+
+
 def fuse(parser: argparse.ArgumentParser, about: str) -> None:
     """Add ``--fuse``, whose meaning depends on the command."""
     parser.add_argument("--fuse", metavar="0|1", nargs="?", const="1", help=about)

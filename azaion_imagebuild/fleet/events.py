@@ -5,6 +5,7 @@ Events of a device hold its ``lane`` and ``serial``; events of the base build ho
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -39,6 +40,11 @@ def assigned(lane: str, serial: str) -> Event:
     return Event(name="assigned", message=f"{serial} is for {lane}", level="debug", fields=fields)
 
 
+def ready(free: int) -> Event:
+    """Return the event of a lane that waits for the next label; ``free``: how many do."""
+    return Event(name="ready", message="ready for the next label", fields={"free": free})
+
+
 def ended(record: Mapping[str, Any]) -> Event:
     """Return the event of a device that has ended, successfully or not."""
     level: Level = "info" if record["outcome"] == "done" else "error"
@@ -46,8 +52,21 @@ def ended(record: Mapping[str, Any]) -> Event:
 
 
 def _ending(record: Mapping[str, Any]) -> str:
+    """Return ``PASS`` or ``FAIL``, then whose, where, and how long or why."""
+    lane = f"  {spoken_lane(record['lane'])}" if record.get("lane") else ""
     if record["outcome"] != "done":
-        error = record.get("error", "interrupted before it began")
-        return f"{record['serial']}  {record['outcome'].upper()}  {error}"
+        word = _WORDS.get(record["outcome"], record["outcome"].upper())
+        step = f"{record['step']}: " if record.get("step") else ""
+        error = record.get("error") or "interrupted before it began"
+        return f"{word}  {record['serial']}{lane}  {step}{error}"
     where = record["device"] if record["flashed"] else record["image"]
-    return f"{record['serial']}  done  {record['seconds']:.2f} s  → {where}"
+    return f"PASS  {record['serial']}{lane}  {record['seconds']:.1f} s  → {where}"
+
+
+def spoken_lane(lane: str) -> str:
+    """Return what an operator calls a lane: ``USB 1-3``; others have a name already."""
+    return f"USB {lane}" if _USB_INSTANCE.fullmatch(lane) else lane
+
+
+_WORDS = {"failed": "FAIL"}
+_USB_INSTANCE = re.compile(r"[0-9]+-[0-9.]+")

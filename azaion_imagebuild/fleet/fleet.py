@@ -11,7 +11,6 @@ from msgspec import structs
 
 from ..config.state_dir import state_dir_of
 from ..errors import UsageError
-from ..identity.serial import parse_serial
 from ..identity.serial_list import Listed, read_list, scanned
 from ..ledger import Entry, Ledger, Standing
 from ..operations.parts import (
@@ -30,7 +29,8 @@ from .destinations import destinations_for, device_is_done, image_is_done
 from .order import Order, is_for_sandbox, parts_for, refuse_fuses
 from .plan import Plan, make_plan, space_on
 from .run import Feed, Run
-from .scanner import Scanner
+from .scan_feed import ScanFeed
+from .scans import Answer
 from .summary import summary_of
 
 
@@ -75,24 +75,27 @@ def run_fleet(order: Order, settings: Settings, watcher: Watcher) -> dict[str, A
             watcher(event)
         plan.refuse_errors()
         check_folder(folder)
-        scanner = _scanner(used, planned, watcher) if order.scans else None
+        scan_feed = _scan_feed(order, used, planned, watcher) if order.scans else None
         run = Run(
-            feed=scanner or Feed.of(plan.todo, pinned=order.out is None),
+            feed=scan_feed or Feed.of(plan.todo, pinned=order.out is None),
             hook=hook,
             ledger=ledger,
             watcher=watcher,
             max_failures=order.max_failures,
         )
-        if plan.todo or scanner:
+        if plan.todo or scan_feed:
             try:
                 _run(order, used, plan, run)
             except KeyboardInterrupt:  # while the places were closed: what is done is still told
                 if not run.records:
                     raise
                 run.interrupted = True
-        if scanner:
-            plan = Plan.of_all(scanner.plans.values(), sandbox=sandbox)
-        fleet = summary_of(plan, run, began, used)
+        refused: list[Answer] = []
+        if scan_feed:
+            _refuse_nothing(scan_feed)
+            plan = Plan.of_all(scan_feed.plans.values(), sandbox=sandbox)
+            refused = scan_feed.scans.refused
+        fleet = summary_of(plan, run, began, used, refused, attended=order.attended)
     return {**fleet, "report": _reported(folder, fleet, watcher)}
 
 
@@ -105,14 +108,21 @@ def _reported(folder: Path, fleet: dict[str, Any], watcher: Watcher) -> str | No
         return None
 
 
-def _scanner(
-    settings: Settings, planned: Callable[[Sequence[Listed]], Plan], watcher: Watcher
-) -> Scanner:
-    def look(where: str, text: str) -> Plan:
-        serial = parse_serial(text, settings.serial.pattern)
-        return planned([Listed(serial=serial, where=where)])
+def _scan_feed(
+    order: Order, settings: Settings, planned: Callable[[Sequence[Listed]], Plan], watcher: Watcher
+) -> ScanFeed:
+    return ScanFeed(
+        planned=planned,
+        watcher=watcher,
+        pattern=settings.serial.pattern,
+        attended=order.attended,
+    )
 
-    return Scanner(lines=scanned(), look=look, watcher=watcher)
+
+def _refuse_nothing(feed: ScanFeed) -> None:
+    """Refuse a pipe that ended without a line, as an empty list is refused."""
+    if not (feed.attended or feed.scans.count or feed.closed):
+        raise UsageError("stdin lists no serials", hint="one serial a line, e.g. AZJN-0042")
 
 
 def _run(order: Order, settings: Settings, plan: Plan, run: Run) -> None:
@@ -120,9 +130,12 @@ def _run(order: Order, settings: Settings, plan: Plan, run: Run) -> None:
     with destinations_for(
         order, settings, plan, run.hook, run.watcher, stopped=lambda: run.feed.closed
     ) as places:
-        if isinstance(run.feed, Scanner):
-            run.watcher(said("scan the labels; end with Ctrl-D", "warning"))
-            run.feed.start()
+        if isinstance(run.feed, ScanFeed):
+            if order.out is None:
+                run.feed.lanes = frozenset(place.name for place in places)
+            if order.attended:
+                run.watcher(said("ready: scan a label; end with Ctrl-D"))
+            run.feed.start(scanned(), len(places))
         run.to_the_end(places)
 
 

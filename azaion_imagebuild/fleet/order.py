@@ -28,7 +28,9 @@ class Order(Struct, frozen=True, kw_only=True):
     source: str
     """A list, ``-``, a range or a serial: see :mod:`azaion_imagebuild.identity.serial_list`."""
     scans: bool = False
-    """Stdin is a terminal: devices come one by one, from a barcode scanner."""
+    """Devices come one by one from stdin, a terminal or a pipe: nobody knows how many."""
+    attended: bool = False
+    """Stdin is a terminal: a person scans and reads the answers."""
     jobs: int = 8
     out: Path | None = None
     """Folder of the images; None: devices are flashed."""

@@ -39,12 +39,12 @@ class Source(Protocol):
     closed: bool
     """Nothing new shall begin."""
 
-    def next(self, place: str) -> Listed | None:
-        """Return the next device for a place; None: there is none, or no new one shall begin."""
+    def next(self, place: Destination) -> Listed | None:
+        """Return the next device for a place, or None if the place should stop."""
         ...
 
-    def failed(self, serial: str) -> None:
-        """A device of it has failed."""
+    def ended(self, serial: str, *, done: bool) -> None:
+        """A device of it has ended."""
 
     def close(self) -> None:
         """Let nothing new begin."""
@@ -72,17 +72,17 @@ class Feed:
                 free.append(each)
         return cls(iter(free), of_place)
 
-    def next(self, place: str) -> Listed | None:
-        """Return the next device for a place; None: there is none, or no new one shall begin."""
+    def next(self, place: Destination) -> Listed | None:
+        """Return the next device for a place, or None if the place should stop."""
         with self._lock:
             if self.closed:
                 return None
-            if own := self.pinned.get(place):
+            if own := self.pinned.get(place.name):
                 return own.pop(0)
             return next(self.todo, None)
 
-    def failed(self, serial: str) -> None:
-        """A device of it has failed: it is not done again in this run."""
+    def ended(self, serial: str, *, done: bool) -> None:
+        """A device of it has ended: it is not done again in this run."""
 
     def close(self) -> None:
         """Let nothing new begin."""
@@ -154,12 +154,11 @@ class Run:
     def _work(self, place: Destination) -> None:
         try:
             with SharedResources() as shared:
-                while (each := self.feed.next(place.name)) is not None:
+                while (each := self.feed.next(place)) is not None:
                     record = made(place, each, shared, self.hook, self.ledger, self.watcher)
                     self._note(record)
                     self.watcher(events.ended(record))
-                    if record["outcome"] != "done":
-                        self.feed.failed(each.serial)
+                    self.feed.ended(each.serial, done=record["outcome"] == "done")
         finally:
             self._ended.put(place.name)
 

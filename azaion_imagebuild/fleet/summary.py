@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from .. import __version__
@@ -15,12 +15,25 @@ from ..settings import Settings
 from ..text import to_the_second, utc
 from .plan import Plan
 from .run import Run, blank_record, exit_code, failed
+from .scans import Answer
 
 T = TypeVar("T")
 
 
-def summary_of(plan: Plan, run: Run, began: float, settings: Settings) -> dict[str, Any]:
-    """Return the fleet's JSON object: totals, and a record for each serial."""
+def summary_of(
+    plan: Plan,
+    run: Run,
+    began: float,
+    settings: Settings,
+    refused: Sequence[Answer] = (),
+    *,
+    attended: bool = False,
+) -> dict[str, Any]:
+    """Return the fleet's JSON object: totals, and a record for each serial.
+
+    Refused scans are no failed devices. A person has seen them and scanned again; to a program that
+    piped a list they say that some of it is not done.
+    """
     records = [
         *run.records.values(),
         *(failed(each, error) for each, error in plan.refused),
@@ -29,7 +42,7 @@ def summary_of(plan: Plan, run: Run, began: float, settings: Settings) -> dict[s
         *(blank_record(each) for each in plan.todo if each.serial not in run.records),
     ]
     counts = _counted(record["outcome"] for record in records)
-    whole = counts["done"] + counts["done before"] == len(records)
+    whole = counts["done"] + counts["done before"] == len(records) and (attended or not refused)
     outcome = "done" if whole else "interrupted" if run.interrupted else "incomplete"
     place = {serial: number for number, serial in enumerate(plan.serials)}
     records.sort(key=lambda record: place[record["serial"]])
@@ -51,6 +64,7 @@ def summary_of(plan: Plan, run: Run, began: float, settings: Settings) -> dict[s
         "failed": counts["failed"],
         "unknown": counts["unknown"],
         "not_started": counts["not started"],
+        "refused": [answer.as_json() for answer in refused],
         "records": records,
     }
 

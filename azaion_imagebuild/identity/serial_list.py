@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import itertools
 import os
 import re
 import sys
@@ -23,6 +24,7 @@ _RANGE = re.compile(r"(?P<first>[A-Za-z0-9-]*?(?P<start>[0-9]+))\s*\.\.\s*(?P<la
 _MOST = 1_000_000  # a slip of the key in a range must not fill the memory
 _LONGEST_RANGE = 200  # characters: two serials and the dots between them
 _MOST_PROBLEMS = 100  # a picture that was given as a list has millions
+_LONGEST_LINE = 4096  # bytes: what has no line end is no list
 _LARGEST_FILE = 64 * 1024 * 1024
 _CSV = "a CSV needs commas, and a column named serial in its first line"
 
@@ -102,13 +104,37 @@ def expanded(text: str) -> Iterator[str]:
         yield f"{prefix}{number:0{len(digits)}d}"
 
 
-def scanned() -> Iterator[tuple[str, str]]:
-    """Yield (where, line) from stdin as the lines come: a barcode scanner is a keyboard."""
+def scanned() -> Iterator[tuple[str, str | None]]:
+    """Yield (text, USB instance) from stdin as the lines come: a barcode scanner is a keyboard.
+
+    As in a list, ``#`` starts a comment; a first line with the column ``serial`` makes it a CSV.
+
+    Raises:
+        UsageError: stdin is closed.
+    """
     with contextlib.suppress(OSError):  # the terminal is gone
-        for number, line in enumerate(_stdin(), 1):
-            text = line.decode("utf-8", "replace")
-            if text.strip():
-                yield f"scan {number}", text
+        lines = (line for line in _arriving(_stdin()) if line.strip())
+        first = next(lines, "").removeprefix("\ufeff")
+        header = _header(first)
+        if "serial" in header:
+            for line in lines:
+                row = dict(zip(header, _cells(line), strict=False))
+                yield row.get("serial", ""), row.get("usb_instance", "").strip() or None
+            return
+        for line in itertools.chain([first], lines):
+            if text := line.partition("#")[0].strip():
+                yield text, None
+
+
+def _arriving(stream: BinaryIO) -> Iterator[str]:
+    """Yield each line, without its end, as soon as it is there."""
+    rest = b""
+    while chunk := stream.read1(4096):  # type: ignore[attr-defined]  # of every buffered stream
+        *lines, rest = re.split(rb"\r\n|\r|\n", rest + chunk)
+        if len(rest) > _LONGEST_LINE:
+            lines, rest = [*lines, rest], b""
+        yield from (line.decode("utf-8", "replace") for line in lines)
+    yield rest.decode("utf-8", "replace")
 
 
 def _stdin() -> BinaryIO:
@@ -196,8 +222,12 @@ def _texts(source: str, content: str) -> Iterator[tuple[str, str, str | None]]:
 
 
 def _header(line: str) -> list[str]:
+    return [name.strip().lower() for name in _cells(line)]
+
+
+def _cells(line: str) -> list[str]:
     try:
-        return [name.strip().lower() for name in next(csv.reader([line]), [])]
+        return next(csv.reader([line]), [])
     except csv.Error:
         return []  # not a line of CSV
 

@@ -15,7 +15,7 @@ from msgspec.structs import asdict
 from ..errors import UsageError
 from ..secret import redacted
 from ..system.files import NEW_SUFFIX, new_file
-from ..text import visible
+from ..text import counted, visible
 from . import page
 from . import spreadsheet as sheet
 from .causes import Cause, find_causes
@@ -203,5 +203,7 @@ def _last_line(fleet: Mapping[str, Any], totals: Totals) -> str:
         )
         if count
     ]
-    counted = ", ".join([f"{totals.ready:,} of {totals.total:,} are done", *missing])
-    return f"{ending}: {counted} ({spoken(totals.seconds)})"
+    if totals.refused:
+        missing.append(f"{counted(totals.refused, 'scan')} refused")
+    numbers = ", ".join([f"{totals.ready:,} of {totals.total:,} are done", *missing])
+    return f"{ending}: {numbers} ({spoken(totals.seconds)})"

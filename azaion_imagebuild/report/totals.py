@@ -21,6 +21,8 @@ class Totals(Struct, frozen=True, kw_only=True):
     unknown: int
     """Their process is gone, and nobody saw how they ended."""
     not_started: int
+    refused: int = 0
+    """Scans that were no device's, or that the ledger refused."""
     seconds: float
 
     @classmethod
@@ -40,6 +42,7 @@ class Totals(Struct, frozen=True, kw_only=True):
             failed=number("failed", counted["failed"]),
             unknown=number("unknown", counted["unknown"]),
             not_started=number("not_started", counted["not started"]),
+            refused=len(fleet.get("refused") or ()),
             seconds=float(fleet.get("seconds") or 0.0),
         )
 

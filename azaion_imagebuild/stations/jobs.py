@@ -36,6 +36,8 @@ class Job(Struct, frozen=True, kw_only=True):
     """The operator has said yes to ``reprovision = confirm``."""
     lost: int = 0
     """How many stations have died over it."""
+    priority: int = 0
+    """Higher ones go first."""
 
     @classmethod
     def of(cls, args: Mapping[str, Any], queue: str) -> Self:
@@ -67,6 +69,7 @@ class Job(Struct, frozen=True, kw_only=True):
             queueing_lock=self.lock,
             task_name=TASK,
             task_kwargs=args,
+            priority=self.priority,
         )
 
 

@@ -25,11 +25,11 @@ from ..fleet.destinations import Destination, destinations_for
 from ..fleet.order import Order, parts_for
 from ..fleet.plan import Plan
 from ..fleet.run import failed, made
-from ..identity.serial_list import Listed
+from ..identity.serial_list import Listed, scanned
 from ..ledger import Ledger
 from ..ledger.engine import PATIENCE
 from ..ledger.process_id import this_host, this_process, user
-from ..pipeline.events import Watcher
+from ..pipeline.events import Watcher, said
 from ..pipeline.hookspecs import REQUIRED
 from ..pipeline.plugins import load_plugins
 from ..pipeline.shared import SharedResources
@@ -39,6 +39,7 @@ from .claim import Claim
 from .jobs import TASK, Job, checked_name, queue_of
 from .lane_display import Lane, LaneDisplay
 from .roster import Station, sign_off
+from .scanning import StationScans
 from .tables import prepare, shared_ledger
 from .takeover import Taken, sign_on_alone, take_over
 
@@ -63,6 +64,10 @@ class Duty(Struct, frozen=True, kw_only=True):
     """An image with a placeholder; None: the BSP's own base."""
     ports: tuple[str, ...] = ()
     """USB instances to flash at; none: all that are in recovery mode."""
+    scans: bool = False
+    """Labels are scanned into stdin."""
+    attended: bool = False
+    """Stdin is a terminal: a person scans and reads the answers."""
 
 
 def run_station(duty: Duty, settings: Settings, watcher: Watcher) -> dict[str, Any]:
@@ -118,6 +123,15 @@ def run_station(duty: Duty, settings: Settings, watcher: Watcher) -> dict[str, A
                 settings=settings.station,
                 lanes=LaneDisplay(watcher, me.lanes),
                 stopping=stopping,
+                scans=StationScans(
+                    station=name,
+                    sandbox=sandbox,
+                    ledger=ledger,
+                    settings=settings,
+                    watcher=watcher,
+                    free_lane=lambda promised: work.free_lane(promised),
+                ),
+                duty=duty,
             )
             work.to_the_end(places)
     return work.told(time.time() - began)
@@ -133,10 +147,13 @@ class _Work:
     settings: StationSettings
     lanes: LaneDisplay
     stopping: threading.Event
+    scans: StationScans
+    duty: Duty
     stops: int = 0
     """How often it was told to stop."""
     ends: Counter[str] = field(default_factory=Counter)
     _free: list[Lane] = field(default_factory=list)
+    _is_scanning: bool = False
     _manager: Manager = field(init=False)
     _threads: ThreadPoolExecutor = field(init=False)
 
@@ -220,7 +237,21 @@ class _Work:
     async def _enlist(self) -> int:
         self.me, taken = await _in_a_thread(sign_on_alone, self.ledger, self.me)
         self._tell(taken)
+        self._begin_to_scan()
         return self.me.worker
+
+    def _begin_to_scan(self) -> None:
+        if self.duty.scans and not self._is_scanning:
+            self._is_scanning = True  # it may sign on again
+            if self.duty.attended:
+                self.lanes(said("ready: scan a label; end with Ctrl-C"))
+            self.scans.start(scanned(), attended=self.duty.attended)
+
+    def free_lane(self, promised: frozenset[str]) -> str | None:
+        """Return a free lane that is not promised, with a device if there is one."""
+        free = [each.place for each in self._free.copy() if each.place.name not in promised]
+        best = max(free, key=lambda place: place.has_device(), default=None)
+        return best.name if best is not None else None
 
     def _sign_off(self) -> None:
         try:
@@ -278,13 +309,17 @@ class _Work:
 
         wanted = job.usb_instance
         fit = [each for each in self._free if wanted in (None, each.place.name)]
-        if fit:
-            return max(fit, key=lambda each: each.place.has_device())
-        if wanted in self.me.lanes:
+        mine, others = self.scans.promised_to(job.serial), self.scans.promised()
+        promised = [each for each in fit if each.place.name == mine]
+        unpromised = [each for each in fit if each.place.name not in others]
+        if best := promised or unpromised or (fit if mine else []):
+            return max(best, key=lambda each: each.place.has_device())
+        if fit or wanted in self.me.lanes:
             raise Undone(Outcome(outcome="given back", wait=_BUSY))
         return None
 
     def _made(self, lane: Lane, claim: Claim) -> dict[str, Any]:
+        self.scans.begun(claim.job.serial)  # in this thread: it may have to wait for the answer
         return made(lane.place, _listed(claim.job), lane.shared, self.hook, claim, self.lanes)
 
     def _end(self, claim: Claim, record: Mapping[str, Any], attempts: int) -> None:
@@ -298,6 +333,9 @@ class _Work:
         end = outcome_of(record, claim, attempts, self.settings)
         self.ends[end.outcome] += 1
         self.lanes(events.ended({**record, "lane": claim.lane, "outcome": end.outcome}))
+        self.scans.ended(claim.job.serial, end.outcome)
+        if self.duty.attended and self._free and not self.stopping.is_set():
+            self.lanes(events.ready(len(self._free)))
         if end.outcome == "done":
             return
         if end.orphaned:

@@ -33,6 +33,8 @@ class SubmitOrder(Struct, frozen=True, kw_only=True):
     sandbox: bool = False
     again: bool = False
     """Queue devices that are done, or unknown, too."""
+    priority: int = 0
+    """Higher ones go first: an operator with a device in hand does not wait for the whole queue."""
 
 
 @dataclass(slots=True)
@@ -106,11 +108,11 @@ def submit(order: SubmitOrder, settings: Settings) -> Submission:
     with shared_ledger(settings) as ledger:
         prepare(ledger)
         for start in range(0, len(listed), _MANY):
-            _queue(listed[start : start + _MANY], order, settings, ledger, submission)
+            queue(listed[start : start + _MANY], order, settings, ledger, submission)
     return submission
 
 
-def _queue(
+def queue(
     listed: Sequence[Listed],
     order: SubmitOrder,
     settings: Settings,
@@ -135,6 +137,7 @@ def _queue(
                 station=order.station,
                 usb_instance=each.usb_instance,
                 confirmed=settings.ledger.confirmed,
+                priority=order.priority,
             )
             for each in plan.todo
         ]

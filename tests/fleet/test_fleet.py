@@ -340,9 +340,9 @@ def test_the_label_of_a_device_that_failed_can_be_scanned_again(run: Run, tmp_pa
             assert time.monotonic() < deadline, said.read_text()
             time.sleep(0.01)
 
-    scan(b"AZJN-0001\n", "AZJN-0001  FAILED")
+    scan(b"AZJN-0001\n", "FAIL  AZJN-0001")
     shutil.rmtree(in_the_way.parent)
-    scan(b"AZJN-0001\n", "AZJN-0001  done")
+    scan(b"AZJN-0001\n", "PASS  AZJN-0001")
     scan(b"AZJN-0001\n", "AZJN-0001 is done already")
     os.close(ours)  # the terminal is gone
     out, _ = fleet.communicate(timeout=60)

@@ -6,7 +6,9 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -181,6 +183,39 @@ def test_a_station_without_flashing_writes_images(run: Run, factory: Factory) ->
         "AZJN-0002.img",
     ]
     assert run("verify", "images/AZJN-0001.img", "--serial", ONE).code == 0
+
+
+def test_a_label_scanned_at_a_station_is_answered_and_made_before_the_queue(
+    run: Run, factory: Factory
+) -> None:
+    with Ledger(factory.url) as ledger:
+        ledger.write(entry("AZJN-0008", outcome="done"))
+        ledger.write(entry("AZJN-0009", outcome="unknown", step="flash", error="jammed"))
+    factory.hold("flash")
+    with factory.station("S1", lanes=1, stdin=subprocess.PIPE) as station:
+        assert station.stdin is not None
+
+        def scan(line: str, answer: str) -> None:
+            assert station.stdin is not None
+            station.stdin.write(f"{line}\n")
+            station.stdin.flush()
+            until(lambda: re.search(answer, factory.log("S1"), re.MULTILINE), answer)
+
+        scan("AZJN-0001", "^AZJN-0001 accepted for lane 1$")
+        until(lambda: factory.flashed(), "the flash")
+        run("submit", "AZJN-0011..AZJN-0013")
+        scan("AZJN-0002", "^AZJN-0002 accepted; waiting for a free lane$")
+        scan("AZJN-0001", r"^AZJN-0001 is being made \(scanned [0-9]+ s ago\)$")
+        scan("AZJN-0011", "^AZJN-0011 is queued already: waits$")
+        scan("AZJN-0008", "^AZJN-0008 is done already$")
+        scan("AZJN-0009", "^error: AZJN-0009 is unknown: jammed$")
+        scan("AZJN", "^error: 'AZJN' is not a serial$")
+        factory.go_on("flash")
+        until(lambda: factory.outcomes()["done"] == 6, "five devices and the one before")
+        assert factory.stop(station)["done"] == 5
+    made = [line.split()[0] for line in factory.noted("flashed")]
+    assert made[:2] == ["AZJN-0001", "AZJN-0002"]
+    assert "PASS  AZJN-0002  lane 1" in factory.log("S1")
 
 
 @thorough

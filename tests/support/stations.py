@@ -104,7 +104,12 @@ class Factory:
 
     @contextlib.contextmanager
     def station(
-        self, name: str, *argv: str, lanes: int = 2, base: bool = True
+        self,
+        name: str,
+        *argv: str,
+        lanes: int = 2,
+        base: bool = True,
+        stdin: int = subprocess.DEVNULL,
     ) -> Iterator[subprocess.Popen[str]]:
         """Start a station; it is killed at the end, if it is still there."""
         words = ["station", "--name", name, "--lanes", str(lanes)]
@@ -114,6 +119,7 @@ class Factory:
             ["env", "--default-signal=INT,TERM,HUP", sys.executable, "-m", "azaion_imagebuild",
              *words, "--json", *argv],
             env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,

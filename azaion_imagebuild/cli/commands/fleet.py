@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from ...errors import UsageError
-from .. import options, stdout, summaries
+from .. import options, stdin, stdout, summaries
 from ..common import folder_of_images
 from ..options import settings_of
 from ..parser import Command
@@ -41,6 +40,7 @@ def add_flags(fleet: argparse.ArgumentParser) -> None:
         type=Path,
         help="folder for report.html, .csv and .json; default: a new one in --state-dir",
     )
+    options.bell(fleet)
     options.site(fleet)
     options.bsp(fleet)
     options.fuse(fleet, "not for a fleet: fuses are burned one device at a time")
@@ -61,6 +61,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             stdout.print_json(plan.as_json(), console)
         _show(plan, console)
         return plan.exit_code
+    console.has_bell = not args.no_bell
     with stdout.reserved():
         fleet = run_fleet(order, settings, console.fleet(scans=order.scans))
     summaries.fleet_ended(fleet, console)
@@ -90,7 +91,8 @@ def _order(args: argparse.Namespace, settings: Settings) -> Order:
         )
     return Order(
         source=args.serials,
-        scans=args.serials == STDIN and _is_terminal(sys.stdin) and not args.plan,
+        scans=args.serials == STDIN and not args.plan and stdin.is_live(),
+        attended=stdin.is_terminal(),
         jobs=args.jobs,
         out=out,
         base=args.image.absolute() if args.image else None,
@@ -99,10 +101,6 @@ def _order(args: argparse.Namespace, settings: Settings) -> Order:
         max_failures=1 if args.fail_fast else args.max_failures,
         report=args.report.absolute() if args.report else None,
     )
-
-
-def _is_terminal(stream: TextIO | None) -> bool:
-    return stream is not None and stream.isatty()
 
 
 COMMAND = Command(

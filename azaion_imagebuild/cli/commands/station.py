@@ -9,7 +9,7 @@ from msgspec import structs
 
 from ...errors import UsageError
 from ...identity.serial import parse_serial
-from .. import options, stdout, summaries
+from .. import options, stdin, stdout, summaries
 from ..common import folder_of_images, resolved
 from ..options import settings_of
 from ..parser import Command
@@ -26,6 +26,7 @@ def add_run_flags(run: argparse.ArgumentParser) -> None:
         "--lanes", metavar="N", type=int, default=4, help="images at a time; default: 4"
     )
     options.lanes(run)
+    options.bell(run)
     options.operator(run)
     options.site(run)
     options.bsp(run)
@@ -44,9 +45,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
         out=folder_of_images(args, settings),
         base=args.image.absolute() if args.image else None,
         ports=tuple(args.lane),
+        scans=stdin.is_live(),
+        attended=stdin.is_terminal(),
     )
+    console.has_bell = not args.no_bell
     with stdout.reserved():
-        told = run_station(duty, settings, console.station())
+        told = run_station(duty, settings, console.station(scans=duty.scans))
     summaries.station_ended(told, console)
     if args.json:
         stdout.print_json(told, console)

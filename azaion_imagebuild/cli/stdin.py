@@ -1,0 +1,28 @@
+"""Stdin: a scanner or a program that hands over one line after the other, or a list."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+
+
+def is_terminal() -> bool:
+    """Tell whether a person is at stdin: a terminal that is ours to read."""
+    if sys.stdin is None or sys.stdin.closed or not sys.stdin.isatty():
+        return False
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()  # not in the background
+    except OSError:
+        return True  # a terminal of another session, such as a scanner's serial port
+
+
+def is_live() -> bool:
+    """Tell whether lines come to stdin one by one: from a terminal, a pipe or a socket."""
+    if is_terminal():
+        return True
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (AttributeError, OSError, ValueError):  # closed, or a test's
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
