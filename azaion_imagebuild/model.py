@@ -169,6 +169,8 @@ class Image(Struct, frozen=True, kw_only=True):
     """Other files that hold the same filesystem and must carry the same identity."""
     aside: tuple[Path, ...] = ()
     """Other images of this build, which reach no device; they must not hold another identity."""
+    base_sha256: str | None = None
+    """Digest of the image with a placeholder; None: it was built with the identity in it."""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -227,8 +229,11 @@ class BuildRecord(Struct, frozen=True, kw_only=True):
     staged: StagedFile | None = None
     image: Image | None = None
     image_sha256: str | None = None
+    """Digest of the image as it was built: ``fsverity digest FILE`` prints the same
+    (:func:`.images.digest.image_digest`). None: a stamped one, which ``base_sha256`` tells of."""
     base_sha256: str | None = None
-    """SHA-256 of the image with the placeholder, before the identity was stamped into it."""
+    """The same digest of the image with the placeholder, before the identity was stamped into it.
+    With the credential's fingerprint, which the ledger has, it tells what a stamped image holds."""
     proven: bool = False
     """The image was read back, or what was staged for an encrypted one."""
     flashed: FlashResult | None = None

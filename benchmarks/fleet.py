@@ -176,7 +176,7 @@ def fleet(url: str, devices: int, jobs: int) -> dict[str, float]:
             copy_image(base, path)
             image = Image(path=path, format="ext4")
             owner = Ownership(uid=1000, gid=1000)
-            blank = Blank(image=image, ownership=owner, sha256="0" * 64, size=PLACEHOLDER_SIZE)
+            blank = Blank(image=image, ownership=owner, size=PLACEHOLDER_SIZE)
             places.append(Stamped(f"job {number}", blank))
         with Ledger(f"sqlite:///{folder}/ledger.sqlite3") as ledger:
             ledger.head()  # opens it: a fleet does so once

@@ -31,7 +31,7 @@ from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.identity.placeholder import padded, placeholder
 from azaion_imagebuild.identity.serial import email_for
 from azaion_imagebuild.images import tar_index as places
-from azaion_imagebuild.images.digest import renew_sha1
+from azaion_imagebuild.images.sha1sum import renew_sha1
 from azaion_imagebuild.images.stamp import opened_for_stamping
 from azaion_imagebuild.model import DEVICE_CONF, DEVICE_CONF_MODE, FileEntry
 from azaion_imagebuild.operations import stamp as stamps

@@ -52,7 +52,7 @@ def _facts_of_image(record: BuildRecord) -> list[tuple[str, str]]:
     assert record.image is not None  # noqa: S101 - our caller has looked
     facts = [("image", f"{record.image.path} ({record.image.format})")]
     if record.image_sha256 is not None:
-        facts.append(("sha256", record.image_sha256))
+        facts.append(("digest", f"{record.image_sha256} (fs-verity)"))
     if record.enrolled is not None and record.build.bsp_dir is not None:  # a base never is
         device = f"yes ({record.flashed.device})" if record.flashed else "no (FLASH=0)"
         facts.append(("flashed", device))

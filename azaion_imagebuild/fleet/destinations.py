@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -28,7 +29,7 @@ from ..identity import device_conf
 from ..identity.placeholder import placeholder
 from ..identity.serial_list import Listed
 from ..images.copy import copy_image
-from ..images.digest import fingerprints, sha256_of
+from ..images.digest import fingerprints, image_digest
 from ..l4t.base_image import stamp_base
 from ..l4t.usb import board_findings, checked_instances, devices_to_flash
 from ..lanes.lane import Lane, opened_lanes
@@ -37,6 +38,7 @@ from ..model import DEVICE_CONF, Build, Image
 from ..operations import stamp as stamps
 from ..operations.existing import refuse_other_device
 from ..operations.parts import the_sandbox
+from ..pipeline import events
 from ..pipeline.events import Watcher
 from ..pipeline.new import base_build, device_build, stamping_build
 from ..pipeline.recipes import use_base
@@ -309,7 +311,7 @@ def _copies(
     work = order.out or order.work or state_dir_of(settings) / "lanes"
     with opened_folder(work, settings.build.lock_wait):
         if order.base is not None:
-            own = taken(work, stamps.base_at(order.base, settings))
+            own = taken(work, _digested(stamps.base_at(order.base, settings), watcher))
         else:
             build = base_build(settings, sandbox=plan.sandbox)
             own = _of_base(build, hook, watcher, lambda blank: taken(work, blank))
@@ -348,11 +350,10 @@ def _lanes(
                 f"{blank.image.path} was changed by another program",
                 hint="let nothing else work in this BSP tree, then run the same command again",
             )
-        digest = sha256_of(lanes[0].image.path)
         yield [
             UsbLane(
                 lane=lane,
-                blank=structs.replace(blank, image=lane.image, sha256=digest),
+                blank=structs.replace(blank, image=lane.image),
                 settings=settings,
                 sandbox=plan.sandbox,
                 watch=watch,
@@ -360,6 +361,15 @@ def _lanes(
             )
             for lane in lanes
         ]
+
+
+def _digested(blank: Blank, watcher: Watcher) -> Blank:
+    """Return a base that was given with its digest; reading it is shown as a step."""
+    began = time.monotonic()
+    watcher(events.started("digest_image"))
+    digest = image_digest(blank.image.path)
+    watcher(events.ended("digest_image", time.monotonic() - began, digest[:16]))
+    return structs.replace(blank, image=structs.replace(blank.image, base_sha256=digest))
 
 
 def _instances(order: Order, settings: Settings, plan: Plan, jobs: int) -> tuple[str, ...]:

@@ -32,8 +32,8 @@ from ..model import (
 )
 from ..system.locks import locked_file
 from . import tar_index as places
-from .digest import renew_sha1
 from .locate import Location, Range
+from .sha1sum import renew_sha1
 from .stream import CorruptImage
 from .tar_index import Version
 

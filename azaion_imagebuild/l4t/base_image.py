@@ -22,6 +22,7 @@ from .. import images
 from ..errors import ImageBuildError, OperatorError, VerificationError, raise_for
 from ..identity import device_conf
 from ..images import tar_index
+from ..images.digest import image_digest
 from ..images.stamp import blank, opened_images, stamp
 from ..model import DEVICE_CONF, Build, Finding, Image, Ownership, StagedFile
 from ..proof import completeness
@@ -47,8 +48,10 @@ def build_base(build: Build, ownership: Ownership) -> Image:
         raise_for(_findings(build, image, staged), VerificationError)
     finally:
         unstage(build, (staged,))
+    # What reaches no device keeps its placeholder.
+    image = structs.replace(image, aside=(), base_sha256=image_digest(image.path))
     note_base(tree, image, _origin(build, ownership), build.packed_for)
-    return structs.replace(image, aside=())  # what reaches no device keeps its placeholder
+    return image
 
 
 def note_base(tree: Path, image: Image, origin: str, devices: int) -> None:
@@ -56,11 +59,16 @@ def note_base(tree: Path, image: Image, origin: str, devices: int) -> None:
 
     Args:
         tree: the Linux_for_Tegra folder.
-        image: the base, in that tree.
+        image: the base, in that tree, with its digest.
         origin: a digest of what it was built from.
         devices: for how many devices at once it was packed.
     """
-    note = {"of": origin, "image": _names(tree, image), "devices": devices}
+    note = {
+        "of": origin,
+        "image": _names(tree, image),
+        "devices": devices,
+        "sha256": image.base_sha256,
+    }
     (tree / BASE_NOTE).write_text(json.dumps(note))
 
 
@@ -93,7 +101,12 @@ def _noted_image(tree: Path, note: dict[str, Any]) -> Image | None:
     paths = [tree / name for name in note.get("image", ())]
     if not paths or not all(path.is_file() for path in paths):
         return None
-    return Image(path=paths[0], format=images.format_of(paths[0]), also=tuple(paths[1:]))
+    return Image(
+        path=paths[0],
+        format=images.format_of(paths[0]),
+        also=tuple(paths[1:]),
+        base_sha256=note["sha256"],
+    )
 
 
 def stamp_base(build: Build, image: Image, data: bytes) -> None:
@@ -155,6 +168,7 @@ def _read_note(tree: Path) -> dict[str, Any]:
         return {}
     usable = isinstance(note, dict) and isinstance(note.get("image"), list)
     usable = usable and isinstance(note.get("devices", 1), int)
+    usable = usable and isinstance(note.get("sha256"), str)
     if not usable or not note["image"] or not set(note["image"]) <= set(image_files.IMAGES):
         return {}
     return dict(note)

@@ -155,7 +155,7 @@ def _blank_images(lane: Path, wait: float) -> None:
 def _in(tree: Path, image: Image) -> Image:
     """Return the image with paths in the resolved tree."""
     path, *also = (each.parent.resolve() / each.name for each in (image.path, *image.also))
-    return Image(path=path, format=image.format, also=tuple(also))
+    return structs.replace(image, path=path, also=tuple(also), aside=())
 
 
 def _check(build: Build, tree: Path, image: Image, lanes: int) -> None:

@@ -80,7 +80,12 @@ def make_tree(tree: Path, rootfs: Path, base: Image, lane: Path) -> Image:
         twin(rootfs.resolve(), lane / "rootfs", lambda path: share(f"rootfs/{path}"))
     (lane / "initrdlog").mkdir(mode=0o700)
     files = [lane / name for name in carrying]
-    return Image(path=files[0], format=images.format_of(files[0]), also=tuple(files[1:]))
+    return Image(
+        path=files[0],
+        format=images.format_of(files[0]),
+        also=tuple(files[1:]),
+        base_sha256=base.base_sha256,
+    )
 
 
 def lanes_dir(tree: Path) -> Path:

@@ -48,8 +48,9 @@ class Entry(Struct, frozen=True, kw_only=True):
     image: str | None = None
     image_format: str | None = None
     image_sha256: str | None = None
+    """Digest of an image that was built with the identity (:func:`.images.digest.image_digest`)."""
     base_sha256: str | None = None
-    """Hash of the image with a placeholder that the identity was stamped into."""
+    """Digest of the image with a placeholder that the identity was stamped into."""
     proof: str | None = None
     flashed: bool = False
     device: str | None = None

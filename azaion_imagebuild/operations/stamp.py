@@ -13,7 +13,6 @@ from ..errors import UsageError, VerificationError
 from ..identity.placeholder import is_placeholder, placeholder
 from ..identity.serial import email_for, parse_serial
 from ..images import tar_index as places
-from ..images.digest import sha256_of
 from ..images.stamp import opened_images
 from ..images.stamp import stamp as stamp_images
 from ..model import Build, BuildRecord, DeviceIdentity, Image, Ownership
@@ -171,7 +170,6 @@ def base_at(path: Path, settings: Settings) -> Blank:
     return Blank(
         image=Image(path=path, format=found.format),
         ownership=Ownership(uid=owner[0], gid=owner[1]),
-        sha256=sha256_of(path),
         size=found.size,
     )
 

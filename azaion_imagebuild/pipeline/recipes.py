@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pluggy
 
-from ..images.digest import fingerprints, sha256_of
+from ..images.digest import fingerprints
 from ..model import Build, BuildRecord
 from . import steps
 from .attempt import Attempt, Book
@@ -38,7 +38,7 @@ def run(build: Build, hook: pluggy.HookRelay, watcher: Watcher, ledger: Book) ->
         image = steps.build_image(attempt, identity)
         before = fingerprints(image)
         steps.verify(attempt, identity, image)
-        attempt.image_sha256 = sha256_of(image.path)
+        steps.digest(attempt, image)
         identity = steps.activate_proven(attempt, identity, image, before)
         steps.flash(attempt, image, before)
         steps.finish(attempt, identity, image)
@@ -97,7 +97,7 @@ def stamp(
         image = steps.stamp_image(attempt, identity, blank)
         before = fingerprints(image)
         steps.verify(attempt, identity, image)
-        attempt.base_sha256 = blank.sha256
+        attempt.base_sha256 = blank.image.base_sha256
         identity = steps.activate_proven(attempt, identity, image, before)
         if blank.publish is not None:
             attempt.image = blank.publish()

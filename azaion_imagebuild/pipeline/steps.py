@@ -18,7 +18,7 @@ from ..errors import (
     VerificationError,
 )
 from ..identity import device_conf
-from ..images.digest import fingerprints, sha256_of
+from ..images.digest import fingerprints, image_digest
 from ..model import (
     DEVICE_CONF,
     LUKS,
@@ -168,9 +168,9 @@ def build_base(attempt: Attempt, ownership: Ownership) -> None:
     from ..l4t import base_image  # imported late: `provision` does not need it
 
     with attempt.step("build_image") as notes:
-        attempt.image, attempt.proven = base_image.build_base(attempt.build, ownership), True
-        attempt.image_sha256 = sha256_of(attempt.image.path)
-        notes.append(_holds_placeholder(attempt.image))
+        attempt.image = image = base_image.build_base(attempt.build, ownership)
+        attempt.image_sha256, attempt.proven = image.base_sha256, True
+        notes.append(_holds_placeholder(image))
 
 
 def ensure_base(attempt: Attempt, ownership: Ownership) -> Blank:
@@ -185,11 +185,9 @@ def ensure_base(attempt: Attempt, ownership: Ownership) -> Blank:
         attempt.image = image = base_image.current_base(build, ownership)
         # A base from an earlier build may still hold an identity.
         base_image.stamp_base(build, image, placeholder(size))
-        attempt.image_sha256 = digest = sha256_of(image.path)
+        attempt.image_sha256 = image.base_sha256
         notes.append(_holds_placeholder(image))
-    return Blank(
-        image=image, ownership=ownership, sha256=digest, size=size, release=_release(build)
-    )
+    return Blank(image=image, ownership=ownership, size=size, release=_release(build))
 
 
 def stamp_image(attempt: Attempt, identity: DeviceIdentity, blank: Blank) -> Image:
@@ -215,6 +213,16 @@ def verify(attempt: Attempt, identity: DeviceIdentity, image: Image) -> None:
         attempt.proven = True
         proven = "staged, not read back:" if image.format == LUKS else "carries"
         notes.append(f"{proven} {identity.email}")
+
+
+def digest(attempt: Attempt, image: Image) -> None:
+    """Note what identifies the image: its digest, or that of the base that was stamped."""
+    if image.base_sha256 is not None:
+        attempt.base_sha256 = image.base_sha256
+        return
+    with attempt.step("digest_image") as notes:
+        attempt.image_sha256 = image_digest(image.path)
+        notes.append(attempt.image_sha256[:16])
 
 
 def activate(attempt: Attempt, identity: DeviceIdentity) -> DeviceIdentity:

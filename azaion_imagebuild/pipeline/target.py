@@ -16,9 +16,8 @@ class Blank(Struct, frozen=True, kw_only=True):
     """A finished image that holds a placeholder, for one device's identity."""
 
     image: Image
+    """With ``base_sha256``, unless nobody needs it."""
     ownership: Ownership
-    sha256: str
-    """SHA-256 of the image with the placeholder."""
     size: int
     """Size of the placeholder in bytes."""
     release: str | None = None

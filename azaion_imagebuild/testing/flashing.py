@@ -18,7 +18,7 @@ from msgspec import structs
 
 from .. import hookimpl
 from ..errors import ExitCode
-from ..images.digest import sha256_of
+from ..images.digest import image_digest
 from ..l4t.bsp import LinuxForTegra
 from ..ledger import Ledger
 from ..model import BuildRecord, FlashResult, Image
@@ -209,16 +209,16 @@ class FlashConformance(Conformance):
     def test_an_image_that_is_changed_after_its_proof_reaches_no_device(
         self, whole_build: WholeBuild, device: Path
     ) -> None:
-        before = sha256_of(device)
+        before = image_digest(device)
         record = whole_build(also=_Saboteur())
         assert record.exit_code == ExitCode.VERIFICATION, "the build went on"
-        assert sha256_of(device) == before, "the device was written before the image was proven"
+        assert image_digest(device) == before, "the device was written before the image was proven"
 
     def test_with_flash_0_no_device_is_written(self, whole_build: WholeBuild, device: Path) -> None:
-        before = sha256_of(device)
+        before = image_digest(device)
         record = whole_build(flash=False)
         assert record.error is None, f"the build ends with: {record.error}"
-        assert sha256_of(device) == before, "the device was written although FLASH=0"
+        assert image_digest(device) == before, "the device was written although FLASH=0"
 
     @pytest.fixture
     def whole_build(
@@ -330,5 +330,5 @@ def _fingerprints(image: Image) -> dict[Path, tuple[Any, ...]]:
     found = {}
     for path in image.files:
         at = path.stat()
-        found[path] = (at.st_ino, at.st_size, at.st_mtime_ns, sha256_of(path))
+        found[path] = (at.st_ino, at.st_size, at.st_mtime_ns, image_digest(path))
     return found

@@ -78,6 +78,9 @@ def test_every_device_gets_an_image_with_its_own_identity(run: Run, state: Path)
     for record in found["records"]:
         assert record["image"] == str(Path("images", f"{record['serial']}.img").absolute())
         assert set(record["steps"]) >= {"provision_identity", "build_image", "verify_image"}
+        assert "digest_image" not in record["steps"], "an image is read for each device"
+    assert {record["image_sha256"] for record in found["records"]} == {None}
+    assert len({record["base_sha256"] for record in found["records"]} - {None}) == 1
     assert run("ledger", "verify").code == 0
 
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,11 +21,13 @@ from azaion_imagebuild import images
 from azaion_imagebuild.errors import UsageError, VerificationError
 from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.identity.placeholder import is_placeholder, padded, placeholder
-from azaion_imagebuild.images import digest
+from azaion_imagebuild.images import sha1sum
 from azaion_imagebuild.images import slot as placing
 from azaion_imagebuild.images import stamp as stamping
 from azaion_imagebuild.images.copy import copy_image
+from azaion_imagebuild.images.digest import image_digest
 from azaion_imagebuild.images.locate import locate
+from azaion_imagebuild.l4t import base_image
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox import Sandbox
 from azaion_imagebuild.sandbox.bsp import TREE, create_rootfs, service_user
@@ -151,7 +154,7 @@ def test_a_stamped_sparse_image_unpacks_to_the_stamped_raw_one(make: Make, tmp_p
 def test_a_stamped_tar_unpacks_with_its_owner_and_mode(make: Make, tmp_path: Path) -> None:
     path = make("tar")
     write(path, conf(7))
-    assert digest.renew_sha1(path)
+    assert sha1sum.renew_sha1(path)
     said = (path.parent / "system.img.sha1sum").read_text().strip()
     assert said == hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest()
     out = tmp_path / "out"
@@ -608,6 +611,36 @@ def test_the_second_device_is_stamped_into_the_first_ones_base(run: Run, tmp_pat
     assert images.read_file(sandbox.device, "usr/bin/more", 10) is not None
     assert run("image", "--serial", "AZJN-0004", "--inject", "stamp", "--rebuild").code == 0
     assert count.read_text() == "x\nx\nx\n"
+
+
+def test_a_stamped_device_records_its_base_whose_digest_is_read_once(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests: dict[Path, str] = {}
+
+    def noted(path: Path) -> str:
+        assert path not in digests
+        return digests.setdefault(path, image_digest(path))
+
+    monkeypatch.setattr(base_image, "image_digest", noted)
+    ran = [
+        run("image", "--serial", serial, "--inject", "stamp", "--json")
+        for serial in ("AZJN-0001", "AZJN-0002")
+    ]
+    raw = Sandbox(tmp_path / "state/azaion-imagebuild/sandbox").bsp / "bootloader/system.img.raw"
+    assert [each.json["image_sha256"] for each in ran] == [None, None]
+    assert [each.json["base_sha256"] for each in ran] == [digests[raw]] * 2
+    assert run("stamp", str(raw), "--clear").code == 0
+    assert image_digest(raw) == digests[raw], "the base is not what it was"
+    assert "digest_image" not in "".join(each.err for each in ran)
+
+
+def test_a_built_image_is_digested_in_a_step_that_is_shown(run: Run, tmp_path: Path) -> None:
+    ran = run("image", "--serial", SERIAL, "--flash", "0", "--json")
+    raw = Sandbox(tmp_path / "state/azaion-imagebuild/sandbox").bsp / "bootloader/system.img.raw"
+    digest = image_digest(raw)
+    assert (ran.json["image_sha256"], ran.json["base_sha256"]) == (digest, None)
+    assert re.search(rf"digest_image +[0-9.]+ s  {digest[:16]}", ran.err), ran.err
 
 
 def test_a_stamped_build_that_fails_leaves_a_placeholder(run: Run, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from azaion_imagebuild.pipeline import events
 from azaion_imagebuild.sandbox import Sandbox
 
 STEPS = ["preflight", "prepare", "provision_identity", "pre_flash", "build_image", "verify_image",
-         "flash", "post_flash"]  # fmt: skip
+         "digest_image", "flash", "post_flash"]  # fmt: skip
 WARNS = """
 import logging
 from azaion_imagebuild import hookimpl

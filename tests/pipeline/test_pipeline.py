@@ -347,4 +347,4 @@ def test_a_build_in_which_nobody_stages_device_conf_stops(build: Build, steps: S
 def test_an_image_that_vanishes_is_a_verification_error(build: Build, steps: Steps) -> None:
     steps.image.path.unlink()
     record, _ = run(build, steps)
-    assert (record.exit_code, record.step) == (8, "verify_image")
+    assert (record.exit_code, record.step) == (8, "digest_image")
