@@ -9,6 +9,7 @@ from ..errors import VerificationError
 from ..model import Finding
 from ..system.process import find_program, run
 from .expanded import expanded
+from .zstd import LARGEST
 
 _LOOK = "look at flash.sh's log, then run the same command again; do not flash this image"
 
@@ -27,15 +28,15 @@ def damaged(raw: Path, named: Path | None = None) -> Iterator[Finding]:
         yield Finding(message=message, hint=_LOOK)
 
 
-def damaged_sparse(sparse: Path) -> Iterator[Finding]:
-    """Have e2fsck check the raw image in an Android sparse one.
+def damaged_within(image: Path, largest: int = LARGEST) -> Iterator[Finding]:
+    """Have e2fsck check the raw image in an Android sparse one, or in one packed by zstd.
 
     Raises:
         VerificationError: the image is damaged, or there is no room to expand it.
     """
     if find_program("e2fsck") is not None:
-        with expanded(sparse) as raw:
-            yield from damaged(raw, sparse)
+        with expanded(image, largest) as raw:
+            yield from damaged(raw, image)
 
 
 def debugfs(raw: Path, command: str) -> None:

@@ -1,18 +1,19 @@
-"""The raw image in an Android sparse one: compared with another, or written out to be checked."""
+"""The raw image in a sparse or packed one: compared with another, or written out to be checked."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import VerificationError
 from ..system.holes import next_data
-from .formats import opened_file, raw_of_sparse
+from .formats import EXT4_ZST, image_format, opened_file, raw_of_sparse, unpacked_raw
+from .scratch import Scratch, write_all
 from .sparse import SparseReader
+from .zstd import LARGEST
 
 _AT_ONCE = 1 << 20
 _NEVER = 1 << 63
@@ -40,41 +41,34 @@ def first_difference(sparse: Path, raw: Path) -> int | None:
 
 
 @contextlib.contextmanager
-def expanded(sparse: Path) -> Iterator[Path]:
-    """Yield the path of a nameless raw image that is in a sparse one; a kill leaves nothing of it.
+def expanded(image: Path, largest: int = LARGEST) -> Iterator[Path]:
+    """Yield the path of a nameless raw image that is in a sparse one, or in one packed by zstd.
 
     Raises:
         VerificationError: the image is damaged, or there is no room.
     """
-    with opened_file(sparse) as stream:
-        raw = raw_of_sparse(stream)
+    with opened_file(image) as stream:
+        packed = image_format(stream) == EXT4_ZST
         try:
-            with _nameless(sparse.parent) as file:
-                _expand(raw, file)
-                yield Path(f"/proc/{os.getpid()}/fd/{file.fileno()}")
+            raw = unpacked_raw(stream, largest) if packed else _expanded(stream, image.parent)
         except OSError as error:
             raise VerificationError(
-                f"cannot expand {sparse} to check it: {error.strerror}",
+                f"cannot expand {image} to check it: {error.strerror}",
                 hint="make room beside it, or check the raw image that it was made from",
             ) from None
+        yield raw.path
 
 
-def _nameless(folder: Path) -> BinaryIO:
-    try:
-        return tempfile.TemporaryFile(dir=folder)
-    except OSError:
-        return tempfile.TemporaryFile()
-
-
-def _expand(raw: SparseReader, file: BinaryIO) -> None:
+def _expanded(stream: BinaryIO, folder: Path) -> Scratch:
+    raw, file = raw_of_sparse(stream), Scratch(folder)
     file.truncate(raw.size)
     position = raw.next_data(0)
     while position < raw.size:
         block = _read(raw, position)
         file.seek(position)
-        file.write(block.rstrip(b"\0"))  # the rest stays a hole
+        write_all(file, block.rstrip(b"\0"))  # the rest stays a hole
         position = raw.next_data(position + len(block))
-    file.flush()
+    return file
 
 
 def _read(stream: SparseReader | BinaryIO, position: int) -> bytes:

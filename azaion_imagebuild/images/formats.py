@@ -12,11 +12,19 @@ from ..model import LUKS, FileEntry
 from . import tar
 from .entry import Entry
 from .ext4 import Ext4
-from .magic import EXT4, SPARSE, TAR, format_by_magic
+from .magic import EXT4, SPARSE, TAR, ZSTD, format_by_magic
+from .scratch import Scratch, copy_of
 from .sparse import SparseReader
 from .stream import CorruptImage, Readable
+from .zstd import LARGEST, Unpacked
+from .zstd_tar import ZstdTar
 
 _BUILD_AGAIN = "do not flash it; build it again, and look at the build's log"
+_PACKED = "pack a tar archive or a raw ext4 image, as NVIDIA's scripts do"
+_SUFFIX = "zst"
+TAR_ZST, EXT4_ZST = "tar.zst", "ext4.zst"
+"""Packed by zstd: an archive, as R36.4 and newer make it, and (``--sparse``) a raw image."""
+
 _KNOWN = (
     "give a raw ext4, Android sparse or tar image; of a disk image with partitions, the image of"
     " its APP partition"
@@ -36,7 +44,7 @@ class Filesystem(Protocol):
 
 
 def image_format(stream: Readable) -> str:
-    """Return the format in ``stream``, by its magic number: ``sparse ext4 tar luks``.
+    """Return the format: ``sparse ext4 tar luks tar.zst ext4.zst``, by its magic number.
 
     Raises:
         CorruptImage: it is none of these, or more than one at once.
@@ -46,7 +54,16 @@ def image_format(stream: Readable) -> str:
         _refuse_unknown(stream)
     if found == EXT4:
         Ext4(stream)
-    return found or EXT4
+    return _packed_format(stream) if found == ZSTD else found or EXT4
+
+
+def _packed_format(stream: Readable) -> str:
+    """Return the format of what zstd packed; the device unpacks it once, and no more."""
+    found = format_by_magic(Unpacked(stream))
+    if found not in (TAR, EXT4, LUKS):
+        what = "nothing that is known" if found is None else f"a {found} image"
+        raise CorruptImage(f"it is packed by zstd, and in it is {what}", hint=_PACKED)
+    return found if found == LUKS else f"{found}.{_SUFFIX}"
 
 
 def _refuse_unknown(stream: Readable) -> None:
@@ -58,8 +75,14 @@ def _refuse_unknown(stream: Readable) -> None:
         ) from None
 
 
-def open_filesystem(stream: Readable) -> Filesystem:
+def open_filesystem(stream: Readable, largest: int = LARGEST) -> Filesystem:
     """Return the filesystem in ``stream``, whatever container it is in.
+
+    A packed raw image is unpacked into a nameless file beside it, a packed archive into nothing.
+
+    Args:
+        stream: the image.
+        largest: bytes to which a packed one may unpack.
 
     Raises:
         CorruptImage: the headers are not those of a supported image.
@@ -69,7 +92,23 @@ def open_filesystem(stream: Readable) -> Filesystem:
         raise CorruptImage("it is encrypted (LUKS) and cannot be read back")
     if found == TAR:
         return tar.Tar(stream)
+    if found == TAR_ZST:
+        return ZstdTar(stream, largest)
+    if found == EXT4_ZST:
+        return Ext4(unpacked_raw(stream, largest))
     return Ext4(raw_of_sparse(stream) if found == SPARSE else stream)
+
+
+def unpacked_raw(stream: Readable, largest: int = LARGEST) -> Scratch:
+    """Return the raw image that zstd packed.
+
+    Raises:
+        CorruptImage: it is damaged, or unpacks to more than ``largest`` bytes.
+        VerificationError: there is no room for it.
+    """
+    name = getattr(stream, "name", None)
+    folder = Path(name).parent if isinstance(name, str) else None
+    return copy_of(Unpacked(stream, largest), folder)
 
 
 def raw_of_sparse(stream: Readable) -> SparseReader:
@@ -86,14 +125,14 @@ def raw_of_sparse(stream: Readable) -> SparseReader:
 
 
 @contextlib.contextmanager
-def opened(image: Path) -> Iterator[Filesystem]:
-    """Open the filesystem in the image at ``image``.
+def opened(image: Path, largest: int = LARGEST) -> Iterator[Filesystem]:
+    """Open the filesystem in the image at ``image``, as :func:`open_filesystem` does.
 
     Raises:
         VerificationError: the image cannot be opened or its contents are damaged.
     """
     with opened_file(image) as stream:
-        yield open_filesystem(stream)
+        yield open_filesystem(stream, largest)
 
 
 def superblock(image: Path) -> bytes | None:
@@ -105,13 +144,13 @@ def superblock(image: Path) -> bytes | None:
         return filesystem.superblock if isinstance(filesystem, Ext4) else None
 
 
-def read_file(image: Path, path: str, limit: int) -> FileEntry | None:
-    """Read one file out of the image at ``image``.
+def read_file(image: Path, path: str, limit: int, largest: int = LARGEST) -> FileEntry | None:
+    """Read one file out of the image at ``image``, as :func:`open_filesystem` opens it.
 
     Raises:
         VerificationError: the image cannot be opened or its contents are damaged.
     """
-    with opened(image) as filesystem:
+    with opened(image, largest) as filesystem:
         return filesystem.read_file(path, limit)
 
 

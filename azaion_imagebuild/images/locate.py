@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from .ext4 import Ext4
-from .formats import image_format, raw_of_sparse
+from .formats import EXT4_ZST, TAR_ZST, image_format, raw_of_sparse
 from .inode import Inode
 from .stream import CorruptImage, Readable
-from .tar import Tar
+from .tar import REGULAR, Tar
 
-_REGULAR = b"0"  # POSIX ustar; tar.Member has no other kind for a regular file
+_PACKED = "it is packed by zstd"
 
 
 class Range(Struct, frozen=True, kw_only=True):
@@ -46,6 +46,8 @@ def locate(stream: Readable, path: str) -> Location | None:
     found = image_format(stream)
     if found == "tar":
         return in_tar(Tar(stream), path)
+    if found in (TAR_ZST, EXT4_ZST):
+        raise CorruptImage(_PACKED)
     sparse = raw_of_sparse(stream) if found == "sparse" else None
     filesystem = Ext4(sparse or stream)
     inode = filesystem.find(path)
@@ -76,7 +78,7 @@ def in_tar(archive: Tar, path: str) -> Location | None:
     member = archive.find(path)
     if member is None:
         return None
-    if member.kind != _REGULAR:
+    if member.kind != REGULAR:
         raise CorruptImage(f"/{path} is not a regular file in the archive")
     return Location(
         format="tar",

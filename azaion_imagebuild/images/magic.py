@@ -13,14 +13,15 @@ from ..model import LUKS
 from . import ext4, tar
 from .sparse import MAGIC as SPARSE_MAGIC
 from .stream import CorruptImage, Readable
+from .zstd import MAGIC as ZSTD_MAGIC
 
-SPARSE, EXT4, TAR = "sparse", "ext4", "tar"
+SPARSE, EXT4, TAR, ZSTD = "sparse", "ext4", "tar", "zstd"
 
 _AT_THE_START = {
     struct.pack("<I", SPARSE_MAGIC): SPARSE,
     b"LUKS\xba\xbe": LUKS,
     b"\x1f\x8b": "gzip",
-    b"\x28\xb5\x2f\xfd": "zstd",
+    ZSTD_MAGIC: ZSTD,
     b"\xfd7zXZ": "xz",
     b"BZh": "bzip2",
     b"\x04\x22\x4d\x18": "lz4",
@@ -28,7 +29,6 @@ _AT_THE_START = {
 }
 _UNPACKED_BY = {
     "gzip": "gunzip --keep",
-    "zstd": "zstd -d",
     "xz": "unxz --keep",
     "bzip2": "bunzip2 --keep",
     "lz4": "lz4 -d",
@@ -39,14 +39,16 @@ _GPT_OFFSETS = (512, 4096)  # the second sector
 _MBR_TABLE, _MBR_MAGIC = 446, b"\x55\xaa"
 _HEAD = 8192  # bytes in which every magic number lies
 _KNOWN = "a raw ext4, an Android sparse or a tar image"
+_LARGEST_BLOCK_LOG = 6  # 64 KiB, as 1024 << 6
 _DISK = "give the image of its APP partition; sfdisk --list IMAGE shows where that begins"
 
 
 def format_by_magic(stream: Readable) -> str | None:
-    """Return the format: ``sparse ext4 tar luks``; None: the file has no magic number of these.
+    """Return the format: ``sparse ext4 tar luks zstd``; None: it has no magic number of these.
 
     Raises:
-        CorruptImage: it has those of more than one format, is compressed, or is a whole disk.
+        CorruptImage: it has those of more than one format, is compressed otherwise, or is a whole
+            disk.
     """
     stream.seek(0)
     head = _read_up_to(stream, _HEAD)
@@ -84,13 +86,16 @@ def _formats(head: bytes) -> Iterator[str]:
 
 
 def _has_ext4(head: bytes) -> bool:
-    """Tell by the magic and the counts, which no kernel takes as 0.
+    """Tell by the magic, the counts and the block size, of which no kernel takes any other.
 
-    In a sparse file the magic alone may be there by chance: of a raw image's free inodes.
+    The magic alone may be there by chance: in a sparse file as a count of free inodes, in a
+    compressed one as any two bytes.
     """
     if len(head) < 2048 or struct.unpack_from("<H", head, ext4.MAGIC_OFFSET)[0] != ext4.MAGIC:
         return False
-    return all(struct.unpack_from("<II", head, 1024))
+    inodes, blocks = struct.unpack_from("<II", head, 1024)
+    block_log = struct.unpack_from("<I", head, 1024 + 24)[0]
+    return bool(inodes and blocks and block_log <= _LARGEST_BLOCK_LOG)
 
 
 def _has_mbr(head: bytes) -> bool:

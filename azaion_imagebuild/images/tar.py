@@ -25,15 +25,18 @@ BLOCK = 512
 
 _LONGEST_EXTRA = 1024 * 1024  # a pax header or a long name; NVIDIA's have some hundred bytes
 _MOST_LINKS = 1_000_000  # a desktop rootfs has some ten thousand
-_REGULAR, _LINK, _SYMLINK, _DIRECTORY, _SPARSE = b"0", b"1", b"2", b"5", b"S"
+REGULAR = b"0"
+"""A regular file's kind, whatever its header says."""
+
+_LINK, _SYMLINK, _DIRECTORY, _SPARSE = b"1", b"2", b"5", b"S"
 _LINKS = (_LINK, _SYMLINK)
-_ALSO_REGULAR = (_REGULAR, b"\0", b"7")
+_ALSO_REGULAR = (REGULAR, b"\0", b"7")
 _WITHOUT_DATA = (*_LINKS, b"3", b"4", _DIRECTORY, b"6")  # whatever size they say
 _PAX, _PAX_SOLARIS, _PAX_GLOBAL, _GNU_NAME, _GNU_LINK = b"x", b"X", b"g", b"L", b"K"
 _EXTENDED = (_PAX, _PAX_SOLARIS, _PAX_GLOBAL, _GNU_NAME, _GNU_LINK)
 _PAX_USED = (b"path", b"size", b"uid", b"gid", b"GNU.sparse.name", b"mtime", b"linkpath")
 _TYPES = {
-    _REGULAR: stat.S_IFREG,
+    REGULAR: stat.S_IFREG,
     _SPARSE: stat.S_IFREG,
     _SYMLINK: stat.S_IFLNK,
     _DIRECTORY: stat.S_IFDIR,
@@ -80,9 +83,9 @@ class Walk(Struct, frozen=True, kw_only=True):
 class Tar:
     """An archive in a seekable stream; nothing is unpacked."""
 
-    def __init__(self, stream: Readable) -> None:
+    def __init__(self, stream: Readable, end: int | None = None) -> None:
         self._stream = stream
-        self._end = stream.seek(0, 2)
+        self._end = stream.seek(0, 2) if end is None else end
         if read_exactly(stream, MAGIC_OFFSET, 5, "tar magic") != MAGIC:
             raise CorruptImage("no tar header at byte 0")
 
@@ -96,7 +99,7 @@ class Tar:
         member = self.find(path)
         if member is None:
             return None
-        if member.kind != _REGULAR:
+        if member.kind != REGULAR:
             raise CorruptImage(f"/{path} is not a regular file in the archive")
         if member.size > limit:
             raise CorruptImage(f"/{path} is {member.size} bytes long, more than {limit}")
@@ -104,11 +107,12 @@ class Tar:
             if name == "root" and number:
                 raise CorruptImage(f"/{path} is of {name} by name and of {number} by number")
         return FileEntry(
-            data=read_exactly(self._stream, member.offset, member.size, "member"),
-            mode=member.mode,
-            uid=member.uid,
-            gid=member.gid,
+            data=self.data_of(member), mode=member.mode, uid=member.uid, gid=member.gid
         )
+
+    def data_of(self, member: Member) -> bytes:
+        """Return a regular file's data."""
+        return read_exactly(self._stream, member.offset, member.size, "member")
 
     def find(self, path: str) -> Member | None:
         """Return the last member of a name.
@@ -369,7 +373,7 @@ def _member(
     if not name or "\0" in name or (is_file and (not parts or name.endswith("/."))):
         raise CorruptImage(f"a member cannot have the name {ascii(name)[:80]}")
     if is_file:  # BSD's old tar wrote a folder as a file with a slash behind
-        kind = _DIRECTORY if name.endswith("/") else _REGULAR
+        kind = _DIRECTORY if name.endswith("/") else REGULAR
     size = 0 if kind in _WITHOUT_DATA else extra.number("size", size)
     return Member(
         name="/".join(parts),

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from ..errors import FlashError, ImageBuildError
 from ..images import format_of
+from ..images.formats import EXT4_ZST, TAR_ZST
 from ..model import LUKS, Build, FlashResult, Image, InLane
 from . import cleanup, image_files, initrd_wrapper
 from .bsp import FLASH_SH, INITRD_FLASH_SH, INITRD_INTERNAL_SH
@@ -94,7 +95,7 @@ class InitrdFlash(Struct, frozen=True):
             cleanup.remove_massflash_archives(self.tree)  # the whole rootfs again; no lane needs it
         check_result(finished, build, success, ImageBuildError)
         where = "external" if external_device(build, self.tree) else "internal"
-        packed = self.tree / f"tools/kernel_flash/images/{where}/system.img"
+        packed = image_files.packed_app(self.tree / f"tools/kernel_flash/images/{where}")
         if not packed.is_file():
             raise ImageBuildError(
                 f"the initrd flash reported success, but {packed} is missing",
@@ -216,5 +217,11 @@ def _format(path: Path, build: Build) -> str:
         raise ImageBuildError(
             f"{path} is encrypted, but ROOTFS_ENC is not set",
             hint='set [bsp] environment = { ROOTFS_ENC = "1" } when that is meant',
+        )
+    if found in (TAR_ZST, EXT4_ZST) and (found == EXT4_ZST) != (path.suffix == ".zst"):
+        way = "writes it as a raw image" if path.suffix == ".zst" else "unpacks it as an archive"
+        raise ImageBuildError(
+            f"{path} is {found}, but the device {way}: it goes by the name",
+            hint=log_hint(build),
         )
     return found

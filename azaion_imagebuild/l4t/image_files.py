@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,12 +19,17 @@ IMAGES = (
     "tools/kernel_flash/images/external/system.img",
     "tools/kernel_flash/images/internal/system.img_b",
     "tools/kernel_flash/images/external/system.img_b",
+    "tools/kernel_flash/images/internal/system.img.zst",
+    "tools/kernel_flash/images/external/system.img.zst",
+    "tools/kernel_flash/images/internal/system.img_b.zst",
+    "tools/kernel_flash/images/external/system.img_b.zst",
 )
 """Every file of a Linux_for_Tegra in which NVIDIA's scripts put the root filesystem."""
 
 BASE_NOTE = "bootloader/azaion-base.json"
 """What a base was built from (see :mod:`.base_image`); it is removed together with its images."""
 
+_APP = re.compile(r"^APP(?:_ext)?=([A-Za-z0-9._+-]+)$", re.MULTILINE)
 _MASSFLASH_ARCHIVES = ("mfi_*",)
 _TAR_INDEXES = (f"bootloader/{NOTES}", f"tools/kernel_flash/images/*/{NOTES}")
 _UNPACKED = (
@@ -31,6 +37,19 @@ _UNPACKED = (
     "tools/kernel_flash/images/mnt/etc/azaion/device.conf",
 )
 _BACKUPS = ("bootloader/system.img*.bak", "bootloader/system.img*.orig", "bootloader/system.img*~")
+
+
+def packed_app(folder: Path) -> Path:
+    """Return the file in a package that the device writes to APP, there or not.
+
+    R36.4 and newer name it in ``flash.cfg`` (``--sparse`` makes it ``system.img.zst``); the last
+    line counts, as in a shell.
+    """
+    try:
+        names = _APP.findall((folder / "flash.cfg").read_text(errors="replace"))
+    except OSError:
+        names = []
+    return folder / (names[-1] if names else "system.img")
 
 
 def present_images(tree: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from .. import images
 from ..errors import StagingError, UsageError, VerificationError
 from ..identity import device_conf
 from ..identity.serial import email_for
-from ..images.e2fsprogs import damaged, damaged_sparse
+from ..images.e2fsprogs import damaged, damaged_within
 from ..model import DEVICE_CONF, FileEntry, Finding
 from ..proof.identity import Expected, prove
 from ..rootfs.accounts import Accounts, UnknownAccount
@@ -30,7 +30,7 @@ class Report(Struct, frozen=True, kw_only=True):
 
     target: Path
     format: str
-    """``directory``, ``ext4`` or ``sparse``."""
+    """``directory``, or as :func:`images.image_format` says."""
     serial: str
     email: str
     findings: tuple[Finding, ...]
@@ -76,11 +76,9 @@ def verify(target: Path, serial: str, settings: DeviceConfSettings) -> Report:
             target=target, format="directory", serial=serial, email=email, findings=findings
         )
 
-    def read_file(path: str, limit: int) -> FileEntry | None:
-        return images.read_file(target, path, limit)
-
     found = images.format_of(target)
-    findings = _check(read_file, target, email, settings)
+    with images.opened(target) as filesystem:
+        findings = _check(filesystem.read_file, target, email, settings)
     if not findings:
         findings = tuple(_damaged(target, found))
     return Report(target=target, format=found, serial=serial, email=email, findings=findings)
@@ -89,8 +87,8 @@ def verify(target: Path, serial: str, settings: DeviceConfSettings) -> Report:
 def _damaged(target: Path, image_format: str) -> Iterator[Finding]:
     if image_format == "ext4":
         yield from damaged(target)
-    elif image_format == "sparse":
-        yield from damaged_sparse(target)
+    elif image_format in ("sparse", "ext4.zst"):
+        yield from damaged_within(target)
 
 
 def _check(

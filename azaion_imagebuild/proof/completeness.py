@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .. import images
-from ..images.e2fsprogs import damaged, damaged_sparse
+from ..images.e2fsprogs import damaged, damaged_within
 from ..images.expanded import first_difference
+from ..images.zstd import largest_for
 from ..model import GROUP, LUKS, PASSWD, Build, Finding, Image
 from ..rootfs.accounts import LARGEST_PASSWD
 from ..rootfs.tree import Rootfs
@@ -24,7 +25,7 @@ def findings(build: Build, image: Image) -> list[Finding]:
     return [
         *_differences(build, image),
         *_other_accounts(build, image),
-        *(list(_disagreeing(image)) or _damaged(image)),
+        *(list(_disagreeing(image)) or _damaged(image, _largest(build))),
     ]
 
 
@@ -33,7 +34,7 @@ def _differences(build: Build, image: Image) -> Iterator[Finding]:
     wanted = wanted_of(build.rootfs_dir, build.began)
     for path in (image.path, *image.also):
         comparison = Comparison(build.rootfs_dir, wanted)
-        with images.opened(path) as filesystem:
+        with images.opened(path, _largest(build)) as filesystem:
             for entry in filesystem.entries():
                 comparison.see(entry)
         if missing := [f"/{each}" for each in sorted(comparison.missing)]:
@@ -51,13 +52,18 @@ def _some(of: list[str]) -> str:
 
 def _other_accounts(build: Build, image: Image) -> Iterator[Finding]:
     """The owner of device.conf means something only with the accounts it was looked up in."""
-    with Rootfs(build.rootfs_dir) as rootfs, images.opened(image.path) as filesystem:
+    opened = images.opened(image.path, _largest(build))
+    with Rootfs(build.rootfs_dir) as rootfs, opened as filesystem:
         for path in (PASSWD, GROUP):
             wanted = rootfs.read_file(path, LARGEST_PASSWD)
             found = filesystem.read_file(path, LARGEST_PASSWD)
             if (wanted and wanted.data) != (found and found.data):
                 message = f"/{path} in {image.path} is not that of the rootfs"
                 yield Finding(message=message, hint=_LOOK)
+
+
+def _largest(build: Build) -> int:
+    return largest_for(build.settings.bsp.size)
 
 
 def _twins(image: Image) -> Iterator[list[Path]]:
@@ -71,22 +77,24 @@ def _twins(image: Image) -> Iterator[list[Path]]:
 def _disagreeing(image: Image) -> Iterator[Finding]:
     """Of a raw image and its sparse twin one is checked, the other flashed: they must be equal."""
     for first, *others in _twins(image):
-        superblock = images.superblock(first)
+        superblock = images.superblock(first) if others else None
         for path in others:
             if images.superblock(path) != superblock:
                 message = f"{path.name} was not made from {first.name}: they do not agree"
                 yield Finding(message=message, hint=_LOOK)
 
 
-def _damaged(image: Image) -> Iterator[Finding]:
+def _damaged(image: Image, largest: int) -> Iterator[Finding]:
     """Check every filesystem on the bytes that are flashed, whether raw or sparse."""
     for paths in _twins(image):
         raws = [path for path in paths if images.format_of(path) == "ext4"]
         for raw in raws:
             yield from damaged(raw)
+        for packed in (path for path in paths if images.format_of(path) == "ext4.zst"):
+            yield from damaged_within(packed, largest)
         for sparse in (path for path in paths if images.format_of(path) == "sparse"):
             if not raws:
-                yield from damaged_sparse(sparse)
+                yield from damaged_within(sparse)
             elif (at := first_difference(sparse, raws[0])) is not None:
                 yield Finding(
                     message=f"{sparse} and {raws[0].name} do not agree: they differ at byte {at} of"

@@ -51,4 +51,4 @@ def test_provision_imports_no_heavy_library(rootfs_dir: Path, scripted: Script) 
 
 @pytest.mark.parametrize("argv", [("--help",), ("image", "--help"), ("--version",)])
 def test_help_imports_no_heavy_library_and_speaks_no_http(argv: tuple[str, ...]) -> None:
-    assert imported(*argv) & {*HEAVY, "requests", "sqlite3"} == set()
+    assert imported(*argv) & {*HEAVY, "backports", "compression", "requests", "sqlite3"} == set()
