@@ -33,7 +33,7 @@ from azaion_imagebuild.ledger import Ledger  # noqa: E402
 from azaion_imagebuild.operations.image import build_base  # noqa: E402
 from azaion_imagebuild.sandbox import Accounts  # noqa: E402
 from azaion_imagebuild.sandbox.admin_api import admin_api  # noqa: E402
-from azaion_imagebuild.stations.status import look  # noqa: E402
+from azaion_imagebuild.stations.status import read_status  # noqa: E402
 from azaion_imagebuild.stations.submit import SubmitOrder, submit  # noqa: E402
 
 DEAD_AFTER = 6.0
@@ -97,8 +97,15 @@ def one_day(factory: Factory, server: postgres.Postgres, devices: int, lanes: in
         three.send_signal(signal.SIGCONT)
         say(began, "S3 goes on")
         with Ledger(factory.url) as ledger:
-            until(lambda: not any(each["waiting"] or each["running"]
-                                  for each in look(ledger)["queues"]), "the rest", 600)  # fmt: skip
+            until(
+                lambda: (
+                    not any(
+                        each["waiting"] or each["running"] for each in read_status(ledger)["queues"]
+                    )
+                ),
+                "the rest",
+                600,
+            )
         say(began, "the queue is empty")
         for process in (one, three):
             print(f"  {factory.stop(process)}")
@@ -112,7 +119,7 @@ def judged(
     rows = factory.attempts()  # and the chain is whole
     outcomes = factory.outcomes()
     with Ledger(factory.url) as ledger:
-        count, shown = ledger.head().row, look(ledger)["undone"]
+        count, shown = ledger.head().row, read_status(ledger)["undone"]
     print(f"{devices} devices in {seconds:.0f} s: {dict(outcomes)}; {count} rows, all in place")
     twice = [serial for serial, times in factory.flashed().items() if times > 1]
     print(f"flashed twice: {twice or 'none'}")

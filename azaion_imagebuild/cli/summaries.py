@@ -76,9 +76,11 @@ def fleet_ended(fleet: Mapping[str, Any], console: Console) -> None:
 
 def station_ended(station: Mapping[str, Any], console: Console) -> None:
     """Show how many devices a station has built."""
-    counts = ", ".join(f"{station[name]} {name.replace('_', ' ')}"
-                       for name in ("done", "failed", "unknown", "given_back"))  # fmt: skip
-    console.say(f"station {station['station']} has {station['outcome']}: {counts}")
+    counts = (
+        f"{station['done']} done, {station['failed']} failed, {station['unknown']} unknown,"
+        f" {station['given_back']} requeued"
+    )
+    console.say(f"station {station['station']} {station['outcome']}: {counts}")
 
 
 def host_examined(findings: list[Finding], parts: str, console: Console) -> None:

@@ -1,9 +1,8 @@
-"""A station's right to make one device, and the ledger as that attempt may write it.
+"""A station's claim on one device, and the ledger rows that its attempt may write.
 
-The queue's own locks cannot stop a station that was taken for dead and comes back. So each row is
-written in one transaction with the look whether the job is still this station's, and the serial
-still this attempt's: the job's row and the attempt are the token, and whoever gives the device to
-another station takes both away.
+The queue's locks cannot stop a station that was declared dead and comes back. So each row is
+written in one transaction with a check that the job still belongs to this station, and the serial
+to this attempt. A takeover removes both.
 """
 
 from __future__ import annotations
@@ -27,43 +26,43 @@ if TYPE_CHECKING:
 
 
 class Lost(LedgerError):
-    """The device was given to another station, or an operator has decided on it."""
+    """The device now belongs to another station, or an operator has resolved it."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Claim:
-    """One job that a station's lane has taken. For one attempt, and one thread."""
+    """A job that a lane has taken: for one attempt, in one thread."""
 
     ledger: Ledger
     job: Job
     id: int
-    """Of the job's row."""
+    """The number of the job's row."""
     worker: int
     station: str
     lane: str
     step: str | None = None
-    """The last intent that was written; None: nothing has begun."""
+    """The step of the last intent that was written; None: nothing has begun."""
     asked: bool = False
-    """The attempt got as far as to ask whether it may begin."""
+    """The attempt asked the ledger whether it may begin."""
     is_lost: bool = False
-    """The job or the serial was taken away."""
+    """The job or the serial now belongs to somebody else."""
     overtaken: bool = False
-    """It was lost and is unknown: it was flashing, or another attempt has begun since."""
+    """The claim was lost and the outcome is unknown: it was flashing, or another attempt began."""
     farewell: Receipt | None = None
-    """The row by which a lost attempt says so."""
+    """The last row of a lost attempt, which says that it was lost."""
 
     def begin(self, entry: Entry, settings: LedgerSettings) -> Receipt:
-        """Commit the intent to provision; the job's row knows the attempt from then on.
+        """Commit the intent to provision, and note the attempt in the job's row.
 
         Raises:
-            PreflightError: what speaks against it, or the device was done since it was queued.
+            PreflightError: the ledger refuses it, or the device was made since it was queued.
             LedgerError: the ledger cannot be written.
-            Lost: the job is not this station's any more.
+            Lost: the job no longer belongs to this station.
         """
         confirmed = settings.confirmed or self.job.confirmed
         settings = structs.replace(settings, confirmed=confirmed)
         self.asked = True
-        self.step = entry.step  # before it is written: a lost answer may have been a yes
+        self.step = entry.step  # before it is written: if the reply is lost, it may have been
         try:
             return self.ledger.begin(entry, settings, self._may_begin)
         except (PreflightError, Lost):
@@ -71,14 +70,14 @@ class Claim:
             raise
 
     def write(self, entry: Entry) -> Receipt:
-        """Commit a further row.
+        """Commit another row.
 
-        An attempt that was lost says so, once. If another one has begun meanwhile, the serial is
-        unknown from then on: the account may have got this attempt's password last.
+        A lost attempt writes one last row. If another attempt has begun since, the serial becomes
+        unknown: this attempt may have set the account's password last.
 
         Raises:
             LedgerError: the ledger cannot be written.
-            Lost: the job or the serial is not this attempt's any more.
+            Lost: the job or the serial no longer belongs to this attempt.
         """
         if self.farewell is not None:
             return self.farewell
@@ -88,12 +87,12 @@ class Claim:
         try:
             return self.ledger.write(entry, self._may_go_on)
         except Lost as lost:
-            self.step = before  # what was refused has not begun
+            self.step = before  # a refused attempt has not begun
             self.farewell = self._say_farewell(entry, lost)
             raise
 
     def standings(self, accounts: Mapping[str, str], *, sandbox: bool) -> dict[str, Standing]:
-        """Return what the ledger knows of each serial."""
+        """Return the standing of each serial in the ledger."""
         return self.ledger.standings(accounts, sandbox=sandbox)
 
     def _may_begin(self, connection: sql.Connection, entry: Entry) -> None:
@@ -106,8 +105,8 @@ class Claim:
         if done is not None:
             raise PreflightError(
                 f"{entry.serial} was made or flashed since it was queued",
-                hint=f"azaion-imagebuild ledger show {entry.serial}; submit it with --again if it"
-                " shall be made once more",
+                hint=f"azaion-imagebuild ledger show {entry.serial}; to make it again, add"
+                " --again to submit",
             )
         connection.exec_driver_sql(
             "INSERT INTO station_job (job, station, lane, attempt) VALUES (%s, %s, %s, %s)"
@@ -135,13 +134,13 @@ class Claim:
         self.is_lost = True
         serial = self.job.serial
         return Lost(
-            f"{serial} was taken away from station {self.station}, which was taken for dead",
-            hint=f"do not ship this device: azaion-imagebuild ledger show {serial} says what"
-            " became of it",
+            f"station {self.station} was declared dead and lost {serial}",
+            hint="do not ship this device; see what happened to it: azaion-imagebuild ledger show"
+            f" {serial}",
         )
 
     def _say_farewell(self, entry: Entry, lost: Lost) -> Receipt:
-        went = "it went on to its end" if entry.outcome == "done" else f"it got to {entry.step}"
+        went = "it continued to the end" if entry.outcome == "done" else f"it got to {entry.step}"
         flashed = ", and flashed its device" if entry.flashed else ""
         farewell = structs.replace(
             entry,
@@ -160,7 +159,7 @@ class Claim:
             return self.ledger.write(structs.replace(farewell, outcome="unknown", error=error))
 
     def _is_alone(self, connection: sql.Connection, entry: Entry) -> None:
-        """Let a farewell pass that changes nothing: the serial is as the takeover left it."""
+        """Allow a last row that changes nothing: the serial stays as the takeover left it."""
         alone = self._last(connection, entry) == (entry.attempt, "failed")
         if self.step == FLASH or not alone:
             raise self._lost()

@@ -1,4 +1,4 @@
-"""A station's signs of life, and its look for stations that show none."""
+"""A station's heartbeats, and its check for stations that have stopped theirs."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from .lane_display import LaneDisplay
 from .manager import Manager
 
 _logger = logging.getLogger(__name__)
-_LONGEST = 10.0  # seconds: procrastinate's own interval, which other workers of a site expect
-_PURGE = 3600.0  # seconds between two looks for jobs that ended long ago
+_LONGEST = 10.0  # seconds: procrastinate's interval, which a site's other workers expect
+_PURGE = 3600.0  # seconds between two removals of old jobs
 
 
 @dataclass(slots=True, kw_only=True)
 class Heartbeat:
-    """The beats of one station, until it is cancelled."""
+    """The heartbeats of one station, until it is cancelled."""
 
     manager: Manager
     lanes: LaneDisplay
     settings: StationSettings
     take_over: Callable[[], Awaitable[None]]
-    """Takes what dead stations were doing."""
+    """Takes over the devices of dead stations."""
     _last: float = field(default_factory=time.monotonic)
     _regular_since: float = field(default_factory=time.monotonic)
     _purged: float | None = None
 
     @property
     def interval(self) -> float:
-        """Return the seconds between two beats."""
+        """Return the seconds between two heartbeats."""
         return min(_LONGEST, self.settings.dead_after / 6)
 
     async def go_on(self) -> None:
-        """Beat for ever; nothing that goes wrong ends it."""
+        """Send heartbeats forever, whatever goes wrong."""
         await self.manager.signed_on.wait()
         while True:
             try:
@@ -45,7 +45,7 @@ class Heartbeat:
             except OperatorError as error:
                 self.lanes.said(f"warning: {error.message}")
             except Exception:
-                _logger.exception("a bug while showing a sign of life")
+                _logger.exception("a bug while sending a heartbeat")
             await asyncio.sleep(self.interval)
 
     async def _beat(self) -> None:
@@ -53,8 +53,8 @@ class Heartbeat:
             self._beaten()
         elif not self.manager.stopping:
             self.lanes.said(
-                "warning: this station was taken for dead, and its devices were given to others;"
-                " it signs on again"
+                "warning: this station was declared dead, and others took over its devices; it"
+                " registers again"
             )
             await self.manager.register_worker()
         if self._may_judge() and await self.manager.someone_is_dead():
@@ -70,9 +70,9 @@ class Heartbeat:
         self._last = now
 
     def _may_judge(self) -> bool:
-        """Tell whether what this station sees of the others can be believed.
+        """Tell whether this station can judge the others.
 
-        After an outage of the database, or of this machine, every other one looks silent too.
+        After an outage of the database or of this machine, every other station looks silent too.
         """
         regular = self._last - self._regular_since
         return regular >= self.settings.dead_after and not self.manager.stopping

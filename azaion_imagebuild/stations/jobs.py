@@ -1,4 +1,4 @@
-"""One device in the queue, and the queues: a common one, and one for each station."""
+"""A device in a queue, and the queues: a common one, and one for each station."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ if TYPE_CHECKING:
 TASK = "azaion-imagebuild:make"
 _COMMON, _SANDBOX = "devices", "sandbox"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,23}")
-"""A queue's name is part of the name of a channel, and PostgreSQL allows 63 bytes for that."""
+"""Short, because a channel is named after its queue, and PostgreSQL allows 63 bytes for that."""
 
 
 class Job(Struct, frozen=True, kw_only=True):
-    """A device that is to be made once."""
+    """A device to make once."""
 
     serial: str
     sandbox: bool
     after: int
-    """The ledger's last row when it was queued: done after that, it is not done again."""
+    """The ledger's last row when it was queued; if it was made after that, it is not made again."""
     station: str | None = None
-    """The only one that may make it; None: any."""
+    """The only station that may make it; None: any."""
     usb_instance: str | None = None
     confirmed: bool = False
-    """The operator has said yes to ``reprovision = confirm``."""
+    """The operator has confirmed that it is made again (``reprovision = confirm``)."""
     lost: int = 0
-    """How many stations have died over it."""
+    """How many stations died while making it."""
     priority: int = 0
     """Higher ones go first."""
 
     @classmethod
     def of(cls, args: Mapping[str, Any], queue: str) -> Self:
-        """Return the job that a row of the queue holds."""
+        """Return the job in a row of the queue."""
         known = set(cls.__struct_fields__)
         told = {name: value for name, value in args.items() if name in known}
         return cls(**{**told, "station": station_of(queue)})
 
     @property
     def lock(self) -> str:
-        """Two jobs of one lock are never made at the same time."""
+        """Return its lock; two jobs with one lock never run at the same time."""
         return lock_of(self.serial, sandbox=self.sandbox)
 
     def row(self) -> procrastinate.jobs.Job:
-        """Return the job as the queue takes it."""
+        """Return the job as a row of the queue."""
         from procrastinate.jobs import Job as Row
 
         args: dict[str, Any] = {
@@ -95,7 +95,7 @@ def queue_of(station: str | None, *, sandbox: bool) -> str:
 
 
 def station_of(queue: str) -> str | None:
-    """Return whose queue it is; None: the common one."""
+    """Return the station of a queue; None: it is the common one."""
     return queue.partition("@")[2] or None
 
 
@@ -103,13 +103,13 @@ def checked_name(name: str | None) -> str:
     """Return a station's name.
 
     Raises:
-        UsageError: there is none, or it is no name.
+        UsageError: it is missing or invalid.
     """
     if not name:
         raise UsageError("the station has no name", hint="give --name S1, or set [ledger] station")
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"{name!a} is no name for a station",
-            hint="up to 24 letters, digits, dots, hyphens and underscores, e.g. S1 or line-2",
+            f"invalid station name {name!a}",
+            hint="use up to 24 letters, digits, dots, hyphens and underscores, e.g. S1 or line-2",
         )
     return name

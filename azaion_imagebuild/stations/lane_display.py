@@ -1,4 +1,4 @@
-"""The lanes of a station: where its devices are made, and what each does now."""
+"""The lanes of a station, and what each is doing now."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..pipeline.shared import SharedResources
 
 
 class Lane(Struct, frozen=True, kw_only=True):
-    """One place, and what its devices share."""
+    """A destination, and what its devices share."""
 
     place: Destination
     shared: SharedResources
 
 
 class LaneDisplay:
-    """A watcher that passes on what happens, and remembers what each lane does."""
+    """A watcher that passes events on and remembers what each lane is doing."""
 
     def __init__(self, watcher: Watcher, lanes: Iterable[str]) -> None:
         self._watcher = watcher
@@ -28,12 +28,12 @@ class LaneDisplay:
         self._changing = threading.Lock()
 
     def picture(self) -> dict[str, str]:
-        """Return what each lane does now."""
+        """Return what each lane is doing now."""
         with self._changing:
             return dict(self._doing)
 
     def __call__(self, event: Event) -> None:
-        """Note what a lane does now, and pass the event on."""
+        """Note what a lane is doing now, and pass the event on."""
         lane, serial = event.fields.get("lane"), event.fields.get("serial")
         if event.name in ("assigned", "started", "device") and lane is not None:
             now = {"assigned": serial, "started": f"{serial} {event.fields.get('step')}"}
@@ -42,5 +42,5 @@ class LaneDisplay:
         self._watcher(event)
 
     def said(self, line: str) -> None:
-        """Say something that the operator should read."""
+        """Tell the operator something important."""
         self._watcher(said(line, "warning"))

@@ -1,15 +1,14 @@
-"""procrastinate's job manager as a station needs it: patient, fenced, and never silent.
+"""procrastinate's job manager, changed as a station needs it.
 
-What it does otherwise than its parent, and why:
+What differs from its parent, and why:
 
-- **A job is ended by the worker that took it, or not at all.** procrastinate ends it by its number
-  alone, and would end a job that was meanwhile given to another worker.
-- **A database that goes away is waited for.** procrastinate's worker stops, or leaves a job that
-  has ended as it was.
-- **It shows signs of life until the last device has ended** (:mod:`.heartbeat`). procrastinate's
-  worker stops that as soon as it is told to end, and others would take the devices that it still
-  makes.
-- **Nobody is pruned here**: a station that is dead is taken over with all that it was doing.
+- **Only the worker that took a job can end it.** procrastinate ends a job by its number alone, and
+  would end one that now belongs to another worker.
+- **It waits for a lost database.** procrastinate's worker stops, or does not record that a job has
+  ended.
+- **Heartbeats continue until the last device has ended** (:mod:`.heartbeat`). procrastinate's
+  worker stops them as soon as it is told to end, and other stations would take its devices.
+- **It prunes no workers**: a dead station is taken over together with its devices.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ from .jobs import TASK
 
 T = TypeVar("T")
 _logger = logging.getLogger(__name__)
-_LONGEST_PAUSE = 2.0  # seconds between two tries
+_LONGEST_PAUSE = 2.0  # seconds between two attempts to reach the database
 
 
 class Manager(JobManager):
-    """The jobs of one station. For one event loop."""
+    """The jobs of one station, in one event loop."""
 
     def __init__(
         self,
@@ -52,9 +51,9 @@ class Manager(JobManager):
 
         Args:
             connector: to the database.
-            enlist: signs the station on, and returns its worker.
+            enlist: registers the station, and returns its worker.
             say: tells the operator.
-            is_ready: whether a job could begin now.
+            is_ready: tells whether a job could begin now.
         """
         super().__init__(connector)
         self._pool = connector
@@ -64,14 +63,14 @@ class Manager(JobManager):
         self.worker = 0
         self.signed_on = asyncio.Event()
         self.stopping = False
-        """No new job is taken."""
+        """Take no new job."""
         self.gives_up = False
-        """A database that is away is not waited for any more."""
+        """Stop waiting for a lost database."""
         self.running: set[int] = set()
         self.notes: dict[int, dict[str, Any]] = {}
-        """Job → why it is not done, to be written with its end."""
+        """Job → its row of ``station_job``, written when the job ends."""
         self.left: set[int] = set()
-        """Jobs that are left as they are: who takes this station's place decides on them."""
+        """Jobs that are left as they are: the station that takes over decides."""
         self._strays: set[int] = set()
         self._away = False
 
@@ -82,24 +81,24 @@ class Manager(JobManager):
         return self.worker
 
     async def unregister_worker(self, worker_id: int) -> None:
-        """Leave that to whoever runs the station: it is not silent before its last device."""
+        """Do nothing: the station unregisters itself after its last device."""
 
     async def prune_stalled_workers(self, seconds_since_heartbeat: float) -> list[int]:
         """Prune nobody."""
         return []
 
     async def update_heartbeat(self, worker_id: int) -> None:
-        """Leave that to :meth:`beat`, which goes on to the very end."""
+        """Do nothing: :meth:`beat` sends heartbeats to the very end."""
 
     async def fetch_job(self, queues: Iterable[str] | None, worker_id: int) -> Row | None:
-        """Take a job; None: there is none, or none shall be taken now."""
+        """Take a job; None: there is none, or none may be taken now."""
 
         async def fetch() -> Row | None:
             try:
                 return await super(Manager, self).fetch_job(queues=queues, worker_id=self.worker)
             except ConnectorException as error:
                 if isinstance(error.__cause__, psycopg.errors.ForeignKeyViolation):
-                    return None  # this station was taken for dead: its next beat signs on again
+                    return None  # declared dead: the next heartbeat registers this station again
                 raise
 
         if self.stopping or not self._is_ready():
@@ -110,7 +109,7 @@ class Manager(JobManager):
         return job
 
     async def finish_job(self, job: Row, status: Status, delete_job: bool) -> None:
-        """End a job that is still this station's."""
+        """End a job that still belongs to this station."""
         end = {"job_id": job.id, "status": status.value, "delete_job": delete_job}
         await self._end(job, queries["finish_job"], end)
 
@@ -122,7 +121,7 @@ class Manager(JobManager):
         queue: str | None = None,
         lock: str | None = None,
     ) -> None:
-        """Give a job that is still this station's back to the queue."""
+        """Requeue a job that still belongs to this station."""
         end = {
             "job_id": job.id,
             "retry_at": retry_at or datetime.datetime.now(datetime.timezone.utc),
@@ -159,16 +158,16 @@ class Manager(JobManager):
     async def listen_for_jobs(
         self, *, on_notification: NotificationCallback, queues: Iterable[str] | None = None
     ) -> None:
-        """Listen for ever; a connection that breaks is made anew."""
+        """Listen forever; reconnect if the connection breaks."""
         while True:
             with contextlib.suppress(ConnectorException, psycopg.Error):
                 await super().listen_for_jobs(on_notification=on_notification, queues=queues)
             await asyncio.sleep(1.0)
 
     async def beat(self, lanes: dict[str, str]) -> bool:
-        """Give a sign of life; tell whether the station was still known.
+        """Send a heartbeat; tell whether the station was still registered.
 
-        A job that was fetched in a transaction whose answer was lost goes back into the queue.
+        A job that was fetched in a transaction whose reply was lost is requeued.
         """
 
         async def beat() -> bool:
@@ -190,14 +189,14 @@ class Manager(JobManager):
                 )
                 strays = {row[0] for row in await rows.fetchall()} - self.running - self.left
                 for job in strays & self._strays:  # the second time: not one being fetched now
-                    await connection.execute(_GIVE_BACK, (job, self.worker))
+                    await connection.execute(_REQUEUE, (job, self.worker))
                 self._strays = strays
                 return True
 
         return bool(await self._patiently(beat, gives_up=lambda: self.gives_up))
 
     async def someone_is_dead(self) -> bool:
-        """Tell whether a job or a station waits for somebody to take it over."""
+        """Tell whether a job or a station waits for a takeover."""
 
         async def ask() -> bool:
             async with self._pool.pool.connection() as connection:
@@ -208,7 +207,7 @@ class Manager(JobManager):
         return bool(await self._patiently(ask, gives_up=lambda: self.stopping))
 
     async def purge(self, hours: int) -> None:
-        """Remove the jobs that have ended long ago: many of them slow the queue down."""
+        """Remove jobs that ended long ago: many of them slow the queue down."""
 
         async def purge() -> None:
             await self.delete_old_jobs(
@@ -220,7 +219,7 @@ class Manager(JobManager):
     async def _patiently(
         self, call: Callable[[], Awaitable[T]], *, gives_up: Callable[[], bool]
     ) -> T | None:
-        """Return what ``call`` returns, as soon as the database is there; None: given up."""
+        """Return what ``call`` returns, once the database can be reached; None: it gave up."""
         pause = 0.1
         while True:
             try:
@@ -241,12 +240,12 @@ class Manager(JobManager):
     def _is_away(self, error: Exception) -> None:
         if not self._away:
             self._away = True
-            self._say(f"the database is away, it is waited for: {' '.join(str(error).split())}")
+            self._say(f"waiting for the database: {' '.join(str(error).split())}")
 
     def _is_back(self) -> None:
         if self._away:
             self._away = False
-            self._say("the database is back")
+            self._say("the database can be reached again")
 
 
 _NOTE = """
@@ -258,7 +257,7 @@ ON CONFLICT (job) DO UPDATE SET station = excluded.station, lane = excluded.lane
     step = excluded.step, error = excluded.error, hint = excluded.hint,
     exit_code = excluded.exit_code, at = now()
 """
-_GIVE_BACK = """
+_REQUEUE = """
 UPDATE procrastinate_jobs SET status = 'todo'
  WHERE id = %s AND worker_id = %s AND status = 'doing'
 """

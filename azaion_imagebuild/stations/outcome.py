@@ -1,4 +1,4 @@
-"""What becomes of a job whose device is not done: tried again, given back, or left to a person."""
+"""What happens to a job whose device is not done: retried, requeued, or left to the operator."""
 
 from __future__ import annotations
 
@@ -15,41 +15,44 @@ from ..ledger.standing import FLASH
 from ..settings import StationSettings
 from .claim import Claim
 
+GIVEN_BACK = "given back"
+"""The device is in the queue again. The database and ``--json`` keep this word."""
+
 
 class Outcome(Struct, frozen=True, kw_only=True):
     """How one device ended, for the operator and for the queue."""
 
     outcome: str
-    """``done``, ``failed``, ``unknown``, ``waits`` (for another try) or ``given back``."""
+    """``done``, ``failed``, ``unknown``, ``waits`` (for a retry) or :data:`GIVEN_BACK`."""
     wait: float | None = None
-    """Seconds until it may be tried again; None: not by itself."""
+    """Seconds until the retry; None: the station does not retry it."""
     orphaned: bool = False
-    """The queue is told nothing: whoever takes over reads in the ledger how far it had come."""
+    """The queue is not updated: the station that takes over reads the progress in the ledger."""
 
 
 def outcome_of(
     record: Mapping[str, Any], claim: Claim, attempts: int, settings: StationSettings
 ) -> Outcome:
-    """Decide on a device.
+    """Decide what happens to a device after an attempt.
 
-    Once the intent to flash is written it is never tried again: only a person can tell what the
-    device holds. What the admin API refused is tried a few times, ever later, and so is what could
-    not begin for another reason than the ledger's. An interrupted device goes back at once, and one
-    for which no hardware was plugged in. (A smoke test has its own patience, ``[smoke] wait``,
-    within the attempt.)
+    A device is never retried once the intent to flash it is written: only a person can tell what it
+    holds. It is retried a few times, with growing pauses, if the admin API refused it or the
+    attempt could not begin (unless the ledger refused it). It is requeued if the attempt was
+    interrupted or no hardware was plugged in. (The smoke test retries within the attempt:
+    ``[smoke] wait``.)
     """
     if record["outcome"] == "done":
         return Outcome(outcome="done")
     if claim.is_lost:
-        return Outcome(outcome="unknown" if claim.overtaken else "given back")
+        return Outcome(outcome="unknown" if claim.overtaken else GIVEN_BACK)
     if record["outcome"] == "not started" and claim.step is not None:
         return Outcome(outcome="unknown", orphaned=True)  # interrupted while it wrote
     if claim.step == FLASH:
         return Outcome(outcome="failed")
     if record["outcome"] == "not started" or record["exit_code"] == ExitCode.INTERRUPTED:
-        return Outcome(outcome="given back", wait=0.0)
+        return Outcome(outcome=GIVEN_BACK, wait=0.0)
     if not claim.asked and record["exit_code"] == ExitCode.PREFLIGHT:
-        return Outcome(outcome="given back", wait=settings.retry_wait)
+        return Outcome(outcome=GIVEN_BACK, wait=settings.retry_wait)
     may_pass = not claim.asked or record["exit_code"] == ExitCode.PROVISIONING
     if may_pass and attempts < settings.retries:
         return Outcome(outcome="waits", wait=settings.retry_wait * 2.0**attempts)
@@ -57,7 +60,7 @@ def outcome_of(
 
 
 def note_of(claim: Claim, record: Mapping[str, Any], end: Outcome) -> dict[str, Any]:
-    """Return what the table of the stations' jobs says of it."""
+    """Return the row of ``station_job``."""
     return {
         "job": claim.id,
         "station": claim.station,
@@ -72,7 +75,7 @@ def note_of(claim: Claim, record: Mapping[str, Any], end: Outcome) -> dict[str, 
 
 
 class Undone(Exception):
-    """A device is not done: procrastinate's way to say so."""
+    """Tells procrastinate that a device is not done."""
 
     def __init__(self, end: Outcome) -> None:
         super().__init__(end.outcome)
@@ -80,10 +83,10 @@ class Undone(Exception):
 
 
 class Again(BaseRetryStrategy):
-    """procrastinate's way to ask whether a job is tried again."""
+    """Tells procrastinate whether and when to retry a job."""
 
     def get_retry_decision(self, *, exception: BaseException, job: Row) -> RetryDecision | None:
-        """Return when, or None."""
+        """Return the time of the retry; None: there is none."""
         if not isinstance(exception, Undone) or exception.end.wait is None:
             return None
         pause = datetime.timedelta(seconds=exception.end.wait)

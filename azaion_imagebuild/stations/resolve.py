@@ -1,4 +1,4 @@
-"""An operator's word on a device that a station left behind."""
+"""The operator's decision on a device that a station left behind."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .takeover import take_over
 def resolve(
     ledger: Ledger, serial: str, verdict: Verdict, reason: str, *, sandbox: bool
 ) -> Receipt:
-    """Write down what became of a device, and take its ended job off the board.
+    """Record what happened to a device, and remove its ended job from the status.
 
     Raises:
-        UsageError: a station is making it now, or the ledger knows no such serial.
+        UsageError: a station is making it now, or the serial is not in the ledger.
         LedgerError: it cannot be written.
     """
     take_over(ledger)
@@ -35,7 +35,7 @@ def resolve(
     if at_work:
         raise UsageError(
             f"{serial} is being made by station {at_work} now",
-            hint="wait for it to end; a station that is gone: azaion-imagebuild station reassign"
+            hint="wait for it to end; if the station is gone: azaion-imagebuild station reassign"
             f" {at_work}",
         )
     receipt = record_verdict(ledger, serial, verdict, reason, sandbox=sandbox)

@@ -1,4 +1,4 @@
-"""Which stations there are, who they are, and which of them are dead."""
+"""The registered stations, and which of them are dead."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class Station(Struct, frozen=True, kw_only=True):
-    """One process that makes devices, as it has signed on."""
+    """A process that makes devices, as it registered."""
 
     name: str
     worker: int
-    """Of procrastinate; a new one each time that it signs on."""
+    """procrastinate's number for it; a new one each time that it registers."""
     sandbox: bool
     host: str
     process: str
@@ -28,11 +28,11 @@ class Station(Struct, frozen=True, kw_only=True):
     dead_after: float
     """Seconds of silence after which others may take its devices."""
     lanes: Mapping[str, Any]
-    """Lane → what it does, as it was when the station last gave a sign of life."""
+    """Lane → what it was doing at the last heartbeat."""
     silent: float | None = 0.0
-    """Seconds since its last sign of life; None: its worker is gone."""
+    """Seconds since its last heartbeat; None: its worker is gone."""
     age: float = 0.0
-    """Seconds since it signed on."""
+    """Seconds since it registered."""
 
     @property
     def is_dead(self) -> bool:
@@ -41,7 +41,7 @@ class Station(Struct, frozen=True, kw_only=True):
 
     @property
     def is_gone(self) -> bool:
-        """Tell whether its process has certainly ended; another machine's is believed to live."""
+        """Tell whether its process has certainly ended; on another machine nobody can tell."""
         return not is_alive(self.host, self.process)
 
     def as_json(self) -> dict[str, Any]:
@@ -61,9 +61,9 @@ class Station(Struct, frozen=True, kw_only=True):
 
 
 def stations(connection: sql.Connection) -> list[Station]:
-    """Return every station that has signed on, and not off.
+    """Return every registered station.
 
-    A database server that has just started is no reason to take a station for dead.
+    Silence counts from the start of the database server at the earliest.
     """
     rows = connection.exec_driver_sql(
         "SELECT s.name, s.worker, s.sandbox, s.host, s.process, s.operator, s.version,"
@@ -78,7 +78,7 @@ def stations(connection: sql.Connection) -> list[Station]:
 
 
 def sign_on(connection: sql.Connection, station: Station) -> int:
-    """Note a station, and return the worker that it is from now on."""
+    """Register a station, and return its worker number."""
     from procrastinate.sql import queries
     from psycopg.types.json import Jsonb
 
@@ -103,6 +103,6 @@ def sign_on(connection: sql.Connection, station: Station) -> int:
 
 
 def sign_off(connection: sql.Connection, station: Station) -> None:
-    """Take a station out; a job that it leaves behind has no worker then."""
+    """Unregister a station; a job that it leaves behind then has no worker."""
     for table, column in (("procrastinate_workers", "id"), ("station", "worker")):
         connection.exec_driver_sql(f"DELETE FROM {table} WHERE {column} = %s", (station.worker,))  # noqa: S608

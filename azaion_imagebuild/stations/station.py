@@ -1,4 +1,4 @@
-"""A station at work: its lanes take devices from the queue and make them, until it is stopped."""
+"""A station: its lanes take devices from the queue and make them until it is stopped."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _logger = logging.getLogger(__name__)
-_BUSY = 5.0  # seconds until a job for a USB instance that is at work is looked at again
-_POLL = 1.0  # seconds between two looks for a job whose time has come
+_BUSY = 5.0  # seconds until a job for a busy USB instance is tried again
+_POLL = 1.0  # seconds between two checks for a job that is due
 
 
 class Duty(Struct, frozen=True, kw_only=True):
@@ -71,10 +71,10 @@ class Duty(Struct, frozen=True, kw_only=True):
 
 
 def run_station(duty: Duty, settings: Settings, watcher: Watcher) -> dict[str, Any]:
-    """Make devices until a signal says stop, and return the one JSON object that says how many.
+    """Make devices until a signal; return the JSON object with their number.
 
-    SIGINT or SIGTERM once: what is running is finished, nothing new begins. Twice: what is running
-    is interrupted; what had not reached its device goes back into the queue.
+    SIGINT or SIGTERM once: running devices are finished, no new one begins. Twice: running devices
+    are interrupted; those that were not being flashed are requeued.
 
     Args:
         duty: what is asked for.
@@ -89,7 +89,7 @@ def run_station(duty: Duty, settings: Settings, watcher: Watcher) -> dict[str, A
     stopping = threading.Event()
     order = Order(
         source="",
-        scans=True,  # nobody knows how many devices there will be
+        scans=True,  # the number of devices is unknown
         jobs=duty.lanes,
         out=duty.out,
         base=duty.base,
@@ -139,7 +139,7 @@ def run_station(duty: Duty, settings: Settings, watcher: Watcher) -> dict[str, A
 
 @dataclass(slots=True, kw_only=True)
 class _Work:
-    """One run of a station."""
+    """A run of a station."""
 
     me: Station
     ledger: Ledger
@@ -158,7 +158,7 @@ class _Work:
     _threads: ThreadPoolExecutor = field(init=False)
 
     def to_the_end(self, places: Sequence[Destination]) -> None:
-        """Make devices until a signal says stop."""
+        """Make devices until a signal."""
         _quieten()
         self.lanes(events.opened([place.name for place in places]))
         try:
@@ -173,7 +173,7 @@ class _Work:
             self.lanes(events.closed())
 
     async def _run(self) -> None:
-        """Open the queue, work, and sign off."""
+        """Open the queue, work, and unregister."""
         import psycopg
         from procrastinate import App, PsycopgConnector
 
@@ -198,7 +198,8 @@ class _Work:
             await app.open_async()
         except psycopg.OperationalError as error:
             raise LedgerError(
-                f"cannot open the queue: {error}", hint="look at the database, then start it again"
+                f"cannot open the queue: {error}",
+                hint="check the database, then start the station again",
             ) from None
         try:
             await self._work(app)
@@ -207,7 +208,7 @@ class _Work:
             await app.close_async()
 
     async def _work(self, app: App) -> None:
-        """Run procrastinate's worker, with signs of life until its last job has ended."""
+        """Run procrastinate's worker, with heartbeats until its last job has ended."""
         from .heartbeat import Heartbeat
 
         worker = asyncio.create_task(
@@ -231,7 +232,7 @@ class _Work:
             await asyncio.wait([worker])
         beating.cancel()
         if not worker.cancelled():
-            worker.result()  # raises why it could not begin
+            worker.result()  # raises the reason why it could not begin
             raise BugError("the queue's worker has stopped", hint="report it; start it again")
 
     async def _enlist(self) -> int:
@@ -258,7 +259,7 @@ class _Work:
             with self.ledger.writing() as pen:
                 sign_off(pen.connection, self.me)
         except LedgerError as error:
-            self.lanes.said(f"warning: cannot sign off: {error.message}")
+            self.lanes.said(f"warning: cannot unregister: {error.message}")
 
     async def _take_over(self) -> None:
         self._tell(await _in_a_thread(take_over, self.ledger))
@@ -270,7 +271,7 @@ class _Work:
             )
 
     def _is_ready(self) -> bool:
-        """Tell whether some lane has a device to give an identity to."""
+        """Tell whether a lane has a device that needs an identity."""
         return any(lane.place.has_device() for lane in self._free)
 
     async def _job(self, context: JobContext, /, **args: Any) -> None:
@@ -300,12 +301,12 @@ class _Work:
         self._end(claim, record, row.attempts)
 
     def _lane_for(self, job: Job) -> Lane | None:
-        """Return a free lane for a job, with a device if there is one; None: there is no such lane.
+        """Return a free lane for a job, if possible one with a device; None: there is none.
 
         Raises:
-            Undone: the lane that the job is for is at work.
+            Undone: the job's lane is busy.
         """
-        from .outcome import Outcome, Undone
+        from .outcome import GIVEN_BACK, Outcome, Undone
 
         wanted = job.usb_instance
         fit = [each for each in self._free if wanted in (None, each.place.name)]
@@ -315,7 +316,7 @@ class _Work:
         if best := promised or unpromised or (fit if mine else []):
             return max(best, key=lambda each: each.place.has_device())
         if fit or wanted in self.me.lanes:
-            raise Undone(Outcome(outcome="given back", wait=_BUSY))
+            raise Undone(Outcome(outcome=GIVEN_BACK, wait=_BUSY))
         return None
 
     def _made(self, lane: Lane, claim: Claim) -> dict[str, Any]:
@@ -323,7 +324,7 @@ class _Work:
         return made(lane.place, _listed(claim.job), lane.shared, self.hook, claim, self.lanes)
 
     def _end(self, claim: Claim, record: Mapping[str, Any], attempts: int) -> None:
-        """Tell what became of a device.
+        """Report how a device ended.
 
         Raises:
             Undone: it is not done.
@@ -345,7 +346,7 @@ class _Work:
 
     @contextmanager
     def _listening(self, worker: asyncio.Task[None]) -> Iterator[None]:
-        """Take the signals while the station works."""
+        """Handle signals while the station works."""
         loop = asyncio.get_running_loop()
 
         def on_signal() -> None:
@@ -353,12 +354,10 @@ class _Work:
             self.stopping.set()
             self._manager.stopping = True
             if self.stops == 1:
-                self.lanes.said(
-                    "stopping: what is running is finished, nothing new begins (again: at once)"
-                )
+                self.lanes.said("stopping after the running devices (again: stop at once)")
                 worker.cancel()
             else:
-                self.lanes.said("stopping what is running")
+                self.lanes.said("stopping the running devices")
                 self._manager.gives_up = True
                 stop_threads()
 
@@ -376,8 +375,10 @@ class _Work:
 
     def told(self, seconds: float) -> dict[str, Any]:
         """Return the station's JSON object."""
+        from .outcome import GIVEN_BACK
+
         interrupted = self.stops > 1
-        outcomes = ("done", "failed", "unknown", "given back")
+        outcomes = ("done", "failed", "unknown", GIVEN_BACK)
         return {
             "outcome": "interrupted" if interrupted else "stopped",
             "station": self.me.name,
@@ -396,7 +397,7 @@ def _listed(job: Job) -> Listed:
 def _no_lane(station: str, job: Job) -> dict[str, Any]:
     error = PreflightError(
         f"station {station} has no lane at the USB instance {job.usb_instance}",
-        hint="start it with that --lane, or submit the device without an instance",
+        hint="start it with that --lane, or submit the device without a USB instance",
     )
     return failed(_listed(job), error)
 
@@ -406,7 +407,7 @@ async def _in_a_thread(function: Callable[..., T], *args: Any) -> T:
 
 
 def _conninfo(url: str) -> str:
-    """Return the URL as libpq takes it."""
+    """Return the URL in libpq's form."""
     import sqlalchemy as sql
 
     plain = sql.make_url(url).set(drivername="postgresql")
@@ -414,7 +415,7 @@ def _conninfo(url: str) -> str:
 
 
 def _quieten() -> None:
-    """Let the queue's libraries say nothing by themselves; --debug shows it."""
+    """Show the log of the queue's libraries only with ``--debug``."""
     for name in ("procrastinate", "psycopg", "psycopg.pool", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers = [_Forward()]

@@ -1,4 +1,4 @@
-"""What an operator looks at: stations, queues, what is being made, orphans, what is not done."""
+"""The status of all stations: their queues, devices in progress, orphans, and failed devices."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from .tables import are_there
 if TYPE_CHECKING:
     import sqlalchemy as sql
 
-_MOST = 20  # devices of one kind that are named to a person
+_MOST = 20  # devices listed under one heading
 
-Board = Mapping[str, Any]
+Status = Mapping[str, Any]
+"""What ``station status --json`` prints."""
 
 
-def look(ledger: Ledger) -> Board:
-    """Return the state of the stations as one JSON object; nothing is changed.
+def read_status(ledger: Ledger) -> Status:
+    """Return the status of all stations; change nothing.
 
     Raises:
         LedgerError: the database cannot be read.
@@ -91,7 +92,7 @@ def _running(connection: sql.Connection, known: list[Station]) -> Iterator[dict[
 
 
 def _undone(connection: sql.Connection) -> Iterator[dict[str, Any]]:
-    """Yield the devices that have failed, or wait for another try, and why."""
+    """Yield the devices that failed or wait for a retry, and why."""
     rows = connection.exec_driver_sql(
         "SELECT j.args->>'serial', CASE WHEN j.status = 'todo' THEN 'waits for another try'"
         "  ELSE coalesce(t.outcome, 'failed') END, t.station, t.step, t.error, t.hint,"
@@ -106,29 +107,29 @@ def _undone(connection: sql.Connection) -> Iterator[dict[str, Any]]:
         yield dict(zip(names, row, strict=True))
 
 
-def lines_of(board: Board) -> Iterator[str]:
-    """Yield the board for a person."""
-    for station in board["stations"]:
+def lines_of(status: Status) -> Iterator[str]:
+    """Yield the status as lines for the operator."""
+    for station in status["stations"]:
         yield _station(station)
         for lane, doing in sorted(station["lanes"].items()):
             yield f"  {lane}: {doing or 'free'}"
-    for queue in board["queues"]:
+    for queue in status["queues"]:
         yield _queue(queue)
-    yield from _some(board["running"], "being made", _doing)
-    yield from _some(board["orphans"], "orphans: their station is dead", _doing)
-    if board["orphans"]:
-        yield "hint: others take them soon; at once: azaion-imagebuild station reassign --dead"
-    yield from _some(board["undone"], "not done", _why)
-    for hint in dict.fromkeys(each["hint"] for each in board["undone"][:_MOST] if each["hint"]):
+    yield from _some(status["running"], "in progress", _doing)
+    yield from _some(status["orphans"], "orphans: their station is dead", _doing)
+    if status["orphans"]:
+        yield "hint: others take them over; at once: azaion-imagebuild station reassign --dead"
+    yield from _some(status["undone"], "not done", _why)
+    for hint in dict.fromkeys(each["hint"] for each in status["undone"][:_MOST] if each["hint"]):
         yield f"hint: {hint}"
-    if not any(board.values()):
-        yield "nothing is queued, and no station is at work"
+    if not any(status.values()):
+        yield "nothing is queued, and no station is running"
 
 
 def _station(station: Mapping[str, Any]) -> str:
     where = "SANDBOX  " if station["sandbox"] else ""
     silent = "its worker is gone" if station["silent"] is None else f"{station['silent']:.0f} s ago"
-    state = f"at work, last sign of life {silent}" if station["alive"] else f"DEAD, {silent}"
+    state = f"alive, last heartbeat {silent}" if station["alive"] else f"DEAD, {silent}"
     return (
         f"{where}station {station['name']}  {state}  {station['operator']} on {station['host']},"
         f" process {station['process']}, for {_age(station['age'])}"
@@ -140,7 +141,7 @@ def _queue(queue: Mapping[str, Any]) -> str:
     oldest = f", the oldest for {_age(queue['oldest'])}" if queue["oldest"] is not None else ""
     served = ", ".join(queue["served_by"]) or "NOBODY"
     return (
-        f"queue {name}: {queue['waiting']} wait{oldest}, {queue['running']} are being made,"
+        f"queue {name}: {queue['waiting']} waiting{oldest}, {queue['running']} in progress,"
         f" {queue['failed']} failed; served by {served}"
     )
 

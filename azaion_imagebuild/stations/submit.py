@@ -1,4 +1,4 @@
-"""Queueing a list of devices for whichever station takes them."""
+"""Queueing a list of devices for the stations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sql
 
 _DIED = "an attempt died while its device was flashed"
-_MANY = 500  # devices queued in one transaction: stations wait for it
+_MANY = 500  # devices in one transaction: stations wait for it
 
 
 class SubmitOrder(Struct, frozen=True, kw_only=True):
@@ -29,17 +29,17 @@ class SubmitOrder(Struct, frozen=True, kw_only=True):
     source: str
     """A list, ``-``, a range or a serial: see :mod:`azaion_imagebuild.identity.serial_list`."""
     station: str | None = None
-    """The only one that may make them; None: any."""
+    """The only station that may make them; None: any."""
     sandbox: bool = False
     again: bool = False
-    """Queue devices that are done, or unknown, too."""
+    """Also queue devices that are done or unknown."""
     priority: int = 0
     """Higher ones go first: an operator with a device in hand does not wait for the whole queue."""
 
 
 @dataclass(slots=True)
 class Submission:
-    """What became of each device of a list."""
+    """What happened to each device of a list."""
 
     queued: list[str] = field(default_factory=list)
     queued_before: dict[str, str] = field(default_factory=dict)
@@ -51,26 +51,26 @@ class Submission:
 
     @property
     def exit_code(self) -> ExitCode:
-        """Return what the process ends with."""
+        """Return the process's exit code."""
         left_out = self.refused or self.unknown
         return ExitCode.FLEET_INCOMPLETE if left_out else ExitCode.DONE
 
     def lines(self) -> Iterator[str]:
-        """Yield it for a person."""
+        """Yield it as lines for the operator."""
         for serial, error in self.refused:
             yield f"error: {serial}: {error.message}"
             yield f"hint: {error.hint}"
         for serial, why in self.unknown.items():
             yield f"error: {serial} is unknown: {why}"
-            yield f"hint: look at it, then azaion-imagebuild station resolve {serial} …"
+            yield f"hint: check it, then run azaion-imagebuild station resolve {serial} …"
         yield (
-            f"{len(self.queued)} queued, {len(self.queued_before)} were queued before,"
+            f"{len(self.queued)} queued, {len(self.queued_before)} already queued,"
             f" {len(self.done_before)} are done, {len(self.unknown)} unknown,"
             f" {len(self.refused)} refused"
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as one JSON object."""
+        """Return what ``submit --json`` prints."""
         return {
             "outcome": "incomplete" if self.exit_code else "queued",
             "queued": self.queued,
@@ -88,19 +88,19 @@ class Submission:
 def submit(order: SubmitOrder, settings: Settings) -> Submission:
     """Queue the devices of a list that are neither queued nor done.
 
-    The same list again queues what is left and no more.
+    Submitting the same list again queues only what is left.
 
     Raises:
         UsageError: the list or the settings are wrong; nothing is queued.
         PreflightError: two devices of the list share an account; nothing is queued.
-        LedgerError: the database cannot be written; the same command again goes on.
+        LedgerError: the database cannot be written; the same command again continues.
     """
     listed = read_list(order.source, settings.serial.pattern)
     if order.station is not None:
         checked_name(order.station)
     elif ports := [each.where for each in listed if each.usb_instance is not None]:
         raise UsageError(
-            f"{ports[0]} names a USB instance, but not of which station",
+            f"{ports[0]} names a USB instance, but not its station",
             hint="give --station, or leave the column usb_instance out",
         )
     raise_for(collisions(listed), PreflightError)
@@ -119,7 +119,7 @@ def queue(
     ledger: Ledger,
     submission: Submission,
 ) -> None:
-    """Queue some devices, in one transaction with the look whether they are queued or done."""
+    """Queue devices, in one transaction with the check that they are neither queued nor done."""
     locks = {each.serial: lock_of(each.serial, sandbox=order.sandbox) for each in listed}
     with ledger.writing() as pen:
         active = _active(pen.connection, list(locks.values()))
@@ -163,15 +163,15 @@ def _planned(
 
 
 def _is_done(each: Listed, standing: Standing) -> Entry | None:
-    """Return the row of a device whose last attempt ended well; its image is on some station."""
+    """Return the row of a device whose last attempt succeeded; its image is on some station."""
     row = standing.last
     return row if row is not None and row.outcome == "done" else None
 
 
 def _active(connection: sql.Connection, locks: list[str]) -> dict[str, str]:
-    """Return where each job is that waits or is being made.
+    """Return where each waiting or running job is.
 
-    One that is being made may go back into the queue, which takes one waiting job for a lock.
+    A running one may be requeued, and the queue takes only one waiting job for each lock.
     """
     rows = connection.exec_driver_sql(
         "SELECT lock, queue_name, status = 'doing' FROM procrastinate_jobs"
@@ -189,7 +189,7 @@ def _where(queue: str, doing: bool) -> str:
 
 
 def _forget(connection: sql.Connection, locks: list[str]) -> None:
-    """Remove the ended jobs of devices that are queued anew; the ledger has their story."""
+    """Remove the ended jobs of devices that are queued again; the ledger keeps their history."""
     connection.exec_driver_sql(
         "DELETE FROM procrastinate_jobs WHERE lock = ANY(%s) AND status NOT IN ('todo', 'doing')",
         (locks,),

@@ -1,4 +1,4 @@
-"""The tables that stations share, beside the ledger's: procrastinate's, and two of our own."""
+"""The tables that stations share: procrastinate's and two of our own, in the ledger's database."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ STEPS = (
     );
     """,
 )
-"""What each version of this tool adds to the one before; a step that was released never changes."""
+"""What each version of this tool adds to the previous one; a released step never changes."""
 
 _NOTE = "CREATE TABLE station_schema (version integer NOT NULL, queue text NOT NULL)"
 
@@ -59,7 +59,7 @@ def shared_ledger(settings: Settings, *, patience: float = 60.0) -> Ledger:
             hint="set [ledger] database (--database) to postgresql://…; see docs/stations.md",
         )
     try:
-        import procrastinate  # noqa: F401 - a look whether it is there
+        import procrastinate  # noqa: F401 - is it installed?
         import psycopg_pool  # noqa: F401
     except ImportError:
         raise UsageError(
@@ -73,7 +73,7 @@ def prepare(ledger: Ledger) -> None:
     """Bring the tables to this version; a new database gets them.
 
     Raises:
-        LedgerError: they cannot be made, or are of a newer version of this tool.
+        LedgerError: they cannot be created, or a newer version of this tool made them.
     """
     with ledger.writing() as pen:
         connection = pen.connection
@@ -83,7 +83,7 @@ def prepare(ledger: Ledger) -> None:
         newest = _queue_steps()[-1].name
         if version > len(STEPS) or queue > newest:
             raise LedgerError(
-                "the stations' tables are of a newer version than this tool knows",
+                "a newer version of this tool made the stations' tables",
                 hint="update azaion-imagebuild (and procrastinate) on this host",
             )
         for step in STEPS[version:]:
@@ -107,7 +107,7 @@ def _create(connection: sql.Connection) -> None:
     from procrastinate.schema import SchemaManager
 
     there = connection.exec_driver_sql("SELECT to_regclass('procrastinate_jobs') IS NOT NULL")
-    if not there.scalar_one():  # the site may have its own use for it
+    if not there.scalar_one():  # the site may use it for other jobs
         execute(connection, SchemaManager.get_schema())
     execute(connection, _NOTE)
     connection.exec_driver_sql(
@@ -123,7 +123,7 @@ def _queue_steps() -> list[Path]:
 
 
 def execute(connection: sql.Connection, statements: str) -> None:
-    """Execute a script; SQLAlchemy would take its ``%`` for parameters.
+    """Execute a script as it is; SQLAlchemy would read its ``%`` as parameters.
 
     Raises:
         LedgerError: the database refuses it.
@@ -135,8 +135,8 @@ def execute(connection: sql.Connection, statements: str) -> None:
     except psycopg.Error as error:
         reason = " ".join(str(error).split())
         raise LedgerError(
-            f"cannot make the stations' tables: {reason}",
-            hint="the database's user must be allowed to make tables: let it own the database",
+            f"cannot create the stations' tables: {reason}",
+            hint="let the database's user create tables: make it the owner of the database",
         ) from None
 
 

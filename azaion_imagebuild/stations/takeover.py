@@ -1,8 +1,8 @@
-"""Taking the devices of a dead station away from it: queued again, or unknown.
+"""Taking over the devices of a dead station: they are requeued, or become unknown.
 
 Each job ends in one transaction with the row that ends its attempt. The job's row is removed and
-a new one is queued: procrastinate lets any worker end any job, and a station that comes back must
-find nothing that it could end.
+a new one is queued: procrastinate lets any worker end any job, so a station that comes back must
+find no job to end.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ MOST_LOST = 3
 
 
 class Orphan(Struct, frozen=True, kw_only=True):
-    """A job that is being done by nobody."""
+    """A job in progress whose station is dead."""
 
     id: int
     job: Job
     station: str
     attempt: str | None
-    """None: it had not begun."""
+    """The attempt; None: it had not begun."""
 
 
 class Taken(Struct, frozen=True, kw_only=True):
-    """What became of one."""
+    """What a takeover did with an orphan."""
 
     serial: str
     station: str
@@ -47,10 +47,10 @@ class Taken(Struct, frozen=True, kw_only=True):
 
 
 def sign_on_alone(ledger: Ledger, station: Station) -> tuple[Station, list[Taken]]:
-    """Sign a station on under its name; what a dead one of that name was doing is taken from it.
+    """Register a station; take over the devices of a dead one of the same name.
 
     Raises:
-        UsageError: another one of that name is alive.
+        UsageError: another station of that name is alive.
         LedgerError: the database cannot be written.
     """
     with ledger.writing() as pen:
@@ -63,14 +63,14 @@ def sign_on_alone(ledger: Ledger, station: Station) -> tuple[Station, list[Taken
                 raise UsageError(
                     f"a station {other.name} is at work: {other.operator} on {other.host}, process"
                     f" {other.process.split(' ')[1]}",
-                    hint="give this one another --name, or stop that one first",
+                    hint="give this station another --name, or stop the other one first",
                 )
             taken += _taken_from(pen, [other])
         return structs.replace(station, worker=sign_on(pen.connection, station)), taken
 
 
 def take_over(ledger: Ledger) -> list[Taken]:
-    """Take what dead stations were doing, and what has no station at all.
+    """Take over the devices of dead stations, and those without a station.
 
     Raises:
         LedgerError: the database cannot be written.
@@ -82,13 +82,13 @@ def take_over(ledger: Ledger) -> list[Taken]:
 
 
 def reassign(ledger: Ledger, name: str | None) -> tuple[list[Taken], list[str]]:
-    """Give the devices of one station (None: of every dead one) to whoever is there.
+    """Make the devices of a station (None: of every dead one) available to other stations.
 
-    What waits in their own queues goes to the common one. A station that is alive keeps what it is
-    doing.
+    Devices in the station's own queue move to the common one. A station that is alive keeps the
+    devices in progress.
 
     Returns:
-        what was taken away, and the serials that were waiting.
+        what was taken over, and the serials that were waiting.
 
     Raises:
         UsageError: there is no such station.
@@ -151,7 +151,7 @@ def _orphans(connection: sql.Connection, dead: list[Station]) -> Iterator[Orphan
 
 
 def _ended(pen: Pen, orphan: Orphan) -> Taken:
-    """End an orphan's attempt, and its job: again in the queue, failed, or gone."""
+    """End an orphan's attempt; requeue its job, fail it, or remove it."""
     row = pen.last(attempt=orphan.attempt) if orphan.attempt else None
     if row is not None and row.outcome == "started":
         lost = f"its station {orphan.station} was lost during {row.step}"
@@ -170,15 +170,15 @@ def _ended(pen: Pen, orphan: Orphan) -> Taken:
 def _verdict(
     row: Entry | None, orphan: Orphan
 ) -> tuple[Literal["queued", "unknown", "failed", "done"], str]:
-    """Return what becomes of a job whose attempt's last row is ``row``."""
+    """Return what to do with a job whose attempt's last row is ``row``."""
     if row is not None and (row.outcome in ("done", "retired") or row.step == RESOLVE):
-        return "done", "it had ended; only the queue did not know"
+        return "done", "it had ended, but the queue was not updated"
     if row is not None and row.outcome == "unknown":
-        return "unknown", f"{row.error}: what that device holds is not known"
+        return "unknown", f"{row.error}: nobody knows what that device holds"
     if row is not None and (row.flashed or row.step == FLASH):
         return "failed", row.error or "its flash failed"
     if orphan.job.lost + 1 >= MOST_LOST:
-        return "failed", f"{MOST_LOST} stations were lost over it"
+        return "failed", f"{MOST_LOST} stations died while making it"
     return "queued", (row.error if row is not None else None) or "it had not begun"
 
 

@@ -105,11 +105,11 @@ def test_what_is_done_unknown_or_another_devices_is_not_queued(run: Run, factory
         (["submit", ONE, "--database", "sqlite:///ledger.sqlite3"], "is not in PostgreSQL"),
         (["station", "--name", "S1", "--database", "sqlite://"], "is not in PostgreSQL"),
         (["station", "--lanes", "2"], "the station has no name"),
-        (["station", "--name", "S 1"], "is no name for a station"),
+        (["station", "--name", "S 1"], "invalid station name"),
         (["station", "--name", "S1", "--lanes", "0"], "--lanes is less than 1"),
         (["station", "status"], "no database is set"),
         (["station", "reassign"], "give either the name of a station or --dead"),
-        (["submit", ONE, "--station", "S@1"], "is no name for a station"),
+        (["submit", ONE, "--station", "S@1"], "invalid station name"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_done(
@@ -161,7 +161,7 @@ def test_stations_make_what_is_queued_and_end_when_told(run: Run, factory: Facto
     with factory.station("S1") as one, factory.station("S2") as two:
         until(lambda: len(factory.attempts()) == 6 and factory.is_idle(), "six devices")
         (line,) = (line for line in run("station", "status").out.splitlines() if "S1" in line)
-        assert "at work" in line
+        assert "alive" in line
         told = [factory.stop(one), factory.stop(two)]
     assert [each["outcome"] for each in told] == ["stopped", "stopped"]
     assert told[0]["done"] + told[1]["done"] == 6
@@ -248,7 +248,7 @@ def test_three_stations_one_killed_the_database_restarted(
             working.enter_context(factory.station(name, "--debug")) for name in ("S1", "S2", "S3")
         )
         until(lambda: len(factory.flashed()) > 5, "the first devices")
-        until(lambda: len(factory.board()["stations"]) == 3, "all to have signed on")
+        until(lambda: len(factory.status()["stations"]) == 3, "all to have signed on")
         factory.hold("flash")
         until(lambda: is_flashing(factory, "S2"), "S2 to flash")
         factory.kill(two)
@@ -298,7 +298,7 @@ def test_a_frozen_flash_is_unknown_and_its_end_is_not_believed(run: Run, factory
             until(lambda: factory.outcomes()["unknown"], "S2 to take over")
             factory.go_on("flash")
             frozen.send_signal(signal.SIGCONT)
-            until(lambda: "signs on again" in factory.log("S1"), "S1 to notice")
+            until(lambda: "registers again" in factory.log("S1"), "S1 to notice")
             run("submit", "AZJN-0002..AZJN-0005")
             until(lambda: factory.outcomes()["done"] == 4, "both to go on")
             told = factory.stop(frozen)
@@ -306,7 +306,7 @@ def test_a_frozen_flash_is_unknown_and_its_end_is_not_believed(run: Run, factory
     assert (told["unknown"], factory.flashed()[ONE]) == (1, 1)
     row = factory.attempts()[ONE]
     assert (row.outcome, row.flashed) == ("unknown", False)
-    assert "taken away from station S1" in (row.error or "")
+    assert "station S1 was declared dead" in (row.error or "")
     assert "flashed its device" in (row.error or "")
     assert list(run("submit", ONE, "--json").json["unknown"]) == [ONE]
 
@@ -371,7 +371,7 @@ def test_a_signal_lets_running_devices_end_and_two_give_them_back(
         station.terminate()
         until(lambda: "stopping" in factory.log("S1").splitlines()[-1], "the first signal")
         station.terminate()
-        until(lambda: "stopping what is running" in factory.log("S1"), "the second one")
+        until(lambda: "stopping the running devices" in factory.log("S1"), "the second one")
         factory.go_on("provision")
         out, _ = station.communicate(timeout=60)
     told = json.loads(out)
@@ -389,7 +389,7 @@ def test_what_the_api_refuses_is_tried_again_and_a_flash_never(run: Run, factory
     (factory.line / "refuse").touch()
     run("submit", ONE)
     with factory.station("S1") as station:
-        until(lambda: factory.board()["undone"] and factory.is_idle(), "the last try")
+        until(lambda: factory.status()["undone"] and factory.is_idle(), "the last try")
         assert factory.noted("refused") == [ONE] * 3
         (failed,) = board(run)["undone"]
         assert (failed["outcome"], failed["error"]) == ("failed", "the API said no")
@@ -411,7 +411,7 @@ def test_what_waits_for_a_station_that_never_comes_goes_to_the_others(
     run("submit", "AZJN-0001..AZJN-0002", "--station", "S9")
     assert run("station", "reassign", "S8").code == 2
     with factory.station("S1") as station:
-        until(lambda: factory.board()["stations"], "S1")
+        until(lambda: factory.status()["stations"], "S1")
         assert run("station", "reassign", "S9", "--json").json["moved"] == serials(2)
         until(lambda: factory.outcomes()["done"] == 2, "both devices")
         run("submit", "AZJN-0003", "--station", "S9")
@@ -446,7 +446,7 @@ def test_a_job_that_was_fetched_unseen_goes_back_into_the_queue(
 ) -> None:
     factory.build(dead_after=2.0)
     with factory.station("S1") as station:
-        until(lambda: factory.board()["stations"], "S1")
+        until(lambda: factory.status()["stations"], "S1")
         factory.hold("provision")
         run("submit", "AZJN-0001..AZJN-0003")
         until(lambda: len(factory.noted("reached")) == 2, "two lanes")
@@ -465,14 +465,14 @@ def test_ended_jobs_are_purged(run: Run, factory: Factory, postgres: Postgres) -
     factory.build(retries=0, keep=24)
     run("submit", "AZJN-0001..AZJN-0002")
     with factory.station("S1") as station:
-        until(lambda: len(factory.board()["undone"]) == 2, "two failures")
+        until(lambda: len(factory.status()["undone"]) == 2, "two failures")
         factory.stop(station)
     postgres.psql(
         "UPDATE procrastinate_events SET at = at - interval '25 hours' WHERE job_id ="
         " (SELECT min(id) FROM procrastinate_jobs)"
     )
     with factory.station("S1") as station:
-        until(lambda: len(factory.board()["undone"]) == 1, "the old one to go")
+        until(lambda: len(factory.status()["undone"]) == 1, "the old one to go")
         factory.stop(station)
     assert board(run)["undone"][0]["serial"] == "AZJN-0002"
 
@@ -489,7 +489,7 @@ def test_a_device_at_a_usb_instance_is_made_on_its_lane(
     assert run("submit", "list.csv", "--sandbox", "--station", "S1").code == 0
     with factory.station("S1", base=False) as station:
         until(lambda: factory.outcomes()["done"] == 1, "a device")
-        until(lambda: factory.board()["undone"], "the other")
+        until(lambda: factory.status()["undone"], "the other")
         factory.stop(station)
     assert {row.device for row in factory.attempts().values()} == {
         "jetson-orin-nano-devkit at USB 0-2"
@@ -599,7 +599,7 @@ def test_a_claim_ends_with_the_job_and_with_an_operators_word(
 @pytest.mark.parametrize(
     ("late", "said"),
     [
-        ({"outcome": "done", "image": "AZJN-0001.img"}, "it went on to its end"),
+        ({"outcome": "done", "image": "AZJN-0001.img"}, "it continued to the end"),
         ({"step": "flash"}, "it got to flash"),
     ],
 )
@@ -663,7 +663,7 @@ def test_a_device_over_which_stations_die_is_left_alone(ledger: Ledger, postgres
     claimed(ledger, postgres, lost=MOST_LOST - 1)
     silence(postgres)
     (taken,) = take_over(ledger)
-    assert (taken.outcome, taken.reason) == ("failed", "3 stations were lost over it")
+    assert (taken.outcome, taken.reason) == ("failed", "3 stations died while making it")
 
 
 def test_a_database_that_has_just_started_makes_nobody_dead(

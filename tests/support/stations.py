@@ -26,7 +26,7 @@ from azaion_imagebuild.identity.serial import email_for
 from azaion_imagebuild.ledger import Entry, Ledger
 from azaion_imagebuild.ledger.chain import check
 from azaion_imagebuild.sandbox import Accounts
-from azaion_imagebuild.stations.status import Board, look
+from azaion_imagebuild.stations.status import Status, read_status
 
 ROOT = Path(azaion_imagebuild.__file__).parent.parent
 LINE = """
@@ -179,12 +179,12 @@ class Factory:
     def outcomes(self) -> Counter[str]:
         return Counter(entry.outcome for entry in self.attempts().values())
 
-    def board(self) -> Board:
-        """Return what `station status --json` shows, for those who look again and again."""
-        return look(self.ledger)
+    def status(self) -> Status:
+        """Return what `station status --json` prints."""
+        return read_status(self.ledger)
 
     def is_idle(self) -> bool:
-        return not any(each["waiting"] or each["running"] for each in self.board()["queues"])
+        return not any(each["waiting"] or each["running"] for each in self.status()["queues"])
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:

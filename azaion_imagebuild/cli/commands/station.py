@@ -63,14 +63,14 @@ def add_status_flags(status: argparse.ArgumentParser) -> None:
 
 
 def status(args: argparse.Namespace, console: Console) -> int:
-    from ...stations.status import lines_of, look
+    from ...stations.status import lines_of, read_status
 
     with _shared_ledger(args, console) as ledger:
-        board = look(ledger)
+        found = read_status(ledger)
     if args.json:
-        stdout.print_json(board, console)
+        stdout.print_json(found, console)
         return 0
-    for line in lines_of(board):
+    for line in lines_of(found):
         stdout.print_line(line, console)
     return 0
 
