@@ -33,6 +33,7 @@ from azaion_imagebuild.identity.serial import email_for
 from azaion_imagebuild.images import tar_index as places
 from azaion_imagebuild.images.sha1sum import renew_sha1
 from azaion_imagebuild.images.stamp import opened_for_stamping
+from azaion_imagebuild.images.version import Version
 from azaion_imagebuild.model import DEVICE_CONF, DEVICE_CONF_MODE, FileEntry
 from azaion_imagebuild.operations import stamp as stamps
 from azaion_imagebuild.proof.identity import Expected, prove
@@ -294,7 +295,9 @@ def forgotten(image: Path, again: Callable[[], float]) -> float:
 
 def renewed(image: Path) -> None:
     """Make the SHA-1 beside the image true."""
-    assert renew_sha1(image)
+    now = Version.of(image)
+    unknown = structs.replace(now, size=-1)  # nothing is kept of it: all is read
+    assert renew_sha1(image, now.size, unknown, now)
 
 
 def make_ext4(tree: Path, image: Path, size: int) -> None:

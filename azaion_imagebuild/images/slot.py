@@ -24,7 +24,7 @@ from .e2fsprogs import damaged, debugfs
 from .formats import image_format, open_filesystem
 from .locate import Location, Range
 from .stream import CorruptImage
-from .tar import BLOCK, Tar
+from .tar import BLOCK, Member, Tar
 from .tar_index import locate_conf
 
 _BASE = "build one with a placeholder: azaion-imagebuild base"
@@ -161,9 +161,37 @@ def _place_in_tar(descriptor: int, owner: tuple[int, int], size: int) -> None:
                 folders.add(member.name)
     added = b"" if folder in folders else _header(f"./{folder}/", 0, b"5", 0o755, (0, 0))
     added += _header(f"./{DEVICE_CONF}", size, b"0", DEVICE_CONF_MODE, owner)
-    added += placeholder(size) + bytes(-size % BLOCK + 2 * BLOCK)
-    os.pwrite(descriptor, added.ljust(-(-len(added) // (20 * BLOCK)) * 20 * BLOCK, b"\0"), end)
+    added += placeholder(size) + bytes(-size % BLOCK)
+    os.pwrite(descriptor, _ended(added, end), end)
     os.fsync(descriptor)
+
+
+def put_last(path: Path) -> None:
+    """Make device.conf the last member of a tar that holds a placeholder; others stay as they are.
+
+    The member is repeated at the end, with its headers, and its old data overwritten with zeros:
+    the last member of a name counts. A stamp then changes nothing but the end of the archive.
+
+    Raises:
+        OSError: the archive cannot be written.
+        CorruptImage: it is damaged.
+    """
+    with path.open("r+b", buffering=0) as stream:
+        archive = Tar(stream)
+        walk = archive.walk((DEVICE_CONF,))
+        member = walk.found[DEVICE_CONF]
+        if not isinstance(member, Member) or archive.after(member) == walk.end:
+            return  # or the proof says what is wrong with it
+        repeated = os.pread(stream.fileno(), archive.after(member) - member.start, member.start)
+        os.pwrite(stream.fileno(), _ended(repeated, walk.end), walk.end)
+        os.fdatasync(stream.fileno())
+        _blank(stream.fileno(), (Range(offset=member.offset, length=member.size),))
+
+
+def _ended(members: bytes, start: int) -> bytes:
+    """Return the last members of an archive with its end: zeros up to a whole record of tar."""
+    end = start + len(members) + 2 * BLOCK
+    return members + bytes(2 * BLOCK + -end % (20 * BLOCK))
 
 
 def _blank(descriptor: int, ranges: tuple[Range, ...]) -> None:

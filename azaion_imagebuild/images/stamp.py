@@ -35,7 +35,7 @@ from . import tar_index as places
 from .locate import Location, Range
 from .sha1sum import renew_sha1
 from .stream import CorruptImage
-from .tar_index import Version
+from .version import Version
 
 MakeSlot = Callable[[Path, int], bytes | None]
 Check = Callable[["OpenImage", bytes], object]
@@ -50,6 +50,7 @@ class OpenImage:
         self.path = path
         self._fd = descriptor
         self._seen = Version.of(descriptor)
+        self._stamped = self._seen
         self.location = self._locate()
 
     def _locate(self) -> Location:
@@ -80,7 +81,7 @@ class OpenImage:
         if len(data) != self.location.size:
             raise ValueError(f"{len(data)} bytes for a file of {self.location.size}")
         self._check_location()
-        before = self._seen
+        before = self._stamped = self._seen
         first = self.location.ranges[0].offset
         if os.pread(self._fd, 1, first) != INVALID:
             self._put(INVALID, first)
@@ -94,6 +95,15 @@ class OpenImage:
             self._put(data[:1], first)
             os.fdatasync(self._fd)
         places.update(self.path, before, self._seen)
+
+    def renew_sha1(self) -> None:
+        """Rewrite the checksum beside the image, if there is one, to match the last write.
+
+        Raises:
+            OSError: the image cannot be read, or the checksum cannot be written.
+        """
+        offset = min(part.offset for part in self.location.ranges)
+        renew_sha1(self.path, offset, self._stamped, self._seen)
 
     def _check_location(self) -> None:
         if Version.of(self._fd) != self._seen:
@@ -192,7 +202,7 @@ def stamp(
         write_into(each, data)
         if check is not None:
             check(each, data)
-        renew_sha1(each.path)
+        each.renew_sha1()
     return contents
 
 

@@ -35,6 +35,7 @@ from .formats import Filesystem, image_format, open_filesystem, opened_file
 from .locate import Location, in_tar, locate
 from .stream import CorruptImage, read_exactly
 from .tar import BLOCK, Member, Tar, Walk
+from .version import Version
 
 NOTES = ".*.azaion-place.json*"
 """The pattern of their names."""
@@ -42,26 +43,6 @@ NOTES = ".*.azaion-place.json*"
 _REMEMBERED = (DEVICE_CONF, PASSWD, GROUP, RELEASE_FILE)
 _LONGEST_NOTE = 4096  # bytes; ours have some 800
 _LONGEST_HEADERS = 65536  # of one member; NVIDIA's have some hundred bytes
-
-
-class Version(Struct, frozen=True, kw_only=True):
-    """One state of an image file; every write to it makes another."""
-
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-    @classmethod
-    def of(cls, file: int | Path) -> Version:
-        """Return the version that a file is in, open or by its path."""
-        found = os.stat(file)  # noqa: PTH116 - a descriptor, mostly
-        return cls(
-            inode=found.st_ino,
-            size=found.st_size,
-            mtime_ns=found.st_mtime_ns,
-            ctime_ns=found.st_ctime_ns,
-        )
 
 
 @contextlib.contextmanager

@@ -21,9 +21,13 @@ from msgspec import structs
 from .. import images
 from ..errors import ImageBuildError, OperatorError, VerificationError, raise_for
 from ..identity import device_conf
+from ..identity.placeholder import placeholder
 from ..images import tar_index
 from ..images.digest import image_digest
+from ..images.magic import TAR
+from ..images.slot import put_last
 from ..images.stamp import blank, opened_images, stamp
+from ..images.stream import CorruptImage
 from ..model import DEVICE_CONF, Build, Finding, Image, Ownership, StagedFile
 from ..proof import completeness
 from ..rootfs.staging import stage_placeholder, unstage
@@ -45,13 +49,30 @@ def build_base(build: Build, ownership: Ownership) -> Image:
     staged = stage_placeholder(build, ownership)
     try:
         image = flash_method(build, tree, build.packed_for).build_image(build)
+        _put_last(image)
         raise_for(_findings(build, image, staged), VerificationError)
     finally:
         unstage(build, (staged,))
+    if image.format == TAR:  # the checksum beside it is of the archive as the script packed it
+        stamp_base(build, image, placeholder(build.settings.image.placeholder_size))
     # What reaches no device keeps its placeholder.
     image = structs.replace(image, aside=(), base_sha256=image_digest(image.path))
     note_base(tree, image, _origin(build, ownership), build.packed_for)
     return image
+
+
+def _put_last(image: Image) -> None:
+    """Make device.conf the last member of each archive: a stamp then changes only its end."""
+    if image.format != TAR:
+        return
+    for path in (image.path, *image.also):
+        try:
+            put_last(path)
+        except (OSError, CorruptImage) as error:
+            raise VerificationError(
+                f"{path} cannot be made ready for stamps: {error}",
+                hint="look at the log, then build it again",
+            ) from None
 
 
 def note_base(tree: Path, image: Image, origin: str, devices: int) -> None:

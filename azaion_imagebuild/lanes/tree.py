@@ -28,6 +28,7 @@ from .. import images
 from ..errors import OperatorError
 from ..identity import device_conf
 from ..identity.placeholder import is_placeholder
+from ..images import sha1sum
 from ..images.copy import shares_blocks
 from ..l4t import image_files
 from ..model import DEVICE_CONF, Finding, Image
@@ -80,6 +81,8 @@ def make_tree(tree: Path, rootfs: Path, base: Image, lane: Path) -> Image:
         twin(rootfs.resolve(), lane / "rootfs", lambda path: share(f"rootfs/{path}"))
     (lane / "initrdlog").mkdir(mode=0o700)
     files = [lane / name for name in carrying]
+    for name in carrying:
+        sha1sum.copied(tree / name, lane / name)
     return Image(
         path=files[0],
         format=images.format_of(files[0]),

@@ -46,7 +46,9 @@ def conf(number: int) -> bytes:
 def make(tmp_path: Path) -> Make:
     """Make an image with a placeholder: raw ext4, its sparse twin, or a tar."""
 
-    def build(kind: str, *options: str, content: bytes | None = None) -> Path:
+    def build(
+        kind: str, *options: str, content: bytes | None = None, big: int | None = None
+    ) -> Path:
         rootfs = tmp_path / "root"
         if not rootfs.exists():
             create_rootfs(rootfs, service_user())
@@ -56,12 +58,14 @@ def make(tmp_path: Path) -> Make:
             (rootfs / DEVICE_CONF).chmod(0o600)
             gid = service_user() if os.geteuid() == 0 else -1
             os.chown(rootfs / DEVICE_CONF, service_user(), gid)
+        if big:
+            (rootfs / "var/big").write_bytes(bytes(big))
         folder = tmp_path / f"made-{kind}"
         folder.mkdir(exist_ok=True)
         if kind == "tar":
             path = folder / "system.img"
-            subprocess.run(["tar", "--xattrs", "--numeric-owner", "-cpf", path, "-C", rootfs, "."],
-                           check=True)  # fmt: skip
+            packed: list[str | Path] = [*options, "-cpf", path, "-C", rootfs, "."]
+            subprocess.run(["tar", "--xattrs", "--numeric-owner", *packed], check=True)
             (folder / "system.img.sha1sum").write_text("0" * 40 + "\n")
             return path
         raw = folder / "system.img.raw"
@@ -93,6 +97,24 @@ def data_of(path: Path) -> bytes:
 def write(path: Path, data: bytes) -> None:
     with stamping.opened_for_stamping(path, 0) as opened:
         opened.write(data)
+
+
+def stamped(path: Path, number: int) -> None:
+    with stamping.opened_images([path], 0) as opened:
+        stamping.stamp(opened, lambda _: conf(number))
+
+
+def said_sum(path: Path) -> str:
+    return path.with_name("system.img.sha1sum").read_text().strip()
+
+
+def true_sum(path: Path) -> str:
+    return hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def bytes_read() -> int:
+    """Return what read(2) has returned to this process so far (proc_pid_io(5))."""
+    return int(Path("/proc/self/io").read_text().split()[1])
 
 
 @pytest.mark.usefixtures("unsynced")
@@ -153,16 +175,109 @@ def test_a_stamped_sparse_image_unpacks_to_the_stamped_raw_one(make: Make, tmp_p
 
 def test_a_stamped_tar_unpacks_with_its_owner_and_mode(make: Make, tmp_path: Path) -> None:
     path = make("tar")
-    write(path, conf(7))
-    assert sha1sum.renew_sha1(path)
-    said = (path.parent / "system.img.sha1sum").read_text().strip()
-    assert said == hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest()
+    stamped(path, 7)
+    assert said_sum(path) == true_sum(path)
     out = tmp_path / "out"
     out.mkdir()
     subprocess.run(["tar", "-xpf", path, "-C", out, "--numeric-owner"], check=True)
     found = (out / DEVICE_CONF).stat()
     assert (out / DEVICE_CONF).read_bytes() == conf(7)
     assert (found.st_uid, found.st_mode & 0o777) == (service_user(), 0o600)
+
+
+@pytest.mark.usefixtures("unsynced")
+def test_the_sum_beside_an_archive_is_renewed_without_reading_it_again(make: Make) -> None:
+    path = make("tar", big=48 << 20)
+    placing.put_last(path)
+    stamped(path, 1)
+    before = bytes_read()
+    for number in range(2, 12):
+        stamped(path, number)
+        assert said_sum(path) == true_sum(path)
+        before += path.stat().st_size  # that was true_sum
+    assert bytes_read() - before < 4 << 20
+
+
+@pytest.mark.usefixtures("unsynced")
+def test_a_copy_of_an_archive_needs_no_reading_either(make: Make, tmp_path: Path) -> None:
+    path, lane = make("tar", big=48 << 20), tmp_path / "lane"
+    placing.put_last(path)
+    stamped(path, 1)
+    lane.mkdir()
+    copy = lane / path.name
+    copy_image(path, copy)
+    shutil.copy(path.with_name("system.img.sha1sum"), lane)
+    sha1sum.copied(path, copy)
+    before = bytes_read()
+    stamped(copy, 2)
+    assert bytes_read() - before < 4 << 20
+    assert said_sum(copy) == true_sum(copy)
+    assert said_sum(path) == true_sum(path)
+
+
+@pytest.mark.usefixtures("unsynced")
+@pytest.mark.parametrize("when", ["between two stamps", "during a stamp", "before it is copied"])
+def test_the_sum_is_true_when_another_program_changed_the_archive(
+    make: Make, tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make("tar")
+    stamped(path, 1)
+    passwd = path.read_bytes().index(b"root:x:0:0")
+
+    def change() -> None:
+        with path.open("r+b") as stream:
+            stream.seek(passwd)
+            stream.write(b"rooT")
+
+    if when == "during a stamp":
+        real = stamping.OpenImage._put
+
+        def put(self: stamping.OpenImage, data: bytes, offset: int) -> None:
+            change()
+            real(self, data, offset)
+
+        monkeypatch.setattr(stamping.OpenImage, "_put", put)
+    else:
+        change()
+    if when == "before it is copied":
+        copy = tmp_path / "system.img"
+        copy_image(path, copy)
+        sha1sum.copied(path, copy)
+        shutil.copy(path.with_name("system.img.sha1sum"), copy.with_name("system.img.sha1sum"))
+        path = copy
+    stamped(path, 2)
+    assert said_sum(path) == true_sum(path)
+
+
+@pytest.mark.parametrize("options", [(), ("--format=pax",)], ids=["gnu", "pax"])
+def test_device_conf_becomes_the_last_member_and_unpacks_as_before(
+    make: Make, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    path = make("tar", *options)
+    was = subprocess.run(["tar", "--numeric-owner", "-tvf", path, f"./{DEVICE_CONF}"], check=True,
+                         capture_output=True, text=True).stdout  # fmt: skip
+    assert "device.conf" not in names_in(path)[-1]
+    placing.put_last(path)
+    made = path.read_bytes()
+    placing.put_last(path)
+    assert path.read_bytes() == made, "the second call changed something"
+    assert names_in(path)[-1] == f"./{DEVICE_CONF}"
+    is_now = subprocess.run(["tar", "--numeric-owner", "-tvf", path, f"./{DEVICE_CONF}"],
+                            check=True, capture_output=True, text=True).stdout  # fmt: skip
+    assert is_now == was * 2
+    assert data_of(path) == placeholder()
+    assert made.count(placeholder()) == 1, "the old member still holds its data"
+    assert len(made) % 10240 == 0
+    out = tmp_path / "out"
+    out.mkdir()
+    subprocess.run(["tar", "--xattrs", "-xpf", path, "-C", out, "--numeric-owner"], check=True)
+    assert (out / DEVICE_CONF).read_bytes() == placeholder()
+    assert (out / DEVICE_CONF).stat().st_mode & 0o777 == 0o600
+
+
+def names_in(path: Path) -> list[str]:
+    listed = subprocess.run(["tar", "-tf", path], check=True, capture_output=True, text=True)
+    return listed.stdout.splitlines()
 
 
 class Cut(Exception):

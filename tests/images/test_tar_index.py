@@ -30,6 +30,7 @@ from azaion_imagebuild.images import tar_index as places
 from azaion_imagebuild.images.copy import copy_image
 from azaion_imagebuild.images.stream import read_exactly
 from azaion_imagebuild.images.tar import BLOCK, Tar
+from azaion_imagebuild.images.version import Version
 from azaion_imagebuild.l4t import cleanup, image_files
 from azaion_imagebuild.model import DEVICE_CONF, RELEASE_FILE, FileEntry
 from azaion_imagebuild.sandbox import Sandbox
@@ -165,7 +166,7 @@ def edit(path: Path, **changes: Any) -> None:
 
 def as_if_nothing_had_changed(path: Path) -> None:
     """Let the note be of the image as it is now: as if all its times had been kept."""
-    edit(path, image=structs.asdict(places.Version.of(path)))
+    edit(path, image=structs.asdict(Version.of(path)))
 
 
 @pytest.fixture
@@ -643,9 +644,9 @@ def test_a_change_during_the_walk_is_not_remembered(
 def test_a_note_of_another_time_stays_wrong(image: Path) -> None:
     write(image, conf(1))
     old = note_of(image).read_bytes()
-    before = places.Version.of(image)
+    before = Version.of(image)
     change(image, 0, image.read_bytes()[:1])
-    now = places.Version.of(image)
+    now = Version.of(image)
     places.update(image, structs.replace(before, inode=0), now)
     assert note_of(image).read_bytes() == old
 

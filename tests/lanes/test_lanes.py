@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import pickle
@@ -28,15 +29,17 @@ from azaion_imagebuild.errors import (
     StagingError,
 )
 from azaion_imagebuild.identity import device_conf
-from azaion_imagebuild.identity.placeholder import is_placeholder, padded
+from azaion_imagebuild.identity.placeholder import is_placeholder, padded, placeholder
 from azaion_imagebuild.images import stamp as stamping
 from azaion_imagebuild.images.copy import copy_image
+from azaion_imagebuild.images.tar import Tar
 from azaion_imagebuild.l4t import base_image, image_files, usb
+from azaion_imagebuild.l4t.base_image import stamp_base
 from azaion_imagebuild.lanes import lane as lanes
 from azaion_imagebuild.lanes import tree as lane_trees
 from azaion_imagebuild.lanes.lane import Lane, opened_lanes
 from azaion_imagebuild.ledger import Ledger
-from azaion_imagebuild.model import Build, BuildRecord, Image
+from azaion_imagebuild.model import DEVICE_CONF, Build, BuildRecord, Image
 from azaion_imagebuild.pipeline import recipes as pipeline
 from azaion_imagebuild.pipeline.hookspecs import REQUIRED
 from azaion_imagebuild.pipeline.new import device_build
@@ -80,6 +83,32 @@ def initrd(tmp_path: Path) -> Iterator[Bench]:
 
 
 # Flashing.
+
+
+def test_a_lane_stamps_an_archive_without_reading_it_and_its_sum_stays_true(
+    initrd: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = initrd.image.path
+    with base.open("rb") as stream:
+        archive = Tar(stream)
+        assert [*archive.members()][-1].name == DEVICE_CONF
+    stamp_base(initrd.build, initrd.image, placeholder())  # as a fleet does before its lanes open
+    assert said_sum(base) == true_sum(base)
+    with opened_lanes(initrd.build, initrd.image, initrd.instances) as (lane, *_):
+        monkeypatch.setattr(hashlib, "sha1", lambda **_: pytest.fail("it is read again"))
+        record = initrd.flash(lane, "AZJN-0001")
+        monkeypatch.undo()
+        assert record.error is None
+        assert said_sum(lane.image.path) == true_sum(lane.image.path)
+    assert initrd.conf_at("0-1").email == "azaion-jetson-0001@azaion.com"
+
+
+def said_sum(path: Path) -> str:
+    return path.with_name("system.img.sha1sum").read_text().strip()
+
+
+def true_sum(path: Path) -> str:
+    return hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def test_three_devices_at_once_get_an_identity_each_and_nothing_of_it_stays(
