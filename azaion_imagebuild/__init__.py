@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> HookimplMarker:
-    # imported late: first the command line puts the caller's PYTHONPATH in its place
+    # imported late: the command line must first move the caller's PYTHONPATH to the end
     if name != "hookimpl":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from pluggy import HookimplMarker

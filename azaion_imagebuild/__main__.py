@@ -18,26 +18,26 @@ def main() -> None:
         signals.process_runs_one_command()
         code = run(sys.argv[1:])
         signals.ignore_to_the_end()
-    except KeyboardInterrupt:  # while that is imported, or once more at its end
+    except KeyboardInterrupt:  # during the import, or a second time at the end
         code = 130
     finally:
         _flush()
-    gc.freeze()  # the process ends: do not look for reference cycles first
+    gc.freeze()  # the process ends: no need to search for reference cycles
     sys.exit(code)
 
 
 def _search_python_path_last() -> None:
-    """Search PYTHONPATH last: what it holds for others (ROS sets it) must not replace our own."""
+    """Search PYTHONPATH last: its modules (ROS sets it) must not replace ours."""
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     foreign = {os.path.abspath(each) for each in given if each}  # noqa: PTH100 - pathlib is slow
     sys.path.sort(key=foreign.__contains__)
 
 
 def _flush() -> None:
-    """Write what is buffered; drop it where nobody can read it.
+    """Flush the buffered output; drop it if nobody can read it.
 
-    The interpreter flushes once more and would replace the command's exit code with 120: a device
-    that is done must not look like one that failed because the terminal went away.
+    The interpreter flushes again and would replace the exit code with 120: a finished device must
+    not look failed because the terminal went away.
     """
     for stream in filter(None, (sys.stdout, sys.stderr)):
         try:

@@ -34,15 +34,15 @@ class ExitCode(IntEnum):
 def install_hint(extra: str) -> str:
     """Return the command that installs an extra where this tool runs.
 
-    Another environment's pip does not know the tool, and would look for its name elsewhere.
+    Another environment's pip does not have the tool, and would search for its name elsewhere.
     """
-    import shlex  # late: few calls need it
+    import shlex  # imported late: few calls need it
 
     return shlex.join([sys.executable, "-m", "pip", "install", f"azaion-imagebuild[{extra}]"])
 
 
 class OperatorError(Exception):
-    """Something that the operator can fix: shown as one error line and one hint line."""
+    """Something that the operator can fix, shown as one error line and one hint line."""
 
     exit_code: ClassVar[ExitCode]
     facts: Mapping[str, str] = MappingProxyType({})
@@ -109,7 +109,7 @@ class FlashError(OperatorError):
 
 
 class FuseError(OperatorError):
-    """The fuse command was started and failed: what it burned is unknown."""
+    """The fuse command was started and failed: nobody knows what it burned."""
 
     exit_code = ExitCode.FLASH
 
@@ -127,7 +127,7 @@ class LedgerError(OperatorError):
 
 
 class BugError(OperatorError):
-    """An error that this tool or a plug-in did not foresee; its traceback is shown too."""
+    """An unexpected error in this tool or a plug-in; its traceback is shown, too."""
 
     exit_code = ExitCode.BUG
 
@@ -139,18 +139,18 @@ class InterruptedBuild(OperatorError):
 
 
 def problems_of(findings: Iterable[Finding]) -> list[tuple[str, str]]:
-    """Return message and hint of each error among the findings; warnings are passed over."""
+    """Return message and hint of each error among the findings; ignore warnings."""
     return [(each.message, each.hint) for each in findings if each.severity == "error"]
 
 
 def raise_for(findings: Iterable[Finding], kind: type[OperatorError]) -> None:
-    """Raise one error of ``kind`` for all errors among the findings; warnings are passed over."""
+    """Raise one error of ``kind`` for all errors among the findings; ignore warnings."""
     if problems := problems_of(findings):
         raise kind.of_problems(problems)
 
 
 def is_denied(error: BaseException) -> TypeGuard[PermissionError]:
-    """Tell whether permission was denied for some path: that is not a bug."""
+    """Tell whether permission was denied for a path, which is not a bug."""
     return isinstance(error, PermissionError) and error.filename is not None
 
 

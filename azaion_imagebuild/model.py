@@ -1,4 +1,4 @@
-"""The values that steps hand to each other; all of them frozen."""
+"""The frozen values that steps pass to each other."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ RELEASE_FILE = "etc/nv_tegra_release"
 """Names the L4T release of a rootfs."""
 
 BASE = "BASE-0"
-"""Takes the place of a serial while the base is built, which belongs to no device."""
+"""Used as the serial of a base build, which belongs to no device."""
 
 LUKS = "luks"
 """The format of an encrypted image (ROOTFS_ENC=1): only what was staged can be proven."""
 
 
 class Shared(Protocol):
-    """What one build opens and the next one can use: a fleet's connection to the admin API."""
+    """What one build opens and the next one reuses: a fleet's connection to the admin API."""
 
     def open_once(self, name: str, make: Callable[[], AbstractContextManager[T]]) -> T:
         """Return what ``make`` opened, now or for an earlier build."""
@@ -43,10 +43,10 @@ class Shared(Protocol):
 
 
 class InLane(Struct, frozen=True, kw_only=True):
-    """The lane in which a device is made; the BSP tree is then the lane's own."""
+    """The lane in which a device is made, with a BSP tree of its own."""
 
     number: int
-    """Device instance, 0 to 9: NVIDIA's scripts tell devices at work apart by it."""
+    """Device instance, 0 to 9, by which NVIDIA's scripts tell devices apart."""
     usb_instance: str
     """USB bus and port, e.g. ``1-3``."""
 
@@ -75,7 +75,7 @@ class Build(Struct, frozen=True, kw_only=True):
     shared: Shared | None = None
     """Holds what plug-ins open for the next devices of a fleet; None: a single build."""
     lock_fds: tuple[int, ...] = ()
-    """Locked descriptors that a script inherits, so that the lock lives as long as it does."""
+    """Locked descriptors that scripts inherit, so that the lock lasts as long as they run."""
     packed_for: int = 1
     """For how many devices at once a base is packed (``--massflash``)."""
     lane: InLane | None = None
@@ -83,7 +83,7 @@ class Build(Struct, frozen=True, kw_only=True):
 
     @property
     def is_base(self) -> bool:
-        """Tell whether it builds the base of many devices, and none of a device itself."""
+        """Tell whether it builds the base of many devices instead of one device's image."""
         return self.serial == BASE
 
     @property
@@ -103,14 +103,14 @@ class Build(Struct, frozen=True, kw_only=True):
 
 
 class Pending(Struct, frozen=True, kw_only=True):
-    """What the step ``activate_identity`` must know to give an account its new password."""
+    """What the step ``activate_identity`` needs to give an account its new password."""
 
     plugin: str
-    """The plug-in that does it."""
+    """The plug-in that sets the password."""
     account_id: str = ""
-    """The account's id, where the admin API needs it."""
+    """The account's id, if the admin API needs it."""
     answer: str = ""
-    """The status by which the admin API said that the account exists, with what explains it."""
+    """The status by which the admin API said that the account exists, and its explanation."""
 
 
 class DeviceIdentity(Struct, frozen=True, kw_only=True):
@@ -133,7 +133,7 @@ class Ownership(Struct, frozen=True, kw_only=True):
 
 
 class FileEntry(Struct, frozen=True, kw_only=True):
-    """A file as it was read back from a root filesystem: a folder or an image."""
+    """A file read back from a root filesystem, in a folder or an image."""
 
     data: bytes
     mode: int
@@ -156,7 +156,7 @@ class StagedFile(Struct, frozen=True, kw_only=True):
     sha256: str = ""
     """SHA-256 of its content: the proof compares it with the file in the image."""
     new_dirs: tuple[str, ...] = ()
-    """Directories that had to be made for it, outermost first."""
+    """Directories that were created for it, outermost first."""
 
 
 class Image(Struct, frozen=True, kw_only=True):
@@ -174,7 +174,7 @@ class Image(Struct, frozen=True, kw_only=True):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Return every file of the image, the one that counts first."""
+        """Return every file of the image, the main one first."""
         return (self.path, *self.also, *self.aside)
 
 
@@ -185,14 +185,14 @@ class FlashResult(Struct, frozen=True, kw_only=True):
     usb_instance: str | None = None
     """Where it was plugged in, e.g. ``1-3``; None: not known."""
     ecid: str | None = None
-    """The chip's own number, as the scripts or the kernel told it; None: neither did."""
+    """The chip's own number, from the scripts or the kernel; None: not known."""
 
 
 class FuseResult(Struct, frozen=True, kw_only=True):
     """The site's fuse command succeeded."""
 
     command: str
-    """The shell line that repeats it; key files by their paths, never a key."""
+    """The shell line that repeats it; it names key files, and holds no key."""
     device: str
 
 
@@ -205,7 +205,7 @@ class Finding(Struct, frozen=True, kw_only=True):
 
 
 class Receipt(Struct, frozen=True, kw_only=True):
-    """Number and hash of a ledger row; with a copy of it, a rewritten row can be detected."""
+    """Number and hash of a ledger row: a copy of it can detect that the row was rewritten."""
 
     row: int
     hash: str
@@ -216,7 +216,7 @@ class Receipt(Struct, frozen=True, kw_only=True):
 
 
 class BuildRecord(Struct, frozen=True, kw_only=True):
-    """What one build did; ``as_json`` is the line that other programs read."""
+    """What one build did; ``as_json`` returns the line that other programs read."""
 
     build: Build
     outcome: Literal["started", "done", "failed"]
@@ -260,7 +260,7 @@ class BuildRecord(Struct, frozen=True, kw_only=True):
 
     @property
     def proof(self) -> str | None:
-        """Return what was proven: the ``image`` itself, or what was ``staged``; None: nothing."""
+        """Return what was proven: the ``image``, or only what was ``staged``; None: nothing."""
         if self.image is None or not self.proven:
             return None
         return "staged" if self.image.format == LUKS else "image"
@@ -313,4 +313,4 @@ FLEET_FIELDS: tuple[str, ...] = (*_CORE, *_OF_FAILURE)
 """The fields of a device's record in a fleet's report, in their order."""
 
 RECORD_FIELDS: tuple[str, ...] = (*FLEET_FIELDS, *_ADDED)
-"""The fields of a record that are the core's; plug-ins add others."""
+"""The core's fields of a record; plug-ins add others."""

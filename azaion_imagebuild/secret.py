@@ -1,4 +1,4 @@
-"""A value that must not be seen, and the redaction of text that may hold it."""
+"""Values that nobody may see, and the redaction of text that may hold them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from weakref import WeakSet
 
 HIDDEN = "***"
 WITHHELD = "(not shown: it repeats a part of a secret)"
-_SHORTEST_REDACTED = 6  # a shorter value would blank out innocent text
+_SHORTEST_REDACTED = 6  # a shorter value would blank out other text
 _PIECE = 8
-_ESCAPES = "\\%&"  # one of them is in every escaped form
+_ESCAPES = "\\%&"  # every escaped form has one of them
 _ENTITIES = {'"': ("&quot;",), "&": ("&amp;",), "'": ("&apos;",), "<": ("&lt;",), ">": ("&gt;",)}
 _FINGERPRINT = b"azaion-imagebuild credential\0"
 _alive: WeakSet[Secret] = WeakSet()
-_counting = threading.Lock()  # a set must not grow while another thread goes through it
+_counting = threading.Lock()  # a set must not grow while another thread iterates over it
 
 
 class Secret:
-    """A password or token: repr, str, format, asdict() and pickle give nothing away.
+    """A password or token that repr, str, format, asdict() and pickle do not reveal.
 
-    ``reveal()`` stands only on the line that sends or stages the value.
+    Call ``reveal()`` only on the line that sends or stages the value.
     """
 
     __slots__ = ("__weakref__", "_value")
@@ -39,9 +39,9 @@ class Secret:
         return self._value
 
     def fingerprint(self) -> str:
-        """Return 16 hexadecimal digits by which a credential is known again.
+        """Return 16 hexadecimal digits that identify a credential.
 
-        A truncated SHA-256: of a password of 128 random bits it gives nothing away.
+        It is a truncated SHA-256, which reveals nothing of a password of 128 random bits.
         """
         return hashlib.sha256(_FINGERPRINT + self._value.encode()).hexdigest()[:16]
 
@@ -80,12 +80,12 @@ def redact(text: str) -> str:
 
 
 def shown(text: str) -> str:
-    """Return what may be shown of a text that somebody sent who knows a secret.
+    """Return what may be shown of a text from somebody who knows a secret.
 
-    It is redacted; nothing of it is shown if a piece of a secret is left: one that was cut,
+    The text is redacted, and withheld as a whole if part of a secret is left: one that was cut,
     reversed, broken into lines or groups, or written as hexadecimal digits or base64.
     """
-    from html import unescape  # imported late: only an error needs them
+    from html import unescape  # imported late: only errors need them
     from urllib.parse import unquote
 
     text = redact(text)
@@ -106,7 +106,7 @@ def _unicode(text: str) -> str:
 
 
 def _pieces(value: str) -> set[str]:
-    """Return every piece of the value that is long enough to be no chance, in each of its forms."""
+    """Return every part of the value that is too long for a coincidence, in each of its forms."""
     from base64 import b64encode
 
     data = value.encode()
@@ -131,7 +131,7 @@ def _without(values: list[str], text: str) -> str:
     escaped = any(mark in text for mark in _ESCAPES)
     lower = text.lower()
     for value in values:
-        # A pattern costs milliseconds to make: only for a text that may hold the value.
+        # A pattern takes milliseconds to compile: only for a text that may hold the value.
         if escaped or value.lower() in lower:
             text = _forms_of(value).sub(HIDDEN, text)
     return text
@@ -151,7 +151,7 @@ def _forms_of_char(char: str) -> str:
 
 def redacted(value: Any) -> Any:
     """Return a JSON value with every text in it redacted."""
-    values = _living_values()  # once: a fleet's record has 400,000 texts
+    values = _living_values()  # once: a fleet's record has 400,000 strings
 
     def within(value: Any) -> Any:
         if isinstance(value, str):

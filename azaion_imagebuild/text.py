@@ -1,4 +1,4 @@
-"""How a value is written: on one line of a terminal, in a spreadsheet's cell, as a time in UTC."""
+"""How values are written: on one terminal line, in a spreadsheet's cell, as a time in UTC."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 from datetime import datetime, timezone
 from typing import Any
 
-# A spreadsheet calculates a cell that begins with one of these, in their wide and small forms too.
-# Where it splits a line at semicolons, what follows one (and a quote) begins a cell as well.
+# A spreadsheet evaluates a cell that begins with one of these, or with a wide or small form.
+# If it splits lines at semicolons, text after one (and a quote) begins a cell as well.
 _FORMULA = re.compile(r'(^|;)(?=[ "]*[=+\-@＝＋－＠﹦﹢﹣﹫])')
 
 

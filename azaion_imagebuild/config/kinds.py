@@ -1,4 +1,4 @@
-"""The kinds of settings: turning what a flag, a variable or a file says into a value."""
+"""The kinds of settings: converting the text of a flag, a variable or a file to a value."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def convert(key: Key, value: Any, source: str, base: Path) -> Any:
                 hint="remove it from this host, and treat it as seen: make another one elsewhere,"
                 " and give its public key here",
             ) from None
-        # What is not known to be a private key may be one; a URL may hold a password.
+        # Anything unknown may be a private key; a URL may hold a password.
         shown = "what stands there" if key.kind in ("recipients", "endpoint") else repr(value)
         raise UsageError(
             f"{source}: {shown} is not {_WORDS[key.kind]}" + (f" ({error})" if str(error) else ""),
@@ -158,8 +158,8 @@ def _is_private(value: Any) -> bool:
 
 
 def _endpoint(value: Any, base: Path) -> str:
-    """Return the base URL; what collectors' manuals show has the path of traces, too."""
-    from ..system.url import checked_url  # late: few have a collector
+    """Return the base URL without the path of traces, which collectors' manuals show."""
+    from ..system.url import checked_url  # imported late: few sites have a collector
 
     try:
         url = checked_url(_text(value, base), "it")
@@ -202,7 +202,7 @@ _KINDS: dict[str, Callable[[Any, Path], Any]] = {
     "table": _table,
 }
 _NEVER_EMPTY = frozenset(_KINDS) - {"text or empty", "list", "paths", "statuses", "recipients"}
-"""Kinds that an empty text says nothing of; of a list it is an empty one."""
+"""Kinds for which an empty text means unset; a list is then empty."""
 _WORDS = {
     "text": "a text",
     "text or empty": "a text",

@@ -1,4 +1,4 @@
-"""Where settings come from: flags over environment over imagebuild.toml over defaults."""
+"""Where settings come from: flags, environment, imagebuild.toml and defaults, in this order."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def load(
     Args:
         flags: (section, name) → value, only those that were given.
         environ: variables; those with the prefix ``AZAION_IMAGEBUILD_`` count.
-        config: the file to read; None takes ``imagebuild.toml`` of this folder, if it is there.
+        config: the file to read; None: ``imagebuild.toml`` of this folder, if it exists.
 
     Raises:
         UsageError: an unknown key or variable (the nearest known one is named), or a bad value.
@@ -69,7 +69,7 @@ def _from_file(
     if config is None:
         if not path.is_file():
             return {}
-        # It may name plug-ins, which are run; the owner of its folder could swap it after a look.
+        # It may name plug-ins, which are run, and the owner of its folder could swap it at any time.
         if not (is_own(path) and is_own(path.absolute().parent)):
             raise UsageError(
                 f"{path.absolute()} or its folder belongs to another user, or everybody may write"
@@ -103,7 +103,7 @@ def _parse_toml(path: Path) -> dict[str, Any]:
 
     try:
         with path.open("rb") as stream:
-            # utf-8-sig: editors of Windows begin a file with a byte order mark
+            # utf-8-sig: Windows editors begin a file with a byte order mark
             return tomli.loads(stream.read().decode("utf-8-sig"))
     except OSError as error:
         raise UsageError(
@@ -141,7 +141,7 @@ def _unknown_variable(variable: str, known: Iterable[Key]) -> UsageError:
 
 
 def _unknown(what: str, name: str, names: set[str]) -> UsageError:
-    from difflib import get_close_matches  # late, as all that a good call needs not
+    from difflib import get_close_matches  # imported late: a valid call does not need it
 
     near = get_close_matches(name, sorted(names), n=1, cutoff=0.5)
     known = f"did you mean {near[0]}?" if near else f"known are: {', '.join(sorted(names))}"

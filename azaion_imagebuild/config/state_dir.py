@@ -1,4 +1,4 @@
-"""The folder of what this tool keeps for its user: logs, the ledger, the sandbox, the escrow."""
+"""The folder where this tool keeps logs, the ledger, the sandbox and the escrow."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..settings import ENV_PREFIX, Settings
 def state_dir_of(settings: Settings) -> Path:
     """Return that folder: the configured one, or the user's default.
 
-    A relative XDG_STATE_HOME is ignored, as its specification demands: the ledger must not move
-    with the current folder.
+    A relative XDG_STATE_HOME is ignored, as its specification requires: the ledger must not depend
+    on the current folder.
 
     Raises:
         UsageError: none is set, and this user has no home folder.

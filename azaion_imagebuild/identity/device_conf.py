@@ -29,7 +29,7 @@ class DeviceConf(Struct, frozen=True, kw_only=True):
 
 
 class MalformedDeviceConf(ValueError):
-    """A device.conf that the Loader could not use; the message says why, without its values."""
+    """A device.conf that the Loader cannot use; the message says why, without its values."""
 
     @property
     def what(self) -> str:
@@ -38,7 +38,7 @@ class MalformedDeviceConf(ValueError):
 
 
 class UnstampedDeviceConf(MalformedDeviceConf):
-    """A placeholder, as a base has it."""
+    """The placeholder of a base, not yet stamped."""
 
     _WHAT = "an unstamped placeholder: no identity is in this image"
 
@@ -90,7 +90,7 @@ def template_of(settings: DeviceConfSettings) -> str:
 
 
 def trial_identity(serial: str, email: str) -> DeviceIdentity:
-    """Return an identity with a password of usual length, to see what a device.conf will be."""
+    """Return an identity with a password of usual length, to try out a device.conf."""
     return DeviceIdentity(serial=serial, email=email, password=Secret("0" * 32), enrolled="created")
 
 
@@ -101,10 +101,10 @@ def render(template: str, identity: DeviceIdentity) -> bytes:
 
 
 def unusable(identity: DeviceIdentity) -> str | None:
-    """Return why no device.conf can carry this identity; None: it can.
+    """Return why a device.conf cannot carry this identity; None: it can.
 
-    A password that an API issued has whatever form the API likes. It must mean the same to the
-    Loader, which takes it literally, and to systemd, for which the file is an EnvironmentFile.
+    A password that an API issues can have any form. It must mean the same to the Loader, which
+    reads it literally, and to systemd, which reads the file as an EnvironmentFile.
     """
     lines = f"{EMAIL_KEY}={identity.email}\n{PASSWORD_KEY}={identity.password.reveal()}\n"
     try:
@@ -120,7 +120,7 @@ def unusable(identity: DeviceIdentity) -> str | None:
 
 
 _READ_OTHERWISE = re.compile(r"""\\|^["'\s]|\s$""")
-"""What systemd's EnvironmentFile= takes for an escape, a quote or nothing (systemd.exec(5))."""
+"""What systemd's EnvironmentFile= reads as an escape or a quote, or drops (systemd.exec(5))."""
 
 
 def _values(identity: DeviceIdentity) -> dict[str, str]:
@@ -132,7 +132,7 @@ def _values(identity: DeviceIdentity) -> dict[str, str]:
 
 
 def parse(data: bytes) -> DeviceConf:
-    """Read a device.conf: lines KEY=VALUE, taken literally; empty lines and # are skipped.
+    """Read a device.conf: literal lines KEY=VALUE; empty lines and comments (#) are skipped.
 
     Raises:
         UnstampedDeviceConf: a placeholder.

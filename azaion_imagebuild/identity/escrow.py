@@ -1,8 +1,8 @@
-"""Escrow: a device's credential encrypted to public keys, for a site that must keep it.
+"""Escrow: a device's credential, encrypted to public keys, for sites that must keep it.
 
 Each attempt that gives a device a credential leaves one new file, ``SERIAL/ATTEMPT.age``, in the
-binary age format: device.conf, word for word. It is encrypted in memory, so that the disk never
-holds it otherwise. Who has a private key reads it by ``age -d``; this host cannot.
+binary age format: device.conf as it is. It is encrypted in memory, so the disk never holds the
+plain text. The owner of a private key decrypts it by ``age -d``; this host cannot.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from ..model import Build, DeviceIdentity, Finding
 from ..system.files import NEW_SUFFIX, is_ours, make_folder, new_file
 from . import device_conf
 
-_ROOM = 1 << 20  # bytes that must be free: many times what one file takes
+_ROOM = 1 << 20  # bytes that must be free: far more than one file takes
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NOT_OURS = "it belongs to another user, or everybody may write it"
 _HINT = "set [escrow] dir to a folder of your own, with room, that is not a link"
 
 
 def folder_of(build: Build) -> Path:
-    """Return the folder of a device's files; those of the sandbox lie apart."""
+    """Return the folder of a device's files; the sandbox's are separate."""
     return _top(build).joinpath(*_below(build))
 
 
 def findings(build: Build) -> list[Finding]:
-    """Return what would keep a credential from being saved; nothing is changed."""
+    """Return what would keep a credential from being saved; change nothing."""
     found = []
     for look in (_recipients_of, _check_folder):
         try:
@@ -43,7 +43,7 @@ def findings(build: Build) -> list[Finding]:
 
 
 def keep(build: Build, identity: DeviceIdentity) -> Path:
-    """Write a device's credential, encrypted, to a new file (0600), whole or not at all.
+    """Write a device's encrypted credential to a new file (0600), whole or not at all.
 
     Raises:
         ProvisioningError: it could not be written.
@@ -82,7 +82,7 @@ def _age() -> Any:
 
 
 def _recipients_of(build: Build) -> list[Any]:
-    """Return the public keys of the settings, as pyrage has them.
+    """Return the public keys of the settings as pyrage's values.
 
     Raises:
         PreflightError: one of them is not valid.
@@ -98,7 +98,7 @@ def _recipient(age: Any, text: str) -> Any:
     except BaseException as error:
         if not isinstance(error, age.RecipientError) and type(error).__name__ != "PanicException":
             raise
-        # Anything else may be a private key.
+        # It may be a private key: do not show it.
         shown = ascii(text) if text.startswith(("ssh-", "age1")) else "(not shown)"
         raise PreflightError(
             f"[escrow] recipients: {shown} is not a public key: {error}",
@@ -115,14 +115,14 @@ def _below(build: Build) -> Sequence[str]:
 
 
 def _check_folder(build: Build) -> None:
-    """Check that a file can be written to the folder, or where it would be made.
+    """Check that a file can be written to the folder, which may not exist yet.
 
     Raises:
         PreflightError: it cannot.
     """
     folder = folder_of(build)
     ours = [_top(build).joinpath(*_below(build)[:depth]) for depth in range(len(_below(build)) + 1)]
-    at = _top(build)  # what is said to be wrong: not a folder that is to be made
+    at = _top(build)  # what the message names: a folder that exists
     try:
         there = next(each for each in (folder, *folder.parents) if each.exists())
         for each in filter(os.path.lexists, ours):
@@ -132,7 +132,7 @@ def _check_folder(build: Build) -> None:
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, f"this user may not write into {there}")
         space = os.statvfs(there)
-        # A filesystem that counts no blocks or inodes says 0 of 0.
+        # A filesystem that does not count blocks or inodes reports 0 of 0.
         full = space.f_blocks and space.f_bavail * space.f_frsize < _ROOM
         if full or (space.f_files and not space.f_favail):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -154,7 +154,7 @@ def _write(build: Build, name: str, data: bytes) -> None:
 
 @contextlib.contextmanager
 def _made(path: str | Path, parent: int | None = None) -> Iterator[int]:
-    """Open a folder of ours, which is made (0700) where it is missing."""
+    """Open a folder of this user, created (0700) if missing."""
     new = True
     try:
         os.mkdir(path, 0o700, dir_fd=parent)
@@ -162,7 +162,7 @@ def _made(path: str | Path, parent: int | None = None) -> Iterator[int]:
         new = False
     with _opened(path, parent) as descriptor:
         if new:
-            os.fchmod(descriptor, 0o700)  # whatever the umask is
+            os.fchmod(descriptor, 0o700)  # regardless of the umask
             _sync_parent(descriptor)
         yield descriptor
 

@@ -1,4 +1,4 @@
-"""The placeholder: a device.conf of fixed size that no Loader can log in with, to be stamped."""
+"""The placeholder: a device.conf of fixed size and without a credential, to be stamped over."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ..settings import LARGEST_DEVICE_CONF, PLACEHOLDER_SIZE
 
 _MARK = b"# azaion-imagebuild placeholder: no identity has been stamped into this image.\n"
 INVALID = b"#"
-"""The first byte of a device.conf that is being written: its first credential is a comment."""
+"""The first byte of an unfinished device.conf: it turns the first credential into a comment."""
 
 
 def placeholder(size: int = PLACEHOLDER_SIZE) -> bytes:
@@ -16,22 +16,22 @@ def placeholder(size: int = PLACEHOLDER_SIZE) -> bytes:
 
 
 def is_placeholder(data: bytes) -> bool:
-    """Tell whether no identity was stamped into this file."""
+    """Tell whether this file is an unstamped placeholder."""
     return data.startswith(_MARK[:40])
 
 
 def _enough(rendered: bytes) -> int:
-    """Return a size with room for this and for a somewhat longer one, in whole sectors."""
+    """Return a size in whole sectors with room for this content and a somewhat longer one."""
     sectors = -(-(len(rendered) + PLACEHOLDER_SIZE // 2) // PLACEHOLDER_SIZE)
     return min(LARGEST_DEVICE_CONF, sectors * PLACEHOLDER_SIZE)
 
 
 def padded(rendered: bytes, size: int) -> bytes:
-    """Return a rendered device.conf, filled up with newlines to ``size`` bytes.
+    """Return a rendered device.conf, padded with newlines to ``size`` bytes.
 
     Raises:
-        UsageError: it is longer, or it does not begin with a credential: only then is a file whose
-            first byte is not yet written no identity.
+        UsageError: it is longer, or does not begin with a credential: a file whose first byte is
+            not written yet would then already be an identity.
     """
     if len(rendered) > size:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Who a device is: the serial's grammar, the account's e-mail address, a new password."""
+"""A device's identity: the serial's format, the account's e-mail address, a new password."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EMAIL_PREFIX = "azaion-jetson-"
 EMAIL_DOMAIN = "azaion.com"
 _SERIAL = re.compile(r"[A-Za-z0-9]+(?:-[A-Za-z0-9]+)+", re.ASCII)
 _WHITE = " \t\r\n"
-"""What a scanner or an editor adds; another control character belongs to a label (GS1's GS)."""
+"""What scanners and editors add; other control characters are part of a label (GS1's GS)."""
 _TWICE = re.compile(r"([A-Za-z]{2,}-)[A-Za-z0-9-]*[A-Za-z0-9]\1[A-Za-z0-9-]+", re.ASCII)
 _logger = logging.getLogger(__name__)
 _LONGEST_SERIAL = 48  # an e-mail's local part holds 64 characters (RFC 5321, 4.5.3.1.1)
@@ -52,7 +52,7 @@ def parse_serial(text: str, pattern: str | None = None) -> str:
     return serial
 
 
-@cache  # once for each
+@cache  # once for each serial
 def _warn_of_two(serial: str) -> None:
     _logger.warning(
         "%s looks like two labels in one line: check it; [serial] pattern refuses such a serial",
@@ -61,7 +61,7 @@ def _warn_of_two(serial: str) -> None:
 
 
 def email_for(serial: str) -> str:
-    """Return the account of a device: the segment after the serial's last hyphen, lower-cased."""
+    """Return the e-mail address of a device, from the segment after the serial's last hyphen."""
     suffix = serial.rpartition("-")[2].lower()
     return f"{EMAIL_PREFIX}{suffix}@{EMAIL_DOMAIN}"
 

@@ -21,10 +21,10 @@ from .serial import email_for, parse_serial
 STDIN = "-"
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _RANGE = re.compile(r"(?P<first>[A-Za-z0-9-]*?(?P<start>[0-9]+))\s*\.\.\s*(?P<last>[A-Za-z0-9-]+)")
-_MOST = 1_000_000  # a slip of the key in a range must not fill the memory
+_MOST = 1_000_000  # a typo in a range must not fill the memory
 _LONGEST_RANGE = 200  # characters: two serials and the dots between them
-_MOST_PROBLEMS = 100  # a picture that was given as a list has millions
-_LONGEST_LINE = 4096  # bytes: what has no line end is no list
+_MOST_PROBLEMS = 100  # an image given as a list has millions
+_LONGEST_LINE = 4096  # bytes: a text without line ends is not a list
 _LARGEST_FILE = 64 * 1024 * 1024
 _CSV = "a CSV needs commas, and a column named serial in its first line"
 
@@ -34,9 +34,9 @@ class Listed(Struct, frozen=True, kw_only=True):
 
     serial: str
     where: str
-    """Where it stands, for messages: ``serials.txt, line 7``."""
+    """Where it is, for messages: ``serials.txt, line 7``."""
     usb_instance: str | None = None
-    """The CSV's column of this name pins a device to a USB port, e.g. ``1-3``."""
+    """From the CSV's column of this name; it pins the device to a USB port, e.g. ``1-3``."""
 
     @property
     def email(self) -> str:
@@ -45,7 +45,7 @@ class Listed(Struct, frozen=True, kw_only=True):
 
 
 def read_list(source: str, pattern: str | None = None) -> list[Listed]:
-    """Return the devices of a list, in its order; a serial that comes again is left out.
+    """Return the devices of a list, in its order, without repeated serials.
 
     Args:
         source: a file, ``-`` for stdin, or a range or serial itself: ``AZJN-0001..AZJN-1000``.
@@ -81,10 +81,10 @@ def read_list(source: str, pattern: str | None = None) -> list[Listed]:
 
 
 def expanded(text: str) -> Iterator[str]:
-    """Yield the serials of ``A-0001..A-1000`` (the width is kept), or ``text`` itself.
+    """Yield the serials of ``A-0001..A-1000`` (with leading zeros), or ``text`` itself.
 
     Raises:
-        UsageError: the two ends do not belong together.
+        UsageError: it is not a valid range.
     """
     match = _RANGE.fullmatch(text.strip()) if len(text) <= _LONGEST_RANGE else None
     if match is None:
@@ -127,7 +127,7 @@ def scanned() -> Iterator[tuple[str, str | None]]:
 
 
 def _arriving(stream: BinaryIO) -> Iterator[str]:
-    """Yield each line, without its end, as soon as it is there."""
+    """Yield each line, without its end, as soon as it arrives."""
     rest = b""
     while chunk := stream.read1(4096):  # type: ignore[attr-defined]  # of every buffered stream
         *lines, rest = re.split(rb"\r\n|\r|\n", rest + chunk)
@@ -138,7 +138,7 @@ def _arriving(stream: BinaryIO) -> Iterator[str]:
 
 
 def _stdin() -> BinaryIO:
-    """Return stdin as bytes: text that cannot be decoded must not stop the line after it.
+    """Return stdin as bytes: an undecodable line must not stop the next one.
 
     Raises:
         UsageError: it is closed.
@@ -149,7 +149,7 @@ def _stdin() -> BinaryIO:
 
 
 def _lines(source: str) -> Iterator[tuple[str, str, str | None]]:
-    """Yield (where, text, USB instance) of each line that says something."""
+    """Yield (where, text, USB instance) of each line that is not empty."""
     if not source:
         raise UsageError(
             "no list of serials given", hint="make fleet SERIALS=list.txt, or AZJN-0001..AZJN-0100"
@@ -172,12 +172,12 @@ def _lines(source: str) -> Iterator[tuple[str, str, str | None]]:
 def _is_there(source: str) -> bool:
     try:
         return Path(source).exists()
-    except OSError:  # a range may be longer than a file's name can be
+    except OSError:  # a range may be longer than a file name can be
         return False
 
 
 def _is_shut(source: str) -> bool:
-    """Tell whether permission is denied to look for such a file."""
+    """Tell whether permission to look for the file is denied."""
     try:
         os.stat(source)  # noqa: PTH116 - pathlib tells it apart in some Pythons only
     except PermissionError:
@@ -208,7 +208,7 @@ def _content(source: str, stream: BinaryIO) -> str:
 
 
 def _texts(source: str, content: str) -> Iterator[tuple[str, str, str | None]]:
-    lines = _LINE_END.split(content)  # splitlines() ends one at a label's control characters, too
+    lines = _LINE_END.split(content)  # splitlines() also splits at a label's control characters
     header = _header(lines[0]) if lines else []
     if "serial" in header:
         yield from _rows(source, header, io.StringIO(content, newline=""))
@@ -229,7 +229,7 @@ def _cells(line: str) -> list[str]:
     try:
         return next(csv.reader([line]), [])
     except csv.Error:
-        return []  # not a line of CSV
+        return []  # not valid CSV
 
 
 def _rows(

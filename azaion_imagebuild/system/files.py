@@ -1,4 +1,4 @@
-"""Files and folders on this host: whose they are, and new ones that appear whole or not at all."""
+"""Files and folders on this host: their owners, and new files that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 NEW_SUFFIX = ".azaion-new"
-"""Of a file that is still being written. It is fixed, so that the next run finds what a kill left.
-"""
+"""Ends the name of an unfinished file. It is fixed, so that the next run finds a killed run's."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -19,7 +18,7 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @contextlib.contextmanager
 def opened_folder(path: Path) -> Iterator[int]:
-    """Yield the descriptor of a folder, to name files in it whatever is moved meanwhile.
+    """Yield the descriptor of a folder, to name its files even if it is moved meanwhile.
 
     Raises:
         OSError: it cannot be opened, or is not a folder.
@@ -35,10 +34,10 @@ def opened_folder(path: Path) -> Iterator[int]:
 def prepared_file(
     folder: int, name: str, new: str | None = None, *, durable: bool = True
 ) -> Iterator[tuple[BinaryIO, Callable[[], None]]]:
-    """Yield a new, empty file (0600) in an opened folder, and what makes it take over ``name``.
+    """Yield a new, empty file (0600) in an opened folder, and a function that renames it.
 
-    Until that is called ``name`` stays as it is. At the end a file that has not taken it over is
-    removed, and so is one that a killed run left.
+    ``name`` stays as it is until the function is called. If it never is, the new file is removed.
+    What a killed run left is removed first.
 
     Args:
         folder: the folder's descriptor.
@@ -47,7 +46,7 @@ def prepared_file(
         durable: the new file must survive a power cut, too.
 
     Raises:
-        OSError: it cannot be written; the second answer raises this, too.
+        OSError: it cannot be written; the function raises this, too.
     """
     new = new or f".{name}{NEW_SUFFIX}"
     with contextlib.suppress(FileNotFoundError):
@@ -68,10 +67,10 @@ def prepared_file(
 
     try:
         with stream:
-            os.chmod(stream.fileno(), 0o600)  # whatever the umask is
+            os.chmod(stream.fileno(), 0o600)  # regardless of the umask
             yield stream, publish
     finally:
-        if not published:  # or another process's would go
+        if not published:  # otherwise this could be another process's file
             with contextlib.suppress(OSError):
                 os.unlink(new, dir_fd=folder)
 
@@ -95,7 +94,7 @@ def new_file(
 def replace_file(
     path: Path, data: bytes, mode: int = 0o600, like: Path | None = None, *, durable: bool = True
 ) -> None:
-    """Write a file whole, or leave what was there.
+    """Replace a file as a whole, or leave it as it was.
 
     Args:
         path: the file.
@@ -121,30 +120,30 @@ def replace_file(
 
 
 def _copy_xattrs(source: Path, target: int) -> None:
-    with contextlib.suppress(OSError):  # the filesystem has none
+    with contextlib.suppress(OSError):  # the filesystem has no xattrs
         for name in os.listxattr(source):
             os.setxattr(target, name, os.getxattr(source, name))
 
 
 def is_own(path: Path) -> bool:
-    """Tell whether ``path`` belongs to a user for whom this process acts, and not all may write it.
+    """Tell whether ``path`` belongs to a trusted user and is not writable by everybody.
 
-    These are this user, root, and the user who called sudo. Root must not run what any local user
-    can write; that user's own process may.
+    Trusted are this user, root, and the user who called sudo: root must not run what any local user
+    can write.
     """
     link, found = path.lstat(), path.stat()
     return link.st_uid in _owners() and is_ours(found)
 
 
 def is_ours(found: os.stat_result) -> bool:
-    """Tell the same of what :func:`os.stat` found."""
+    """Tell the same of a result of :func:`os.stat`."""
     return found.st_uid in _owners() and not found.st_mode & stat.S_IWOTH
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and missing ones above it, for this user only, whatever the umask.
+    """Make a folder, and missing ones above it, for this user only.
 
-    ``Path.mkdir`` makes the missing ones as the umask says: where it is 000, for everybody.
+    ``Path.mkdir`` would make the missing ones by the umask: with 000, for everybody.
 
     Raises:
         OSError: it cannot be made, or is not a folder.

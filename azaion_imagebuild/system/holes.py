@@ -1,4 +1,4 @@
-"""The holes of a sparse file: they read as zeros, and are skipped (lseek(2), SEEK_DATA)."""
+"""Skipping the holes of a sparse file (lseek(2), SEEK_DATA)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def next_data(descriptor: int, position: int) -> int | None:
 
 
 def data_ranges(descriptor: int) -> Iterator[tuple[int, int]]:
-    """Yield start and end of each part of a file that is no hole."""
+    """Yield start and end of each part of a file that holds data."""
     position = next_data(descriptor, 0)
     while position is not None:
         end = os.lseek(descriptor, position, os.SEEK_HOLE)

@@ -1,6 +1,6 @@
 """JSON over HTTP with this project's rules: bounded, retried, never redirected.
 
-The only use of requests, which is imported late: it costs more than the rest of a command.
+Only this module uses requests, and imports it late: it takes longer than the rest of a command.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ _RETRIED = (429, 502, 503, 504)
 
 
 class Reply(Struct, frozen=True, kw_only=True):
-    """An answer: its status, where it points to, and its body up to 64 KiB."""
+    """A response: its status, its redirect, and its body up to 64 KiB."""
 
     status: int
     location: str | None
     body: bytes
     proxy: Proxy | None = None
-    """Who may have answered instead of the server."""
+    """The proxy that may have answered instead of the server."""
 
     def __repr__(self) -> str:
         """Return the status alone: the rest may hold a secret."""
         return f"Reply(status={self.status})"
 
     def excerpt(self) -> str:
-        """Return the body for an error message: cut, on one line, secrets blanked out."""
+        """Return the body for an error message: shortened, on one line, redacted."""
         # Without NULs, an answer in UTF-16 does not show a secret letter by letter.
         text = shown(self.body.replace(b"\0", b"").decode("utf-8", "replace"))
         text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
@@ -69,7 +69,7 @@ class Reply(Struct, frozen=True, kw_only=True):
 
     @property
     def is_web_page(self) -> bool:
-        """Tell whether a page came, as of a login or a guest network: no API says so."""
+        """Tell whether it is an HTML page (a login, a guest network): no API sends one."""
         return self.body.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"<"
 
 
@@ -106,13 +106,13 @@ class JsonClient:
             self._session.close()
 
     def send(self, method: str, path: str, body: Any = None) -> Reply:
-        """Send one request and return the answer, whatever its status.
+        """Send a request and return the response, whatever its status.
 
-        A connection error and the statuses 429, 502, 503 and 504 are tried again with backoff and
-        jitter; a redirect is returned, never followed (it would carry the body away).
+        Connection errors and the statuses 429, 502, 503 and 504 are retried with backoff and
+        jitter. A redirect is returned, never followed: that would send the body elsewhere.
 
         Raises:
-            Unreachable: no answer came.
+            Unreachable: no response arrived.
         """
         import requests
         import urllib3
@@ -133,9 +133,9 @@ class JsonClient:
             raise self._unreachable(error) from None
 
     def shake_hands(self) -> None:
-        """Connect, with TLS's handshake where the URL is of https; no request is sent.
+        """Connect, with the TLS handshake for https; send no request.
 
-        A proxy is not asked: whether it lets a request through shows when one is sent.
+        A proxy is not asked: only a request shows whether it lets requests through.
 
         Raises:
             Unreachable: there is no connection, or a side rejected the other's certificate.
@@ -163,7 +163,7 @@ class JsonClient:
         )
 
     def _unreachable(self, error: BaseException) -> Unreachable:
-        """Say why; a connection that broke may have hidden what TLS has to say of certificates."""
+        """Return why; a broken connection may have hidden what TLS says about certificates."""
         found = unreachable(error, proxy_of(self.base_url))
         if found.kind == "other" and self.base_url.startswith("https:"):
             try:
@@ -173,7 +173,7 @@ class JsonClient:
         return found
 
     def _send_once(self, method: str, path: str, body: Any) -> tuple[Reply, BaseHTTPResponse]:
-        """Send and read one answer, up to 64 KiB and for one read timeout; then hang up."""
+        """Send a request and read the response: up to 64 KiB, within one read timeout."""
         assert self._session is not None  # noqa: S101 - send() has made it
         transport = self._transport
         with self._session.request(
@@ -204,7 +204,7 @@ class JsonClient:
 
 
 def _unpacked(content: bytes, encoding: str) -> bytes:
-    """Return up to 64 KiB of a body; some servers and proxies compress it unasked."""
+    """Return up to 64 KiB of a body, which some servers and proxies compress unasked."""
     if encoding.lower() in ("gzip", "x-gzip", "deflate"):
         with contextlib.suppress(zlib.error):
             return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(content, _LONGEST_BODY)
@@ -217,10 +217,10 @@ def _session(base_url: str, transport: Transport) -> requests.Session:
 
     class Session(requests.Session):
         def get_redirect_target(self, resp: requests.Response) -> None:
-            """Follow no redirect: requests reads its address even where it is told not to."""
+            """Follow no redirect: requests reads its address even if told not to."""
 
     session = Session()
-    # Of broken connections only: urllib3 itself would read an answer that has a Retry-After to its
+    # Only for broken connections: urllib3 would read a response with a Retry-After to its
     # end, and multiply the tries of send().
     broken = _retry(transport.retries).new(respect_retry_after_header=False)
     adapter = HTTPAdapter(max_retries=broken)
@@ -228,7 +228,7 @@ def _session(base_url: str, transport: Transport) -> requests.Session:
         adapter.init_poolmanager(1, 1, server_hostname=transport.certificate_name)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
-    # .netrc would add credentials of its own; proxies and the CA file are chosen here instead.
+    # .netrc would add credentials; proxies and the CA file are chosen here instead.
     session.trust_env = False
     session.proxies = proxies_of(base_url)
     session.verify = _ca_file(transport)
@@ -256,7 +256,7 @@ def _retry(times: int) -> Retry:
 
     class Interruptible(Retry):
         def increment(self, *args: Any, **kwargs: Any) -> Self:
-            check_interrupt()  # a server that never answers must not keep a fleet for all tries
+            check_interrupt()  # a server that never answers must not block a fleet for all retries
             error = kwargs.get("error")
             if error is not None and is_hopeless(error):
                 raise error
@@ -270,7 +270,7 @@ def _retry(times: int) -> Retry:
 
     return Interruptible(
         total=times,
-        allowed_methods=None,  # a lost reply to a POST is healed by the 409 branch
+        allowed_methods=None,  # the 409 branch repairs a lost reply to a POST
         backoff_factor=0.25,
         backoff_jitter=0.25,
         backoff_max=_LONGEST_WAIT,

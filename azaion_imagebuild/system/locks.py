@@ -1,6 +1,6 @@
-"""One build at a time per tree: an advisory lock on the folder itself, so no file is left.
+"""One build at a time per tree: an advisory lock on the folder itself, which leaves no file behind.
 
-What only one program of the whole host may do is locked by a file of the host's, which stays.
+A lock for the whole host is a file, which stays.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from .process import processes_of
 _logger = logging.getLogger(__name__)
 _PAUSE = 0.2
 HOST_FOLDERS = (Path("/run"), Path("/var/lock"))
-"""Where root's locks of the whole host lie; an ordinary user's lie in the temporary folder."""
+"""The folder of root's host-wide locks; an ordinary user's are in the temporary folder."""
 
 
 @contextlib.contextmanager
 def locked(folders: Sequence[Path], wait: float) -> Iterator[tuple[int, ...]]:
     """Hold an exclusive lock (flock) on each folder; yield the descriptors that hold it.
 
-    A script that inherits the descriptors keeps the lock: when this process is killed and the
-    script goes on, the next build still waits for it. Folders that are not there are passed over.
+    A script that inherits the descriptors keeps the lock: if this process is killed and the script
+    goes on, the next build still waits for it. Missing folders are ignored.
 
     Raises:
         PreflightError: another process holds one for longer than ``wait`` seconds.
@@ -42,7 +42,7 @@ def locked(folders: Sequence[Path], wait: float) -> Iterator[tuple[int, ...]]:
             try:
                 descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             except OSError:
-                continue  # preflight says so in its own words
+                continue  # preflight reports that
             held.callback(os.close, descriptor)
             found = os.fstat(descriptor)
             if (found.st_dev, found.st_ino) not in descriptors:
@@ -51,7 +51,7 @@ def locked(folders: Sequence[Path], wait: float) -> Iterator[tuple[int, ...]]:
         try:
             yield tuple(descriptors.values())
         finally:
-            for descriptor in descriptors.values():  # a daemon that a script left has them too
+            for descriptor in descriptors.values():  # a daemon that a script started has them, too
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
@@ -70,7 +70,7 @@ def locked_file(descriptor: int, path: Path, wait: float) -> Iterator[None]:
 
 
 def host_lock(name: str) -> Path:
-    """Return the file by which this user's programs lock ``name`` on the whole host."""
+    """Return the file with which this user's programs lock ``name`` on the whole host."""
     if os.geteuid() == 0:
         for folder in HOST_FOLDERS:
             if folder.is_dir() and os.access(folder, os.W_OK):
@@ -80,7 +80,7 @@ def host_lock(name: str) -> Path:
 
 @contextlib.contextmanager
 def locked_on_host(path: Path, wait: float) -> Iterator[int]:
-    """Hold an exclusive lock on a file, which is made when it is missing; yield its descriptor.
+    """Hold an exclusive lock on a file, which is created if missing; yield its descriptor.
 
     Raises:
         PreflightError: another process holds it for longer than ``wait`` seconds, or the file is
@@ -133,7 +133,7 @@ def _lock(descriptor: int, folder: Path, deadline: float) -> None:
 
 
 def holder(descriptor: int) -> str:
-    """Return which processes hold the lock on an open folder, as far as this user may see."""
+    """Return the processes that hold the lock on an open folder, as far as this user can see."""
     wanted = os.fstat(descriptor)
     found = [
         f"process {each.pid} ({_command(each.argv)})"

@@ -1,4 +1,4 @@
-"""Log files: for this user only, and no reason for a build to fail once they are open."""
+"""Log files: private, and once open, never a reason for a build to fail."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def make_log_dir(build: Build) -> None:
 
 
 def findings(build: Build) -> list[Finding]:
-    """Look, without changing anything, for what would keep NVIDIA's scripts from having a log."""
+    """Return what would keep NVIDIA's scripts from having a log; change nothing."""
     there = next(each for each in (build.log_dir, *build.log_dir.parents) if os.path.lexists(each))
     of_serial = build.log_dir.parent
     if of_serial.exists() and not is_own(of_serial):
@@ -48,10 +48,10 @@ def findings(build: Build) -> list[Finding]:
 
 @contextlib.contextmanager
 def appending(log: Path | None) -> Iterator[Callable[[str], None]]:
-    """Open a log (0600; no link is followed); yield what adds a line to it, safe in threads.
+    """Open a log (0600; no link is followed); yield a thread-safe function that adds a line.
 
-    A disk that fills up later does not stop a program: the line is then lost, and what stands
-    half there stays on a line of its own.
+    If the disk fills up later, lines are lost (a partial one gets a line of its own), but the
+    program goes on.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor = os.open(log or os.devnull, flags, 0o600)

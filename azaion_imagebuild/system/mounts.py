@@ -1,4 +1,4 @@
-"""What a killed script leaves attached: mounts inside a tree, loop devices backed by its files."""
+"""What a killed script leaves behind: mounts inside a tree, loop devices backed by its files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def loops_of(folder: Path, block: Path = _BLOCK) -> list[Path]:
 def release(folder: Path) -> list[str]:
     """Unmount and detach what is left in ``folder``; return what could not be released.
 
-    Only for the holder of the tree's lock: nobody else is at work there.
+    Only for the holder of the tree's lock: nobody else is working there.
     """
     for point in mounts_below(folder):
         run(["umount", str(point)], cwd=Path("/"), timeout=60)
@@ -51,7 +51,7 @@ def release(folder: Path) -> list[str]:
 
 
 def users_of(folder: Path, proc: Path = Path("/proc")) -> list[str]:
-    """Return the processes that work in ``folder`` or hold a file open there, with their names."""
+    """Return the processes that run in ``folder`` or have a file open there, with their names."""
     root, found = folder.resolve(), []
     for process in processes_of(proc):
         if any(root in (place, *place.parents) for place in _places(process.path)):
@@ -68,5 +68,5 @@ def _places(process: Path) -> Iterator[Path]:
 
 
 def unescaped(field: str) -> str:
-    """Return a field of mountinfo or of the exports as it was before its octal escapes."""
+    """Return a field of mountinfo or of the exports without its octal escapes."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)

@@ -1,4 +1,4 @@
-"""Other programs: finding them, starting one (only here), and those that run already."""
+"""Other programs: finding them, running them (only here), and listing processes."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from .signals import check_interrupt, held_back
 
 _TAIL_LINES = 200
 _LONGEST_LINE = 8192
-_AFTERWORDS = 1.0  # seconds that are read on after a program has ended
-_GRACE = 20.0  # seconds that a signalled script gets to clean up after itself
+_AFTERWORDS = 1.0  # seconds of reading after a program has ended
+_GRACE = 20.0  # seconds that a signalled script gets to clean up
 _logger = logging.getLogger(__name__)
 
 
@@ -38,7 +38,7 @@ class Finished(Struct, frozen=True, kw_only=True):
     returncode: int
     """Negative: the signal that ended it. :data:`TIMED_OUT`: stopped at its time limit."""
     tail: tuple[str, ...]
-    """The last lines of stdout and stderr together."""
+    """The last lines of stdout and stderr."""
 
     @property
     def command_line(self) -> str:
@@ -58,8 +58,8 @@ _SYSTEM_PATH = "/usr/sbin:/sbin"
 def find_program(name: str, folder: Path | None = None) -> str | None:
     """Return the full path of a program; None: it is not installed.
 
-    Looked for in ``PATH`` and where root's programs are, which a user's ``PATH`` may lack; in
-    ``folder`` alone where one is given.
+    It is searched for in ``PATH`` and the folders of root's programs, which a user's ``PATH`` may
+    lack; if ``folder`` is given, only there.
     """
     return shutil.which(name, path=str(folder) if folder else search_path())
 
@@ -70,7 +70,7 @@ def search_path() -> str:
 
 
 class RunningProcess(Struct, frozen=True, kw_only=True):
-    """A process of this host, as it was a moment ago."""
+    """A process of this host."""
 
     path: Path
     """Its folder in procfs."""
@@ -99,11 +99,11 @@ def run(
     keep_open: tuple[int, ...] = (),
     on_progress: Callable[[], None] = lambda: None,
 ) -> Finished:
-    """Run a program to its end; its output is streamed to the log and its tail is kept.
+    """Run a program to its end; stream its output to the log, and keep the last lines.
 
-    The program gets a process group of its own, so that a signal to this process reaches all that
-    it started: on an interrupt or at the time limit the group gets SIGINT, SIGTERM and at last
-    SIGKILL, and is waited for. Nothing of this tool's own configuration is in its environment.
+    The program gets its own process group. On an interrupt or at the time limit, the group gets
+    SIGINT, SIGTERM and finally SIGKILL, and this function waits for it. The program's environment
+    holds nothing of this tool's configuration.
 
     Args:
         argv: the program and its arguments.
@@ -123,7 +123,7 @@ def run(
         note(f"$ {shlex.join(argv)}")
         child: subprocess.Popen[bytes] | None = None
         try:
-            with held_back():  # or an interrupt could leave a child that nobody knows
+            with held_back():  # an interrupt here could leave a child that nobody knows
                 child = subprocess.Popen(
                     list(argv),
                     cwd=cwd,
@@ -168,7 +168,7 @@ def _environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 
 _OTEL_HEADERS = re.compile(r"OTEL_EXPORTER_OTLP_(\w+_)?HEADERS")
-"""They hold a token, whether this tool makes traces or not."""
+"""Variables that may hold a token, whether this tool makes traces or not."""
 
 _PRIVATE_VARIABLES: set[str] = set()
 
@@ -179,9 +179,12 @@ def hide_variable(name: str) -> None:
 
 
 def _lines(child: subprocess.Popen[bytes], deadline: float) -> Iterator[str | None]:
-    """Yield the lines of ``pipe``, None in a silent second; TimeoutError at ``deadline``.
+    """Yield the lines of ``pipe``, and None after a second without one.
 
-    Ends with the pipe, or soon after the child: a daemon that it started may hold the pipe open.
+    It ends with the pipe, or soon after the child: a daemon may keep the pipe open.
+
+    Raises:
+        TimeoutError: at ``deadline``.
     """
     pipe = child.stdout
     assert pipe is not None  # noqa: S101 - stdout=PIPE
@@ -190,7 +193,7 @@ def _lines(child: subprocess.Popen[bytes], deadline: float) -> Iterator[str | No
     with DefaultSelector() as selector:
         selector.register(pipe, EVENT_READ)
         while True:
-            if child.poll() is not None:  # what is still in the pipe is read, a daemon's is not
+            if child.poll() is not None:  # read what is left in the pipe, but nothing of a daemon
                 ended = ended or time.monotonic()
                 deadline = min(deadline, ended + _AFTERWORDS)
             patience = deadline - time.monotonic()
@@ -218,7 +221,7 @@ def _decoded(line: bytes) -> str:
 
 
 def _stop(child: subprocess.Popen[bytes] | None) -> None:
-    """End the child's whole group, gently first: NVIDIA's scripts unmount on a signal."""
+    """End the child's whole group, gently at first: NVIDIA's scripts unmount on a signal."""
     if child is None:
         return
     calls = [(signal.SIGINT, _GRACE), (signal.SIGTERM, _GRACE / 4), (signal.SIGKILL, None)]
@@ -231,6 +234,6 @@ def _stop(child: subprocess.Popen[bytes] | None) -> None:
             child.wait(patience)
             break
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            continue  # a second interrupt wants it to end now
+            continue  # a second interrupt: end it now
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)  # what the script left behind in its group
+        os.killpg(child.pid, signal.SIGKILL)  # what the script left in its group

@@ -1,4 +1,4 @@
-"""The proxy that the environment names for a URL: an error must not blame the server for it."""
+"""The proxy that the environment sets for a URL: an error must name it, not the server."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from .url import is_loopback
 
 
 class Proxy(Struct, frozen=True, kw_only=True):
-    """A proxy that is asked instead of the server."""
+    """A proxy between this host and a server."""
 
     url: str
-    """As the environment has it; it may hold a password."""
+    """The URL from the environment; it may hold a password."""
     variable: str
     host: str
-    """The server that it is asked for."""
+    """The server behind it."""
 
     def __repr__(self) -> str:
-        """Return all but the password."""
+        """Return its name without the password."""
         return str(self)
 
     def __str__(self) -> str:
@@ -28,7 +28,7 @@ class Proxy(Struct, frozen=True, kw_only=True):
 
     @property
     def hint(self) -> str:
-        """Return what to do when it is to blame."""
+        """Return what to do if it is at fault."""
         return (
             f"check {self}: is it right, does it want a login (http://USER:PASSWORD@HOST:PORT in"
             f" ${self.variable}), does it let {self.host} through? To go around it:"
@@ -45,7 +45,7 @@ class Proxy(Struct, frozen=True, kw_only=True):
 
 
 def proxy_of(url: str) -> Proxy | None:
-    """Return the proxy that the environment names for ``url``; None: the server itself is asked."""
+    """Return the proxy that the environment sets for ``url``; None: there is none."""
     chosen = proxies_of(url)
     scheme, host = urlsplit(url).scheme, str(urlsplit(url).hostname)
     for name in (scheme, "all"):
@@ -55,7 +55,7 @@ def proxy_of(url: str) -> Proxy | None:
 
 
 def proxies_of(url: str) -> dict[str, str]:
-    """Return scheme → proxy, as the environment says for ``url``; NO_PROXY is heeded."""
+    """Return scheme → proxy for ``url``, from the environment; NO_PROXY counts."""
     if is_loopback(url):
         return {}
     from requests.utils import get_environ_proxies

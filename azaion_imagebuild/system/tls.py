@@ -1,4 +1,4 @@
-"""TLS: checks of the files that it needs, and a handshake before any request is sent."""
+"""TLS: checking its files, and a handshake before any request is sent."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class _Locked(Exception):
 
 
 def check_client_pair(cert: Path, key: Path | None, section: str) -> None:
-    """Check that a client certificate and its key can be used, and belong together.
+    """Check that a client certificate and its key are usable and belong together.
 
     Raises:
         UsageError: they cannot; ``section`` names where client_cert and client_key are set.
     """
 
     def ask() -> str:
-        raise _Locked  # OpenSSL would ask at the terminal, and wait
+        raise _Locked  # OpenSSL would ask for it at the terminal
 
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, ask)
@@ -90,22 +90,22 @@ def shake_hands(
     client_cert: Path | None = None,
     client_key: Path | None = None,
 ) -> None:
-    """Connect, and make the handshake of TLS; no request is sent.
+    """Connect, and do the TLS handshake; send no request.
 
-    Under TLS 1.3 a server judges the client's certificate only after its own side of the
-    handshake has ended: its alert is waited for, as long as an answer has just taken.
+    With TLS 1.3, a server checks the client's certificate only after its own side of the handshake:
+    wait for its alert as long as a reply has just taken.
 
     Args:
         address: host and port.
         timeout: seconds for the connection and the handshake each.
         ca_file: certificates to trust.
-        name: what the server's certificate must carry.
+        name: the name that the server's certificate must have.
         client_cert: this client's own.
         client_key: its key; None: the certificate's file holds it.
 
     Raises:
-        OSError: there is no connection, or a side did not accept the other (``ssl.SSLError``).
-        ValueError: the name cannot be asked for.
+        OSError: no connection, or one side did not accept the other (``ssl.SSLError``).
+        ValueError: the name is not valid in DNS.
     """
     context = ssl.create_default_context(cafile=ca_file)
     if client_cert is not None:

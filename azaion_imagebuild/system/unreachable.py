@@ -1,4 +1,4 @@
-"""Why no answer came from a server, in a few words: never the request's body or headers."""
+"""Why a server did not answer, in a few words, without the request's body or headers."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Kind = Literal[
     "other",
 ]
 """``timeout``: no connection; ``silent``: a connection, but no answer; ``no tls``: the server does
-not speak it; ``invalid``: the answer, or an address, is not one of HTTP."""
+not speak it; ``invalid``: the answer or an address is not valid HTTP."""
 
 TLS_KINDS = ("tls", "no tls", "client certificate")
 
 
 class Unreachable(Exception):
-    """No answer came."""
+    """The server did not answer."""
 
     def __init__(self, kind: Kind, reason: str, proxy: Proxy | None = None) -> None:
         asked = f", asked through {proxy}" if proxy else ""
@@ -39,19 +39,19 @@ class Unreachable(Exception):
         self.proxy = proxy
 
     def hint(self, otherwise: str) -> str:
-        """Return what to do: ``otherwise``, and what to do about a proxy that was asked."""
+        """Return what to do: ``otherwise``, and what to check on the proxy."""
         if self.proxy is None:
             return otherwise
         return self.proxy.hint if self.kind == "proxy" else f"{otherwise}; {self.proxy.hint}"
 
 
 def unreachable(error: BaseException, proxy: Proxy | None = None) -> Unreachable:
-    """Return why no answer came; ``proxy`` is the one that was asked."""
+    """Return why the server did not answer through ``proxy``, if there is one."""
     return Unreachable(*_judged(error), proxy)
 
 
 def is_hopeless(error: BaseException) -> bool:
-    """Tell whether the next try must fail like this one: certificates and refusing proxies."""
+    """Tell whether a retry must fail, too: certificates, and proxies that refuse."""
     kind, reason = _judged(error)
     return kind in TLS_KINDS or (kind == "proxy" and "HTTP 4" in reason)
 
@@ -92,7 +92,7 @@ def _of_connection(
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """Unfold what requests and urllib3 wrap: ``args``, ``reason``, cause and context."""
+    """Yield the errors that requests and urllib3 wrap: ``args``, ``reason``, cause, context."""
     found: list[BaseException] = []
     queue: list[Any] = [error]
     while queue and len(found) < 20:
@@ -118,7 +118,7 @@ _ALERT = re.compile(
     r"|certificate expired|certificate revoked|unsupported certificate|access denied"
     r"|handshake failure)"
 )
-"""What a server says of a client's certificate, or of none (RFC 8446, 6.2)."""
+"""A server's alerts about the client's certificate, or its absence (RFC 8446, 6.2)."""
 
 
 def _of_tls(text: str) -> tuple[Kind, str]:

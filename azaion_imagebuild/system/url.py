@@ -1,4 +1,4 @@
-"""URLs of servers: whether one can be used, and what of one may be shown."""
+"""URLs of servers: checking them, and what of them may be shown."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _is_host(host: str, *, bracketed: bool) -> bool:
     """Tell whether a host is an address, or a name that DNS can be asked for.
 
     Raises:
-        ValueError: a name with other letters than ASCII's has no form for DNS.
+        ValueError: a name with non-ASCII letters is not valid in DNS.
     """
     if bracketed or ":" in host:
         return ipaddress.IPv6Address(host) is not None
@@ -55,7 +55,7 @@ def _is_host(host: str, *, bracketed: bool) -> bool:
 
 
 def where(url: str) -> str:
-    """Return scheme and host of a URL: the rest of what a server sends may hold a secret."""
+    """Return scheme and host of a URL; the rest, if a server sent it, may hold a secret."""
     try:
         parts = urlsplit(url)
         host = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}"
@@ -65,7 +65,7 @@ def where(url: str) -> str:
 
 
 def is_loopback(url: str) -> bool:
-    """Tell whether ``url`` leads to this very host."""
+    """Tell whether ``url`` leads to this host."""
     host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
