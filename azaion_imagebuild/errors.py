@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeGuard
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from .model import Finding
+    from .model import BuildRecord, Finding
 
 
 class ExitCode(IntEnum):
@@ -47,6 +47,8 @@ class OperatorError(Exception):
     exit_code: ClassVar[ExitCode]
     facts: Mapping[str, str] = MappingProxyType({})
     """Fields that it adds to the record."""
+    record: BuildRecord | None = None
+    """What had been done when it was raised by a function of plain Python."""
 
     def __init__(self, message: str, *, hint: str) -> None:
         super().__init__(message)
@@ -60,6 +62,10 @@ class OperatorError(Exception):
         error = cls("; ".join(message for message, _ in every), hint="")
         error.problems = every
         return error
+
+    def __str__(self) -> str:
+        """Return what is wrong and what to do next."""
+        return f"{self.message} (hint: {self.hint})" if self.hint else self.message
 
     @property
     def message(self) -> str:

@@ -81,14 +81,14 @@ def _from_file(
     chosen = {}
     for section, values in document.items():
         if section not in sections:
-            raise _unknown(f"section [{section}] in {path}", section, sections)
+            raise unknown(f"section [{section}] in {path}", section, sections)
         if not isinstance(values, dict):
             raise UsageError(f"{section} in {path} must be a section", hint=f"write [{section}]")
         for name, value in values.items():
             key = known.get((section, name))
             if key is None:
                 names = {known_name for part, known_name in known if part == section}
-                raise _unknown(f"key [{section}] {name} in {path}", name, names)
+                raise unknown(f"key [{section}] {name} in {path}", name, names)
             chosen[section, name] = convert(key, value, f"{key} in {path}", path.parent)
             if key.kind == "asked" and chosen[section, name]:
                 raise UsageError(
@@ -135,12 +135,13 @@ def _unknown_variable(variable: str, known: Iterable[Key]) -> UsageError:
     key = meant.get(variable)
     if key is None:
         names = {each.env for each in meant.values() if each.kind != "table"}
-        return _unknown(f"variable {variable}", variable, {*names, ENV_PREFIX + "CONFIG"})
+        return unknown(f"variable {variable}", variable, {*names, ENV_PREFIX + "CONFIG"})
     hint = f"did you mean {key.env}?" if key.kind != "table" else "a table can only be in the file"
     return UsageError(f"unknown variable {variable}: {key}", hint=hint)
 
 
-def _unknown(what: str, name: str, names: set[str]) -> UsageError:
+def unknown(what: str, name: str, names: set[str]) -> UsageError:
+    """Return the error for a name that is not in ``names``; its hint has the nearest of them."""
     from difflib import get_close_matches  # imported late: a valid call does not need it
 
     near = get_close_matches(name, sorted(names), n=1, cutoff=0.5)

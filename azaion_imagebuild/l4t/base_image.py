@@ -141,8 +141,9 @@ def stamp_base(build: Build, image: Image, data: bytes) -> None:
         try:
             stamp(opened, lambda size: data)
         except (ImageBuildError, ValueError) as error:
+            reason = error.message if isinstance(error, ImageBuildError) else error
             raise VerificationError(
-                f"cannot stamp {image.path}: {error}", hint="rebuild the base: --rebuild"
+                f"cannot stamp {image.path}: {reason}", hint="rebuild the base: --rebuild"
             ) from None
 
 

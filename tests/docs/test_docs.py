@@ -129,12 +129,15 @@ def test_the_readmes_makefile_works_and_runs_nothing_of_a_serial(bench: Bench) -
     assert not Path("trap").exists()
 
 
-def test_the_readmes_python_call_builds_an_image() -> None:
-    (block,) = blocks(README, "python")
+@pytest.mark.parametrize("page", [README, ROOT / "docs/python.md"], ids=lambda page: page.stem)
+def test_what_is_shown_of_plain_python_runs(page: Path) -> None:
+    (block,) = blocks(page, "python")
     done = subprocess.run([sys.executable, "-c", block.text], check=False,
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert Path(done.stdout.strip()).is_file()
+    path, *more = done.stdout.splitlines()
+    assert Path(path.split()[-1]).is_file()
+    assert [line.split()[0] for line in more] in ([], ["azaion-jetson-0042@azaion.com", "8"])
 
 
 def test_every_command_is_in_the_readme_and_every_exit_code() -> None:
