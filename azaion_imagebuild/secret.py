@@ -14,6 +14,7 @@ HIDDEN = "***"
 WITHHELD = "(not shown: it repeats a part of a secret)"
 _SHORTEST_REDACTED = 6  # a shorter value would blank out other text
 _PIECE = 8
+_SIZES = range(_SHORTEST_REDACTED, _PIECE + 1)
 _ESCAPES = "\\%&"  # every escaped form has one of them
 _ENTITIES = {'"': ("&quot;",), "&": ("&amp;",), "'": ("&apos;",), "<": ("&lt;",), ">": ("&gt;",)}
 _FINGERPRINT = b"azaion-imagebuild credential\0"
@@ -89,12 +90,9 @@ def shown(text: str) -> str:
     from urllib.parse import unquote
 
     text = redact(text)
-    plain = [_letters(form) for form in (text, unquote(text), unescape(text), _unicode(text))]
-    for value in _living_values():
-        for piece in _pieces(value):
-            if any(piece in each for each in plain):
-                return WITHHELD
-    return text
+    plain = {_letters(form) for form in (text, unquote(text), unescape(text), _unicode(text))}
+    parts = {each[at : at + size] for each in plain for size in _SIZES for at in range(len(each))}
+    return text if all(map(parts.isdisjoint, map(_pieces, _living_values()))) else WITHHELD
 
 
 def _letters(text: str) -> str:
@@ -105,7 +103,8 @@ def _unicode(text: str) -> str:
     return re.sub(r"\\+[ux]([0-9a-fA-F]{2,4})", lambda match: chr(int(match[1], 16)), text)
 
 
-def _pieces(value: str) -> set[str]:
+@lru_cache(maxsize=64)  # each takes some 50 kB
+def _pieces(value: str) -> frozenset[str]:
     """Return every part of the value that is too long for a coincidence, in each of its forms."""
     from base64 import b64encode
 
@@ -116,7 +115,7 @@ def _pieces(value: str) -> set[str]:
         for text in (form, form[::-1]):
             last = max(0, len(text) - _PIECE)
             found |= {text[at : at + _PIECE] for at in range(last + 1)}
-    return {piece for piece in found if len(piece) >= _SHORTEST_REDACTED}
+    return frozenset(piece for piece in found if len(piece) >= _SHORTEST_REDACTED)
 
 
 def _living_values() -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import postgres as servers
 import pytest
+from hypothesis import HealthCheck, settings
 from msgspec import structs
 from pyfakefs.fake_filesystem import FakeFilesystem
 from world import EMAIL, SERIAL, Ran, Request, Run, Script, Tree, add_usb_device
@@ -25,6 +26,10 @@ from azaion_imagebuild.sandbox import Accounts
 from azaion_imagebuild.sandbox.admin_api import admin_api
 from azaion_imagebuild.sandbox.bsp import create_bsp, create_rootfs, service_user
 from azaion_imagebuild.settings import Settings
+
+# No time limit of Hypothesis's: a test may take long on a busy machine.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 pytest_plugins = ["azaion_imagebuild.testing", "pytester"]
 

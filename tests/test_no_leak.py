@@ -19,10 +19,7 @@ from azaion_imagebuild.sandbox import Accounts, Sandbox
 TOKEN = "token-that-nobody-may-see"
 SPY = """
 spy=$(dirname "$0")/../spied
-for process in /proc/[0-9]*; do
-    tr '\\0' '\\n' < $process/cmdline >> $spy 2>/dev/null
-    tr '\\0' '\\n' < $process/environ >> $spy 2>/dev/null
-done
+cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' >> $spy
 ./flash.sh.real "$@"
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -16,8 +17,13 @@ from .kinds import Key, convert
 CONFIG_FILE = "imagebuild.toml"
 
 
-def keys() -> Iterator[Key]:
-    """Yield every setting, in the order of declaration."""
+@cache
+def keys() -> tuple[Key, ...]:
+    """Return every setting, in the order of declaration."""
+    return tuple(_keys())
+
+
+def _keys() -> Iterator[Key]:
     defaults = Settings()
     for section in structs.fields(Settings):
         values = getattr(defaults, section.name)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from thorough import one_of
 
 import azaion_imagebuild
 from azaion_imagebuild.cli import commands
@@ -45,7 +46,7 @@ def ran(*argv: str, **environ: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(params=SHELLS)
+@pytest.fixture(params=one_of(SHELLS))
 def shell(request: pytest.FixtureRequest) -> str:
     """A shell that is installed here; its script is the file ``script``."""
     name: str = request.param

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from thorough import one_of
 from world import TOOL, Run, outcomes, tool_started
 
 from azaion_imagebuild.cli import main as cli
@@ -87,7 +88,7 @@ def test_images_may_go_to_another_filesystem_than_the_base(run: Run, elsewhere: 
     assert Path("copy").stat().st_blocks * 512 < 1 << 20
 
 
-@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize("ignored", one_of([False, True]))
 def test_a_terminal_that_is_closed_leaves_no_device_halfway(
     run: Run, plugin: Plugin, ignored: bool
 ) -> None:
@@ -159,15 +160,17 @@ def test_a_scanner_that_sends_no_text_does_not_hold_up_the_labels_after_it() -> 
 
 @pytest.mark.parametrize(
     "content",
-    [
-        b"AZJN-1..AZJN-" + b"1" * 5000,  # more digits than int() takes
-        b"1" * 200_000,  # longer than a field of a CSV may be
-        b"\xff\n" * 1_000_000,
-        b"nonsense\n" * 1_000_000,
-        b"\0" * 1_000_000,
-    ],
+    one_of(
+        [
+            b"AZJN-1..AZJN-" + b"1" * 5000,  # more digits than int() takes
+            b"1" * 200_000,  # longer than a field of a CSV may be
+            b"\xff\n" * 1_000_000,
+            b"nonsense\n" * 1_000_000,
+            b"\0" * 1_000_000,
+        ]
+    ),
 )
-@pytest.mark.parametrize("piped", [False, True])
+@pytest.mark.parametrize("piped", one_of([False, True]))
 def test_what_is_no_list_is_refused_in_a_few_words(
     run: Run, monkeypatch: pytest.MonkeyPatch, content: bytes, piped: bool
 ) -> None:
@@ -373,7 +376,7 @@ def test_a_ledger_that_was_planted_is_refused(run: Run, tmp_path: Path, kind: st
 EVIL = "m\x1b]0;owned\x07.\x1b[2Jkovacs\u202e"
 
 
-@pytest.mark.parametrize("bars", [False, True])
+@pytest.mark.parametrize("bars", one_of([False, True]))
 def test_a_name_in_the_ledger_does_not_command_the_terminal(run: Run, bars: bool) -> None:
     assert run("image", "--serial", "XYZ-0001", "--operator", EVIL).code == 0
     assert run("image", "--serial", "AZJN-0002", "--operator", EVIL).code == 0
@@ -426,7 +429,9 @@ def a_file(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("planted", ["notes/file", "1-3/file", "file", "1-3/Linux_for_Tegra"])
+@pytest.mark.parametrize(
+    "planted", one_of(["notes/file", "1-3/file", "file", "1-3/Linux_for_Tegra"])
+)
 def test_what_is_no_lane_is_not_removed_as_one(run: Run, tmp_path: Path, planted: str) -> None:
     sandbox = Sandbox(tmp_path / "state/azaion-imagebuild/sandbox")
     sandbox.create(1.0)

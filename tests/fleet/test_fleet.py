@@ -386,7 +386,7 @@ partition_xml = "tools/kernel_flash/flash_l4t_external.xml"
 """
 
 
-@pytest.mark.parametrize("config", ["", INITRD])
+@pytest.mark.parametrize("config", one_of(["", INITRD]))
 def test_a_fleet_flashes_every_device_with_its_own_identity(
     run: Run, state: Path, config: str
 ) -> None:

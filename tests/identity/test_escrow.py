@@ -25,6 +25,7 @@ import pyrage
 import pytest
 from admin_apis import issuing, serving, token
 from pages import ROOT, blocks
+from thorough import one_of
 from world import EMAIL, SERIAL, TOOL, Run
 
 from azaion_imagebuild import images
@@ -280,7 +281,7 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.parametrize("broken", one_of(BROKEN))
 def test_a_broken_key_is_named_before_any_account_is_touched(
     run: Run, team: Team, state: Path, api_url: str, accounts: Accounts, rootfs_dir: Path,
     broken: str,
@@ -423,8 +424,8 @@ WRONG = [as_a_file, as_a_link, as_a_link_to_nothing, for_everybody, below_a_file
 WRONG += [of_another_user] if os.geteuid() == 0 else []
 
 
-@pytest.mark.parametrize("wrong", WRONG, ids=lambda each: each.__name__)
-@pytest.mark.parametrize("inner", ["", SERIAL], ids=["the-folder", "a-devices-folder"])
+@pytest.mark.parametrize("wrong", one_of(WRONG), ids=lambda each: each.__name__)
+@pytest.mark.parametrize("inner", one_of(["", SERIAL]), ids=["the-folder", "a-devices-folder"])
 def test_a_folder_that_is_not_safe_is_refused_before_the_account_is_touched(
     run: Run, team: Team, api_url: str, accounts: Accounts, tmp_path: Path,
     wrong: Callable[[Path], None], inner: str,

@@ -213,8 +213,8 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("indexed", [False, True], ids=["linear", "hashed"])
-@pytest.mark.parametrize("size", [1024, 2048, 4096])
+@pytest.mark.parametrize("indexed", one_of([False, True]), ids=["linear", "hashed"])
+@pytest.mark.parametrize("size", one_of([1024, 2048, 4096]))
 def test_every_name_of_a_big_directory_is_found(
     tmp_path: Path, many: Path, size: int, indexed: bool
 ) -> None:
@@ -694,7 +694,7 @@ def test_a_path_without_end_is_followed_through_16_mib(small: Small) -> None:
     assert stream.reads < MOST_READS
 
 
-@pytest.fixture(scope="module", params=SMALL.values(), ids=list(SMALL))
+@pytest.fixture(scope="module", params=one_of(SMALL.values()), ids=list(SMALL))
 def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Small:
     return make_small(tmp_path_factory.mktemp("small"), request.param)
 

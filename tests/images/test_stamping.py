@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from thorough import one_of
 from world import EMAIL, SERIAL, Run, Script, replace_script
 
 from azaion_imagebuild import images
@@ -118,7 +119,7 @@ def bytes_read() -> int:
 
 
 @pytest.mark.usefixtures("unsynced")
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", one_of(FORMATS))
 def test_a_stamp_changes_the_files_data_and_not_one_byte_else(make: Make, kind: str) -> None:
     path = make(kind)
     before = bytearray(path.read_bytes())
@@ -285,8 +286,8 @@ class Cut(Exception):
 
 
 @pytest.mark.usefixtures("unsynced")
-@pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("before", ["placeholder", "identity"])
+@pytest.mark.parametrize("kind", one_of(FORMATS))
+@pytest.mark.parametrize("before", one_of(["placeholder", "identity"]))
 def test_a_write_that_is_cut_at_any_byte_leaves_the_old_identity_none_or_the_new_one(
     make: Make, kind: str, before: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -467,8 +468,8 @@ def test_given_credentials_are_stamped_without_an_api(run: Run, base: Path, tmp_
     assert "not of azaion-jetson-0043" in other.err
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("way", ["in place", "a copy", "given credentials"])
+@pytest.mark.parametrize("kind", one_of(FORMATS))
+@pytest.mark.parametrize("way", one_of(["in place", "a copy", "given credentials"]))
 def test_another_devices_identity_is_overwritten_only_where_that_is_asked_for(
     run: Run, make: Make, api_url: str, tmp_path: Path, kind: str, way: str
 ) -> None:
@@ -517,9 +518,9 @@ def test_an_image_that_cannot_be_stamped_is_found_before_an_account_is_touched(
     assert scripted.requests == []
 
 
-@pytest.mark.parametrize("kind", ["ext4", "tar"])
+@pytest.mark.parametrize("kind", one_of(["ext4", "tar"]))
 @pytest.mark.parametrize(
-    "before", [b"", CONF % (42, 0xABC), b"x" * 3000], ids=["none", "own", "long"]
+    "before", one_of([b"", CONF % (42, 0xABC), b"x" * 3000]), ids=["none", "own", "long"]
 )
 def test_an_image_without_a_placeholder_is_given_one_and_no_old_password_is_left(
     run: Run, make: Make, api_url: str, kind: str, before: bytes, tmp_path: Path

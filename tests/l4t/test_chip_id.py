@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from thorough import one_of
 from world import SERIAL, Run, replace_script
 
 from azaion_imagebuild.l4t.chip_id import chip_id, read_chip_id
@@ -54,8 +55,8 @@ def test_the_last_answer_in_the_log_counts(tmp_path: Path, text: str, shown: str
 
 
 @needs_root
-@pytest.mark.parametrize("config", ["", INITRD])
-@pytest.mark.parametrize("step", ["--no-flash", "flash"])
+@pytest.mark.parametrize("config", one_of(["", INITRD]))
+@pytest.mark.parametrize("step", one_of(["--no-flash", "flash"]))
 def test_the_chip_id_reaches_record_and_ledger(
     run: Run, bsp: Path, sysfs: Path, api_url: str, config: str, step: str
 ) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from thorough import one_of
 from world import SERIAL, Ran, Run, add_usb_device, replace_script
 
 from azaion_imagebuild.config.loading import load
@@ -119,7 +120,7 @@ BAD_ENDS = {
 }
 
 
-@pytest.mark.parametrize("end", BAD_ENDS)
+@pytest.mark.parametrize("end", one_of(BAD_ENDS))
 def test_a_command_that_does_not_end_well_is_unknown_and_not_repeated(
     run: Run, sandbox: Sandbox, end: str
 ) -> None:
@@ -139,7 +140,7 @@ def test_a_command_that_does_not_end_well_is_unknown_and_not_repeated(
     assert image(run, "--fuse").code == 3
 
 
-@pytest.mark.parametrize(("verdict", "times"), [("fused", 1), ("unfused", 2)])
+@pytest.mark.parametrize(("verdict", "times"), one_of([("fused", 1), ("unfused", 2)]))
 def test_a_person_decides_what_is_burned(
     run: Run, sandbox: Sandbox, verdict: str, times: int
 ) -> None:
@@ -285,7 +286,7 @@ def test_a_kill_in_the_middle_is_unknown_and_not_repeated(
     assert image(run, "--fuse").json["fused"] == "now"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", one_of([signal.SIGINT, signal.SIGTERM]))
 def test_an_interrupt_waits_for_the_end_of_burning(
     run: Run, sandbox: Sandbox, tmp_path: Path, number: int
 ) -> None:

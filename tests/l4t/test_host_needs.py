@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from thorough import one_of
 from world import SERIAL, Run, Script
 
 from azaion_imagebuild.l4t import host_needs, tree_needs
@@ -142,7 +143,7 @@ def test_the_reference_bsp_needs_none_of_it(run: Run, bsp: Path, host: Path, api
     assert findings(run, bsp, api_url) == []
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", one_of(PROGRAMS))
 def test_a_missing_program_is_named_with_its_package(
     image: Callable[[], str], host: Path, program: str
 ) -> None:
@@ -205,7 +206,7 @@ def with_a_vpn(host: Path) -> None:
 
 @pytest.mark.parametrize(
     ("take_away", "message", "hint"),
-    [
+    one_of([
         (without_vfat, "does not support vfat", "sudo modprobe vfat"),
         (without_nfsd, "does not support nfsd", "sudo modprobe nfsd"),
         (without_dsa, "OpenSSH makes no DSA keys", "sudo sed -i '/ssh-keygen -t dsa/d' "),
@@ -216,7 +217,7 @@ def with_a_vpn(host: Path) -> None:
         (lambda host: shutil.rmtree(host / "sys/bus/usb"), "no USB bus", "lsusb"),
         (lambda host: shutil.rmtree(host / "etc/udev"), "no /etc/udev/rules.d",
          "sudo mkdir -p /etc/udev/rules.d"),
-    ],
+    ]),
 )  # fmt: skip
 def test_what_a_host_lacks_is_told_before_the_api_is_asked(
     image: Callable[[], str],

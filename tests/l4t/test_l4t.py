@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from thorough import one_of
 from world import EMAIL, SERIAL, Ran, Run, Tree, add_usb_device, mounts_of, replace_script
 
 from azaion_imagebuild import images
@@ -54,7 +55,7 @@ def grep(tree: Path, text: str) -> list[str]:
 
 
 @needs_root
-@pytest.mark.parametrize("config", ["", INITRD, INITRD.replace("external_device", "#")])
+@pytest.mark.parametrize("config", one_of(["", INITRD, INITRD.replace("external_device", "#")]))
 def test_both_methods_flash_the_identity_and_leave_no_password_in_the_tree(
     image: Callable[..., Ran], bsp: Path, accounts: Accounts, config: str
 ) -> None:
@@ -108,7 +109,7 @@ def test_nvidias_writer_on_a_loop_disk_gives_the_right_owner_mode_and_content(
 
 
 @needs_root
-@pytest.mark.parametrize("chosen", [(), ("--usb-instance", "1-3")])
+@pytest.mark.parametrize("chosen", one_of([((),), (("--usb-instance", "1-3"),)]))
 def test_the_record_says_which_device_was_flashed(
     image: Callable[..., Ran], sysfs: Path, chosen: tuple[str, ...]
 ) -> None:
@@ -157,7 +158,7 @@ def make_keys(bsp: Path) -> None:
 
 
 @needs_root
-@pytest.mark.parametrize(("args", "folder"), SIGNING)
+@pytest.mark.parametrize(("args", "folder"), one_of(SIGNING))
 def test_a_signed_image_is_good_only_if_its_signer_came_to_its_end(
     image: Callable[..., Ran], bsp: Path, args: str, folder: str
 ) -> None:
@@ -201,7 +202,7 @@ def test_a_flash_whose_success_cannot_be_recognized_needs_the_sites_words(
 
 
 @needs_root
-@pytest.mark.parametrize("config", ["", INITRD])
+@pytest.mark.parametrize("config", one_of(["", INITRD]))
 def test_lines_that_look_like_errors_do_not_fail_a_script_that_succeeded(
     image: Callable[..., Ran], bsp: Path, config: str
 ) -> None:
@@ -221,7 +222,7 @@ MEANINGS = {
 
 
 @needs_root
-@pytest.mark.parametrize("line", MEANINGS)
+@pytest.mark.parametrize("line", one_of(MEANINGS))
 def test_a_line_with_a_known_meaning_explains_a_failure_and_names_the_log(
     image: Callable[..., Ran], bsp: Path, line: str
 ) -> None:
@@ -266,7 +267,7 @@ DAMAGES = {
 
 
 @needs_root
-@pytest.mark.parametrize("attribute", DAMAGES)
+@pytest.mark.parametrize("attribute", one_of(DAMAGES))
 def test_a_copy_that_is_wrong_in_one_attribute_of_one_file_is_not_flashed(
     image: Callable[..., Ran], bsp: Path, attribute: str
 ) -> None:
@@ -339,7 +340,7 @@ LIES: dict[str, tuple[str, str, int, str]] = {
 
 
 @needs_root
-@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("lie", one_of(LIES))
 def test_a_lie_is_caught_before_anything_is_flashed(
     image: Callable[..., Ran], bsp: Path, lie: str, api_url: str, run: Run
 ) -> None:
@@ -362,17 +363,19 @@ def test_a_lie_is_caught_before_anything_is_flashed(
 
 
 @needs_root
-@pytest.mark.parametrize("config", ["", INITRD])
+@pytest.mark.parametrize("config", one_of(["", INITRD]))
 @pytest.mark.parametrize(
     ("script", "words"),
-    [
-        ("exit 1", "failed (exit 1)"),
-        ("exit 0", "never said"),
-        ("echo 'Flash complete (WITH FAILURES)'; exit 0", "WITH FAILURES"),
-        ("echo 'Timeout'; echo Success; exit 0", "Timeout"),
-        ("echo '12:34:56.789 - Error: Flash failure.'; exit 0", "Error: Flash failure."),
-        ("kill -9 $$", "failed (exit -9)"),
-    ],
+    one_of(
+        [
+            ("exit 1", "failed (exit 1)"),
+            ("exit 0", "never said"),
+            ("echo 'Flash complete (WITH FAILURES)'; exit 0", "WITH FAILURES"),
+            ("echo 'Timeout'; echo Success; exit 0", "Timeout"),
+            ("echo '12:34:56.789 - Error: Flash failure.'; exit 0", "Error: Flash failure."),
+            ("kill -9 $$", "failed (exit -9)"),
+        ]
+    ),
 )
 def test_a_flash_that_is_not_confirmed_is_a_flash_error(
     image: Callable[..., Ran], bsp: Path, config: str, script: str, words: str

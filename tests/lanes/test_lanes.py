@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from bench import METHODS, Bench, a_bench, data_of
 from msgspec import structs
+from thorough import one_of
 from world import Run, Tree
 
 from azaion_imagebuild.cli.console import Console
@@ -62,7 +63,7 @@ def files_below(folder: Path) -> dict[str, os.stat_result]:
     return found
 
 
-@pytest.fixture(params=METHODS)
+@pytest.fixture(params=one_of(METHODS, kept=1))
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     with a_bench(tmp_path / "state/sandbox", request.param) as made:
         yield made
@@ -398,7 +399,7 @@ after_boot() {
 """
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", one_of(METHODS))
 def test_a_script_that_outlives_its_fleet_keeps_the_bsp_locked(tmp_path: Path, method: str) -> None:
     sandbox = Sandbox(tmp_path / "state/sandbox")
     sandbox.create(0.0)
@@ -446,8 +447,8 @@ def test_a_base_is_still_current_after_a_fleet(bench: Bench) -> None:
 
 @pytest.mark.parametrize(
     ("chosen", "device"),
-    [((), "device.img"), (("--usb-instance", "1-3"), "device.img"),
-     (("--usb-instance", "0-2"), "devices/0-2.img")],
+    one_of([((), "device.img"), (("--usb-instance", "1-3"), "device.img"),
+     (("--usb-instance", "0-2"), "devices/0-2.img")]),
 )  # fmt: skip
 def test_a_plain_build_of_the_sandbox_reaches_the_virtual_device_it_names(
     run: Run, tmp_path: Path, chosen: tuple[str, ...], device: str
@@ -475,7 +476,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize("case", one_of(WRONG))
 def test_wrong_usb_instances_are_refused_before_anything_changes(plain: Bench, case: str) -> None:
     instances, words = WRONG[case]
     before = sorted(os.listdir(plain.sandbox.dir))

@@ -21,6 +21,7 @@ import sqlalchemy as sql
 from ledgers import died, entry, flashed, ten
 from msgspec import structs
 from postgres import Postgres
+from thorough import one_of
 from world import EMAIL, SERIAL, Ran, Run
 
 from azaion_imagebuild.errors import FlashError, LedgerError, PreflightError
@@ -33,9 +34,11 @@ from azaion_imagebuild.secret import Secret
 from azaion_imagebuild.settings import LedgerSettings
 
 ALLOW = LedgerSettings()
+BOTH = ["sqlite", "postgresql"]
+on_both = pytest.mark.parametrize("ledger", BOTH, indirect=True)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=one_of(BOTH))
 def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
     """An empty ledger, once in a file and once in a real PostgreSQL."""
     if request.param == "sqlite":
@@ -57,6 +60,7 @@ def outcomes(ledger: Ledger) -> list[tuple[str, str, str]]:
     return [(row.serial, row.step, row.outcome) for _, row, _ in ledger.rows()]
 
 
+@on_both
 def test_rows_are_numbered_and_chained(ledger: Ledger) -> None:
     first, second = ledger.write(entry()), ledger.write(flashed(seconds=1.25))
     assert (first.row, second.row) == (1, 2)
@@ -65,6 +69,7 @@ def test_rows_are_numbered_and_chained(ledger: Ledger) -> None:
     assert list(ledger.attempts()) == [row for _, row, _ in ledger.rows()][1:]
 
 
+@on_both
 def test_many_threads_write_one_chain(ledger: Ledger) -> None:
     def write(number: int) -> None:
         for count in range(10):
@@ -109,6 +114,7 @@ def test_two_serials_of_one_account_are_refused(ledger: Ledger) -> None:
     assert ledger.head().row == 1
 
 
+@on_both
 def test_of_two_serials_at_the_same_time_one_is_refused(ledger: Ledger) -> None:
     ledger.begin(entry(), ALLOW)
     with pytest.raises(PreflightError, match="is that of AZJN-0042"):
@@ -543,8 +549,8 @@ def test_a_failed_build_is_in_the_ledger_with_its_error(
     assert attempt["flashed"] is False
 
 
-@pytest.mark.parametrize("end", ["> /dev/full", ">&-"])
-@pytest.mark.parametrize("form", ["", "--csv"])
+@pytest.mark.parametrize("end", one_of(["> /dev/full", ">&-"]))
+@pytest.mark.parametrize("form", one_of(["", "--csv"]))
 def test_an_export_that_is_cut_is_no_success(run: Run, file: Path, form: str, end: str) -> None:
     assert run("image", "--serial", SERIAL, "--database", f"sqlite:///{file}").code == 0
     tool = f"{sys.executable} -m azaion_imagebuild"

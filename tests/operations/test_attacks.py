@@ -24,6 +24,7 @@ from urllib.parse import quote
 
 import pytest
 from making import make
+from thorough import one_of
 from world import SERIAL, TOOL, Run, Script, replace_script
 
 from azaion_imagebuild.l4t import image_files
@@ -166,7 +167,7 @@ def holders(folder: Path, text: bytes) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    ("first", "second"), [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGHUP)]
+    ("first", "second"), one_of([(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGHUP)])
 )
 def test_a_second_signal_leaves_no_process_of_a_script_that_cleans_up_slowly(
     sandbox: Sandbox, first: int, second: int
@@ -271,7 +272,7 @@ def test_a_log_folder_of_another_user_is_an_error_before_the_account(
 
 
 @needs_root
-@pytest.mark.parametrize("room", ["for no file", "for a file without lines"])
+@pytest.mark.parametrize("room", one_of(["for no file", "for a file without lines"]))
 def test_a_full_disk_under_the_logs_leaves_no_script_running(sandbox: Sandbox, room: str) -> None:
     replace_script(sandbox.bsp / "flash.sh", f"echo $$ >> ../started; {REAL}\n")
     logs = sandbox.dir.parent / "logs"
@@ -366,8 +367,8 @@ SHAPES: dict[str, Callable[[str], str]] = {
 }
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("place", ["body", "redirect", "host of a redirect"])
+@pytest.mark.parametrize("shape", one_of(SHAPES))
+@pytest.mark.parametrize("place", one_of(["body", "redirect", "host of a redirect"]))
 def test_a_secret_that_the_api_sends_back_is_shown_nowhere(
     provision: Provision, tmp_path: Path, shape: str, place: str
 ) -> None:
@@ -466,7 +467,7 @@ LIES: dict[str, tuple[str, int, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("lie", one_of(LIES))
 def test_an_image_that_is_not_the_proven_one_is_never_done(
     sandbox: Sandbox, run: Run, lie: str
 ) -> None:
@@ -587,8 +588,8 @@ def test_the_hosts_own_root_is_no_rootfs(
 # Standard output: one line for a program, whatever becomes of it, and the build's exit code.
 
 
-@pytest.mark.parametrize(("serial", "code"), [(SERIAL, 0), ("none", 2)])
-@pytest.mark.parametrize("end", ["| true; exit ${PIPESTATUS[0]}", "> /dev/full", ">&-"])
+@pytest.mark.parametrize(("serial", "code"), one_of([(SERIAL, 0), ("none", 2)]))
+@pytest.mark.parametrize("end", one_of(["| true; exit ${PIPESTATUS[0]}", "> /dev/full", ">&-"]))
 def test_a_stdout_that_takes_nothing_does_not_change_the_exit_code(
     serial: str, code: int, end: str
 ) -> None:
@@ -628,7 +629,7 @@ def test_what_a_plug_in_prints_goes_to_stderr(run: Run, plugin: Plugin) -> None:
         assert words in ran.err.splitlines()
 
 
-@pytest.mark.parametrize("step", ["pre_flash", "verify_image", "flash"])
+@pytest.mark.parametrize("step", one_of(["pre_flash", "verify_image", "flash"]))
 def test_a_plug_in_that_exits_with_0_is_a_bug_and_no_success(
     sandbox: Sandbox, plugin: Plugin, step: str
 ) -> None:
@@ -650,8 +651,8 @@ def test_a_plug_in_that_exits_while_it_is_loaded_is_an_error(run: Run, plugin: P
     assert "mine.py cannot be loaded: SystemExit" in ran.json["error"]
 
 
-@pytest.mark.parametrize("name", ["BSP", "API_URL", "ROOTFS_DIR"])
-@pytest.mark.parametrize("way", ["argument", "variable"])
+@pytest.mark.parametrize("name", one_of(["BSP", "API_URL", "ROOTFS_DIR"]))
+@pytest.mark.parametrize("way", one_of(["argument", "variable"]))
 def test_a_part_that_is_set_but_empty_is_an_error_and_never_the_sandbox(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, way: str
 ) -> None:
@@ -683,8 +684,8 @@ def dripping(handler: BaseHTTPRequestHandler) -> None:
 
 @pytest.mark.parametrize(
     ("status", "body", "code"),
-    [(503, endless, 4), (422, endless, 4), (201, endless, 0), (503, dripping, 4),
-     (201, dripping, 4)],
+    one_of([(503, endless, 4), (422, endless, 4), (201, endless, 0), (503, dripping, 4),
+     (201, dripping, 4)]),
 )  # fmt: skip
 def test_an_answer_without_an_end_is_cut_off_in_time(
     rootfs_dir: Path, status: int, body: Callable[[BaseHTTPRequestHandler], None], code: int

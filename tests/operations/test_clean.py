@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from thorough import one_of
 from world import EMAIL, SERIAL, Ran, Run
 
 from azaion_imagebuild import images
@@ -18,7 +19,7 @@ from azaion_imagebuild.system.locks import locked
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="NVIDIA's scripts need root")
 
 
-@pytest.fixture(params=["flash", "initrd"])
+@pytest.fixture(params=one_of(["flash", "initrd"]))
 def kept(request: pytest.FixtureRequest, run: Run, bsp: Path, api_url: str) -> Ran:
     """A build without flashing, by each method."""
     return run("image", "--serial", SERIAL, "--bsp", bsp, "--api-url", api_url, "--flash=0",

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from admin_apis import by_id, serving, upsert
 from msgspec import structs
+from thorough import one_of
 from world import EMAIL, SERIAL, Run, Script
 
 from azaion_imagebuild import images
@@ -155,7 +156,7 @@ WRONG: dict[str, tuple[str, int]] = {
 }
 
 
-@pytest.mark.parametrize("what", WRONG)
+@pytest.mark.parametrize("what", one_of(WRONG))
 def test_a_place_that_is_wrong_is_found_before_the_account_is_touched(
     run: Run, scripted: Script, what: str, tmp_path: Path, rootfs_dir: Path
 ) -> None:

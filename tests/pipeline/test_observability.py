@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from thorough import thorough
+from thorough import one_of, thorough
 from world import SERIAL, TOOL, Run, outcomes, replace_script
 
 from azaion_imagebuild.config.loading import load
@@ -177,7 +177,7 @@ def test_a_scripts_own_output_is_in_its_own_log(run: Run, sandbox: Sandbox) -> N
 # stderr for a program.
 
 
-@pytest.mark.parametrize("way", ["flag", "variable", "file"])
+@pytest.mark.parametrize("way", one_of(["flag", "variable", "file"]))
 def test_every_line_is_an_event(run: Run, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = ["--log-format", "json"] if way == "flag" else []
     if way == "variable":
@@ -231,7 +231,7 @@ def test_a_fleets_devices_are_events(run: Run) -> None:
     assert {each["outcome"] for each in devices} == {"done"}
 
 
-@pytest.mark.parametrize(("step", "code"), [("post_provision", 70), ("cleanup", 0)])
+@pytest.mark.parametrize(("step", "code"), one_of([("post_provision", 70), ("cleanup", 0)]))
 def test_a_panic_in_a_plug_in_is_a_bug_like_any_other(run: Run, step: str, code: int) -> None:
     """A Rust extension's is no Exception."""
     plugin(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from thorough import one_of
 from world import EMAIL, SERIAL, TOOL, Ran, Run, Script
 
 from azaion_imagebuild import images
@@ -73,8 +74,8 @@ def ledger(run: Run) -> list[dict[str, Any]]:
 
 
 @needs_root
-@pytest.mark.parametrize("inject", ["rootfs", "stamp"])
-@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("inject", one_of(["rootfs", "stamp"]))
+@pytest.mark.parametrize("failure", one_of(FAILURES))
 def test_a_build_that_fails_before_the_flash_leaves_the_old_password_valid(
     image: Callable[..., Ran], account: Accounts, monkeypatch: pytest.MonkeyPatch,
     failure: str, inject: str,
@@ -113,7 +114,7 @@ def test_a_known_account_gets_its_password_when_all_is_proven(
 
 
 @needs_root
-@pytest.mark.parametrize("when", KILLS)
+@pytest.mark.parametrize("when", one_of(KILLS))
 def test_a_kill_before_or_after_the_change_is_healed_by_the_same_command(
     argv: list[object], image: Callable[..., Ran], account: Accounts, bsp: Path, when: str
 ) -> None:

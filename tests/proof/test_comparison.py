@@ -11,6 +11,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from thorough import one_of
 
 from azaion_imagebuild import images
 from azaion_imagebuild.proof.comparison import EXPECTED, Comparison, wanted_of
@@ -154,8 +155,8 @@ DAMAGES = {
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root for owners and devices")
-@pytest.mark.parametrize("make", MAKERS)
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("make", one_of(MAKERS))
+@pytest.mark.parametrize("damage", one_of(DAMAGES))
 def test_one_wrong_attribute_is_named_with_both_values(rootfs: Path, make, damage) -> None:  # type: ignore[no-untyped-def]
     path, words = DAMAGES[damage]
     copy = copied(rootfs)
