@@ -1,4 +1,4 @@
-"""The id of an account, out of an admin API's answer, which is checked and not trusted."""
+"""The id of an account in an admin API's answer, which is checked before it is used."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ _ID = re.compile(r"[\w.~@:+=-]{1,128}", re.ASCII)
 
 
 class NoId(Exception):
-    """An answer holds no usable id of this device's account; the message says why."""
+    """The answer has no usable id of this device's account; the message says why."""
 
 
 def find_id(answer: Any, path: str, email: str, email_field: str) -> tuple[str, bool]:
-    """Return (id, whether the answer shows that it is of the account ``email``).
+    """Return (id, whether the answer shows that it belongs to the account ``email``).
 
-    A list on the way is searched for its entry with this e-mail address.
+    A list on the path is searched for the entry with this e-mail address.
 
     Args:
-        answer: JSON; None where none could be read.
-        path: names of the fields that lead to the id, joined by dots.
+        answer: JSON; None: it could not be read.
+        path: names of the fields to the id, joined by dots.
         email: address of the account, in lower case.
-        email_field: the same for the e-mail address, from each object on the way.
+        email_field: the same for the e-mail address, from each object on the path.
 
     Raises:
         NoId: it is missing, or shown to be another account's.
@@ -56,7 +56,7 @@ def _email_in(answer: Any, email_field: str) -> str | None:
 
 
 def _checked(value: Any, path: str) -> str:
-    """Return an id as text: dots alone would lead upwards in a path, a number may be a truth."""
+    """Return a valid id as text: dots alone would lead upwards in a URL, and a bool is an int."""
     text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
     if not _ID.fullmatch(text) or not text.strip("."):
         raise NoId(

@@ -60,7 +60,7 @@ TOKEN_HINT = "check the token ([admin_api] token_file or token_env), mTLS pair a
 
 
 class AdminApi:
-    """Enrolls devices by the contract: creates the account, or gives it the new password.
+    """Enrolls devices by the contract: creates the account, or sets its password.
 
     A context manager that closes its connections.
     """
@@ -78,10 +78,10 @@ class AdminApi:
         self._client.__exit__(*error)
 
     def enroll(self, serial: str, email: str, password: Secret) -> DeviceIdentity:
-        """Make ``password`` the one that opens the account ``email``.
+        """Make sure that the account ``email`` exists, with this password.
 
-        Safe to repeat: a reply lost after the account was created looks like an account that
-        exists on the next try, and the update then sets the password.
+        Safe to repeat: if the reply is lost after the account was created, the next try finds an
+        existing account, and the update sets its password.
 
         Raises:
             ProvisioningError: the API could not be reached, or its answer is not the contract's.
@@ -89,10 +89,10 @@ class AdminApi:
         return self.activate(self.create(serial, email, password))
 
     def create(self, serial: str, email: str, password: Secret) -> DeviceIdentity:
-        """Create the account; one that exists keeps its password until :meth:`activate`.
+        """Create the account; an existing one keeps its password until :meth:`activate`.
 
-        The identity of an account that exists is ``pending``, unless the contract has one request
-        for both (``upsert``): that one has set the password.
+        The identity of an existing account is ``pending``, unless the contract has one request for
+        both (``upsert``), which has then set the password.
 
         Raises:
             ProvisioningError: the API could not be reached, or its answer is not the contract's.
@@ -122,10 +122,10 @@ class AdminApi:
         return DeviceIdentity(serial=serial, email=email, password=password, enrolled=enrolled)
 
     def activate(self, identity: DeviceIdentity, hint: str = UPDATE_HINT) -> DeviceIdentity:
-        """Give an account that exists the password of a pending identity. Safe to repeat.
+        """Give an existing account the password of a pending identity. Safe to repeat.
 
         Args:
-            identity: one that is not pending is returned as it is.
+            identity: returned as it is, if it is not pending.
             hint: what to do if the API refuses.
 
         Raises:
@@ -139,10 +139,10 @@ class AdminApi:
         return structs.replace(identity, pending=None)
 
     def rotate(self, serial: str, email: str, password: Secret) -> DeviceIdentity:
-        """Give the account ``email``, which exists, a new password. Safe to repeat.
+        """Give the existing account ``email`` a new password. Safe to repeat.
 
-        By the request that updates; by the one that creates where the API has only that one
-        (upsert), or where only its answer tells the account's id.
+        This sends the update; or the creation, if the API has only that (upsert), or if only its
+        answer holds the account's id.
 
         Raises:
             ProvisioningError: the API could not be reached, or its answer is not the contract's.
@@ -152,8 +152,8 @@ class AdminApi:
     def renew(self, serial: str, email: str, password: Secret) -> DeviceIdentity:
         """Return an identity for :meth:`activate`; the account keeps its password until then.
 
-        Where an account's id is needed, it is looked up. The identity is not pending if the API
-        has only one request, which has set the password (``upsert``).
+        An account's id is looked up if it is needed. The identity is not pending if the API has
+        only one request (``upsert``), which has then set the password.
 
         Raises:
             ProvisioningError: the API could not be reached, or its answer is not the contract's.
@@ -179,7 +179,7 @@ class AdminApi:
             raise ProvisioningError(f"{call.name} gave no id: {error}", hint=ID_HINT) from None
 
     def _existing_id(self, reply: Reply | None, email: str, so_far: str) -> str:
-        """Return the id of an account that exists: looked up, or out of the answer itself."""
+        """Return the id of an existing account: looked up, or from the answer itself."""
         if not self._contract.needs_id:
             return ""
         call = self._contract.lookup(email)
@@ -200,7 +200,7 @@ class AdminApi:
             raise ProvisioningError(finding.message, hint=finding.hint) from None
 
     def reach(self) -> None:
-        """Connect, with TLS's handshake, and send nothing.
+        """Connect, with the TLS handshake; send nothing.
 
         Raises:
             Unreachable: the API cannot be reached, or a side rejects the other's certificate.
@@ -236,10 +236,10 @@ def _pending(
 
 
 def refuse(reply: Reply, wanted: Collection[int], request: str, hint: str) -> None:
-    """Raise unless the status is one of ``wanted``; ``hint`` serves where nothing else is known.
+    """Raise unless the status is one of ``wanted``; ``hint`` is the default hint.
 
     Raises:
-        ProvisioningError: it is another one, or a web page answered.
+        ProvisioningError: it is another one, or the answer is a web page.
     """
     if reply.status in wanted and not reply.is_web_page:
         return
@@ -257,7 +257,7 @@ def refuse(reply: Reply, wanted: Collection[int], request: str, hint: str) -> No
 
 
 def _answered(reply: Reply) -> str:
-    """Return a status, with what else the answer says: not every API says "exists" by 409 alone."""
+    """Return a status with the answer's text: not every API says "exists" by 409 alone."""
     said = reply.excerpt()
     return f"{reply.status}: {said}" if reply.body.strip(b" {}[]\r\n") else str(reply.status)
 

@@ -1,6 +1,6 @@
-"""The contract of an admin API: which request means what, and what its answers mean.
+"""The contract of an admin API: its requests, and the meaning of its answers.
 
-No request is sent here. The defaults of the settings are the runbook's contract.
+This sends no request. The settings' defaults are the runbook's contract.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ HOW_IT_IS_REACHED = (
     *("url", "token_file", "token_env", "token_header", "token_scheme", "client_cert"),
     *("client_key", "ca_file", "headers", "connect_timeout", "read_timeout", "retries"),
 )
-"""Keys of [admin_api] that are not of the contract."""
+"""Keys of [admin_api] that are not part of the contract."""
 
 
 class Call(Struct, frozen=True, kw_only=True):
-    """One request of the contract, ready to be sent."""
+    """A request of the contract, ready to be sent."""
 
     name: str
-    """Method and path as configured, for messages: nothing is filled in."""
+    """Method and path as configured, for messages: without the values."""
     method: str
     path: str
     body: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
-        """Return all but the body, which holds a password."""
+        """Return everything except the body, which holds a password."""
         return f"Call({self.method} {self.path})"
 
 
@@ -53,7 +53,7 @@ class Contract(Struct, frozen=True, kw_only=True):
         """Return the contract that the settings describe.
 
         Raises:
-            UsageError: they do not fit together.
+            UsageError: they contradict each other.
         """
         for problem, hint in _problems(settings):
             raise UsageError(f"[admin_api] {problem}", hint=hint)
@@ -68,7 +68,7 @@ class Contract(Struct, frozen=True, kw_only=True):
 
     @property
     def updates_after_creation(self) -> bool:
-        """Tell whether the request that creates an account does not set its password."""
+        """Tell whether creating an account leaves its password unset."""
         return "password" not in self.settings.create_fields
 
     @property
@@ -83,13 +83,13 @@ class Contract(Struct, frozen=True, kw_only=True):
         return _call(chosen.create_method, chosen.create_path, body, email=email)
 
     def update(self, email: str, password: Secret, account_id: str) -> Call:
-        """Return the request that sets the password; the id is passed over if not needed."""
+        """Return the request that sets the password; the id is ignored if not needed."""
         chosen = self.settings
         body = self._body(chosen.update_fields, email, password)
         return _call(chosen.update_method, chosen.update_path, body, email=email, id=account_id)
 
     def lookup(self, email: str) -> Call | None:
-        """Return the request that finds an account that exists; None: the API has none."""
+        """Return the request that finds an existing account; None: the API has none."""
         path = self.settings.lookup_path
         return _call("GET", path, None, email=email) if path else None
 
@@ -103,13 +103,13 @@ class Contract(Struct, frozen=True, kw_only=True):
         return find_id(answer, chosen.id_field, email.lower(), chosen.email_field)[0]
 
     def existing_id(self, answer: Any, email: str) -> str:
-        """Return the id in the answer to :meth:`lookup`, or in the one that the account exists.
+        """Return the id in the answer to :meth:`lookup`, or in the one that says that it exists.
 
-        What a lookup finds must show the e-mail address: with the id of another account, its
-        owner would be locked out.
+        The answer of a lookup must show the e-mail address: with the id of another account, that
+        account would be locked out.
 
         Raises:
-            NoId: it is missing, or not shown to be this account's.
+            NoId: it is missing, or not clearly this account's.
         """
         chosen = self.settings
         path = chosen.existing_id_field or chosen.id_field
@@ -124,7 +124,7 @@ class Contract(Struct, frozen=True, kw_only=True):
 
 
 def of_the_runbook(settings: AdminApiSettings) -> AdminApiSettings:
-    """Return the settings with the runbook's contract; how the API is reached stays."""
+    """Return the settings with the runbook's contract, but the site's connection."""
     kept = {name: getattr(settings, name) for name in HOW_IT_IS_REACHED}
     return structs.replace(AdminApiSettings(), **kept)
 
@@ -135,10 +135,10 @@ def _call(method: str, path: str, body: dict[str, Any] | None, **values: str) ->
 
 
 def _nested(fields: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """Return the body: the field ``credentials.password`` is an object in an object.
+    """Return the body; a field ``credentials.password`` becomes an object in an object.
 
     Raises:
-        ValueError: a field would stand where another one stands; it is the error's text.
+        ValueError: two fields collide; the text names one.
     """
     body: dict[str, Any] = {}
     for path, value in fields:
@@ -153,7 +153,7 @@ def _nested(fields: Iterable[tuple[str, str]]) -> dict[str, Any]:
 
 
 def _problems(settings: AdminApiSettings) -> Iterator[tuple[str, str]]:
-    """Yield (what is wrong, what to do) for settings that make no contract."""
+    """Yield (what is wrong, what to do) for invalid settings."""
     for key, known in _PATHS.items():
         yield from _problems_of_path(key, getattr(settings, key), known)
     for call in ("create", "update"):

@@ -1,6 +1,6 @@
-"""Checks a live admin API against its contract, by requests that create and change nothing.
+"""Checks a live admin API against its contract, with requests that change nothing.
 
-An API that keeps the contract can only refuse them: docs/admin-api.md lists them and says why.
+An API that follows the contract must refuse them: docs/admin-api.md lists them and says why.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CREATE_HINT = "set [admin_api] create_method and create_path to what the API at 
 LOG_HINT = "see the admin API's logs"
 BODY_HINT = "check [admin_api] update_fields and the …_field settings, and the API's rules"
 _NO_ACCOUNT: list[Any] = []
-"""A body in which no API can find an account: it is JSON, but not an object."""
+"""A body without an account for any API: it is JSON, but not an object."""
 _NOT_THERE = (404, 405, 410, 501)
 _REFUSED = tuple(status for status in range(400, 500) if status not in (401, 403, 407, 429))
 _logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def probe(settings: AdminApiSettings) -> list[Finding]:
         url = checked_url(settings.url or "", "API_URL")
         with JsonClient(url, transport(settings)) as client:
             for finding in _Probe(client, contract).findings():
-                found.append(finding)  # one by one: those before an error count
+                found.append(finding)  # one by one: findings before an error count
     except UsageError as error:
         found.append(Finding(message=error.message, hint=error.hint))
     except Unreachable as error:
@@ -53,9 +53,9 @@ def probe(settings: AdminApiSettings) -> list[Finding]:
 
 
 def missing_update(settings: AdminApiSettings) -> Finding | None:
-    """Return what shows that a live admin API cannot update an account; nobody's is changed.
+    """Return the signs that a live admin API cannot update accounts; change none.
 
-    An error is certain. A warning: it answers as it does for a path that is not there.
+    An error is certain. A warning: it answers as it does for a path that does not exist.
     """
     contract = Contract.of(settings)
     settings = structs.replace(settings, retries=0)
@@ -63,22 +63,22 @@ def missing_update(settings: AdminApiSettings) -> Finding | None:
         with JsonClient(checked_url(settings.url or "", "API_URL"), transport(settings)) as client:
             return _Probe(client, contract).missing_update()
     except Unreachable:
-        return None  # it answered a moment ago, and will be asked again
+        return None  # it answered just now, and will be asked again
 
 
 class _Probe:
-    """The requests, for an account that no device can have."""
+    """Sends the requests, for an account that no device can have."""
 
     def __init__(self, client: JsonClient, contract: Contract) -> None:
         self._client = client
         self._contract = contract
-        # No serial leads to this e-mail address: a serial's last segment holds no hyphen.
+        # No serial gives this e-mail address: a serial's last segment has no hyphen.
         self._word = f"doctor-{secrets.token_hex(4)}"
         self._password = new_password()
         self._email = f"{EMAIL_PREFIX}{self._word}@{EMAIL_DOMAIN}"
 
     def findings(self) -> Iterator[Finding]:
-        """Ask, and yield what is wrong."""
+        """Send the requests, and yield what is wrong."""
         yield from self._creation()
         if self._contract.settings.upsert and not self._contract.updates_after_creation:
             return  # there is no request that sets a password and cannot create an account
@@ -87,7 +87,7 @@ class _Probe:
         yield from self._update()
 
     def _creation(self) -> Iterator[Finding]:
-        """Create nothing: an API that is there, and takes the token, refuses the body."""
+        """Send a creation that the API must refuse for its body, if it accepts the token."""
         call = self._contract.create(self._email, self._password)
         reply = self._sent(call, _NO_ACCOUNT, "with no account in it")
         if reply.status in _NOT_THERE:
@@ -122,11 +122,11 @@ class _Probe:
         try:
             self._contract.existing_id(answer, self._email)
         except NoId:
-            return  # as it should be: there is no such account
+            return  # correct: there is no such account
         yield self._suspicious(reply, call.name)
 
     def _update(self) -> Iterator[Finding]:
-        """Set the password of nobody: only an API that makes accounts by this could do it."""
+        """Send an update for no account: only an API that creates accounts by it could succeed."""
         call = self._contract.update(self._email, self._password, self._word)
         reply = self._sent(call, call.body, f"for {self._email}")
         hint = UPDATE_HINT.format(call=call.name)
@@ -145,7 +145,7 @@ class _Probe:
             yield from _judged(reply, call.name, LOG_HINT)
 
     def missing_update(self) -> Finding | None:
-        """Ask for the update of an account that is not there."""
+        """Send an update for an account that does not exist."""
         call = self._contract.update(self._email, self._password, self._word)
         reply = self._sent(call, call.body, f"for {self._email}")
         found = _finding(reply, call.name, UPDATE_HINT.format(call=call.name))
@@ -156,7 +156,7 @@ class _Probe:
         return None
 
     def _answers_as_if_absent(self, call: Call, reply: Reply) -> bool:
-        """Tell whether a path that cannot be there is answered the same way."""
+        """Tell whether a path that cannot exist gets the same answer."""
         folder = self._contract.settings.create_path.partition("{")[0].rstrip("/")
         path = f"{folder.rpartition('/')[0]}/{self._word}"
         body = None if call.body is None else _NO_ACCOUNT
@@ -168,7 +168,7 @@ class _Probe:
         )
 
     def _shape(self, reply: Reply, path: str) -> str:
-        """Return an answer without what differs from one to the next: paths, times, numbers."""
+        """Return an answer without what differs each time: paths, times, numbers."""
         text = reply.body.decode("utf-8", "replace")
         for changing in (path, self._email, self._word):
             text = text.replace(changing, "")

@@ -1,4 +1,4 @@
-"""How the settings say to speak to the admin API: its token, headers and certificates."""
+"""The connection to the admin API by the settings: token, headers, certificates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LONGEST_TOKEN = 16 * 1024
 
 
 def transport(settings: AdminApiSettings) -> Transport:
-    """Return how the settings say to speak to the admin API.
+    """Return the connection to the admin API that the settings describe.
 
     Raises:
         UsageError: the token, a header or a certificate file is not usable.
@@ -65,7 +65,7 @@ def _check_certificates(settings: AdminApiSettings) -> None:
 
 def _token(settings: AdminApiSettings) -> Secret | None:
     if settings.token_env is not None:
-        from ..system.process import hide_variable  # late: few have a token there
+        from ..system.process import hide_variable  # imported late: few sites have a token there
 
         hide_variable(settings.token_env)
     if settings.token_file is not None:

@@ -75,7 +75,7 @@ def _from_file(
     if config is None:
         if not path.is_file():
             return {}
-        # It may name plug-ins, which are run, and the owner of its folder could swap it at any time.
+        # It may name plug-ins, which are run; the owner of its folder could swap it at any time.
         if not (is_own(path) and is_own(path.absolute().parent)):
             raise UsageError(
                 f"{path.absolute()} or its folder belongs to another user, or everybody may write"

@@ -1,4 +1,4 @@
-"""Copying an image: shared blocks where the filesystem can, holes kept."""
+"""Copying an image: with shared blocks if the filesystem can; holes stay holes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ..system.holes import data_ranges
 
 _FICLONE = 0x40049409  # ioctl_ficlone(2): share the blocks of another file
 _NOT_SHARED = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL)
-_NOT_COPIED = (*_NOT_SHARED, errno.ENOSYS)  # between filesystems, by many kernels
+_NOT_COPIED = (*_NOT_SHARED, errno.ENOSYS)  # many kernels, between two filesystems
 _COPIED_AT_ONCE = 1 << 30
 _READ_AT_ONCE = 1 << 20
 
 
 def check_new_file(target: Path) -> None:
-    """Look, before the work that it takes, whether a new file can be made.
+    """Check that a new file can be created, before the work starts.
 
     Raises:
-        UsageError: something is there already, or its folder takes no file of this user.
+        UsageError: it exists already, or this user may not write into its folder.
     """
     if os.path.lexists(target):
         raise UsageError(f"{target} is there already", hint="name a file that is not there yet")
@@ -36,7 +36,7 @@ def check_new_file(target: Path) -> None:
 
 
 def copy_image(source: Path, target: Path) -> None:
-    """Copy an image to a new file (0600): shared blocks where the filesystem can, holes kept.
+    """Copy an image to a new file (0600): with shared blocks if the filesystem can; keep holes.
 
     Raises:
         ImageBuildError: it cannot be copied; no part of it is left.
@@ -62,7 +62,7 @@ def copy_image(source: Path, target: Path) -> None:
 
 
 def shares_blocks(source: Path, folder: Path) -> bool:
-    """Tell whether a copy of ``source`` in ``folder`` would share its blocks, and so cost none."""
+    """Tell whether a copy of ``source`` in ``folder`` would share its blocks and take no space."""
     try:
         with source.open("rb") as old, tempfile.TemporaryFile(dir=folder) as new:
             fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())

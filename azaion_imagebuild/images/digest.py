@@ -1,4 +1,4 @@
-"""Digests of image files, and what changes with every write to one."""
+"""Digests of image files, and their stat(2) fields that change with every write."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..model import Image
 
 _BLOCK = 4096
 _GROUP = 128 * _BLOCK
-"""The data whose hashes fill one block."""
+"""Bytes of data whose hashes fill one block."""
 
 _DESCRIPTOR = struct.Struct("<BBBBIQ64s32s144s")
 _VERSION, _SHA256, _LOG_OF_BLOCK = 1, 1, 12
@@ -29,8 +29,8 @@ _ZERO_NODE = hashlib.sha256(_ZERO_HASH * 128).digest()
 def image_digest(path: Path) -> str:
     """Return the fs-verity digest of an image file (SHA-256, blocks of 4 KiB), in hexadecimal.
 
-    ``fsverity digest FILE`` prints the same. It depends on the file's bytes only, and holes are not
-    read: their hashes are known. 32 bytes of memory for each 512 KiB of the file. Source: the
+    ``fsverity digest FILE`` prints the same. It depends only on the file's bytes. Holes are not
+    read, because their hashes are known. Memory: 32 bytes for each 512 KiB. Source: the
     kernel's Documentation/filesystems/fsverity.rst, "Merkle tree" and "fs-verity descriptor".
 
     Raises:
@@ -49,7 +49,7 @@ def image_digest(path: Path) -> str:
 
 
 def _nodes(stream: io.FileIO, size: int) -> Iterator[bytes]:
-    """Yield the hash of each block of hashes; of a single block, its own hash."""
+    """Yield the hash of each block of hashes; for a single block of data, its own hash."""
     data_from = 0
     for start in range(0, size, _GROUP):
         if data_from <= start:
@@ -81,13 +81,13 @@ def _next_data(stream: io.FileIO, position: int, end: int) -> int:
     except OSError as error:
         if error.errno == errno.ENXIO:
             return end  # a hole up to the end
-        return position  # holes cannot be told here
+        return position  # this filesystem cannot report holes
 
 
 def fingerprints(image: Image) -> list[tuple[int, ...]]:
     """Return device, inode, size and mtime of each of an image's files (stat(2)).
 
-    They change with every write, and cost no reading.
+    They change with every write, and are found without reading the file.
     """
     found: list[tuple[int, ...]] = []
     for path in image.files:

@@ -1,4 +1,4 @@
-"""The only calls of e2fsprogs: e2fsck checks a raw ext4 image, debugfs changes one."""
+"""All calls of e2fsprogs: e2fsck checks a raw ext4 image, debugfs changes one."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _LOOK = "look at flash.sh's log, then run the same command again; do not flash t
 
 
 def damaged(raw: Path, named: Path | None = None) -> Iterator[Finding]:
-    """Have e2fsck check a raw ext4 image, checksums included; nothing is written.
+    """Check a raw ext4 image with e2fsck, including checksums; write nothing.
 
-    ``named`` is the file to speak of, where ``raw`` was made from another one.
+    ``named`` is the file to name in messages, if ``raw`` was made from another one.
     """
     e2fsck = find_program("e2fsck")
     if e2fsck is None:
-        return  # preflight has asked for it
+        return  # preflight has checked that it is installed
     checked = run([e2fsck, "-fn", _short(raw)], cwd=raw.parent, timeout=1800)
     if checked.returncode != 0:
         message = f"e2fsck finds {named or raw} damaged: {checked.last_words()}"
@@ -29,7 +29,7 @@ def damaged(raw: Path, named: Path | None = None) -> Iterator[Finding]:
 
 
 def damaged_within(image: Path, largest: int = LARGEST) -> Iterator[Finding]:
-    """Have e2fsck check the raw image in an Android sparse one, or in one packed by zstd.
+    """Check the raw image in an Android sparse or zstd image with e2fsck.
 
     Raises:
         VerificationError: the image is damaged, or there is no room to expand it.
@@ -40,7 +40,7 @@ def damaged_within(image: Path, largest: int = LARGEST) -> Iterator[Finding]:
 
 
 def debugfs(raw: Path, command: str) -> None:
-    """Run one writing command of debugfs; its exit code says nothing, so read back what it did.
+    """Run a writing command of debugfs. Its exit code means nothing: read back what it did.
 
     Raises:
         VerificationError: debugfs is not installed.
@@ -52,5 +52,5 @@ def debugfs(raw: Path, command: str) -> None:
 
 
 def _short(raw: Path) -> str:
-    # e2fsprogs takes what follows a ? for options: the folder's name must not reach it
+    # e2fsprogs reads options after a "?": the folder's name must not reach it
     return f"./{raw.name}"

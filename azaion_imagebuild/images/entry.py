@@ -1,4 +1,4 @@
-"""One thing in an image's tree: what lstat(2) would tell of it."""
+"""An entry of an image's tree, with what lstat(2) would return for it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Entry(Struct, frozen=True, kw_only=True):
     uid: int
     gid: int
     size: int | None
-    """In bytes; only a regular file's means something. None: not known (a sparse tar member)."""
+    """In bytes, for regular files only. None: not known (a sparse tar member)."""
     mtime: int
-    """Whole seconds since 1970: tar in its GNU format keeps no more."""
+    """Whole seconds since 1970: GNU tar's format has no fractions."""
     target: str | None = None
-    """Where a symbolic link leads."""
+    """The target of a symbolic link."""
     device: int = 0
     """A device's number, as st_rdev."""
     linked_to: str | None = None
-    """In a tar, the earlier member that this name is a hard link to: all else is that one's."""
+    """In a tar, the earlier member that this name is a hard link to; it has all other fields."""

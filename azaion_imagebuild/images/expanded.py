@@ -1,4 +1,4 @@
-"""The raw image in a sparse or packed one: compared with another, or written out to be checked."""
+"""The raw image in a sparse or packed one: compared with another, or unpacked for a check."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NEVER = 1 << 63
 def first_difference(sparse: Path, raw: Path) -> int | None:
     """Return the first byte at which a sparse image and a raw one differ; None: they do not.
 
-    What the sparse image does not carry counts as zeros, and so does what is beyond an end.
+    What the sparse image does not contain, and what is beyond an end, counts as zeros.
 
     Raises:
         VerificationError: one cannot be read, or is damaged.
@@ -42,7 +42,7 @@ def first_difference(sparse: Path, raw: Path) -> int | None:
 
 @contextlib.contextmanager
 def expanded(image: Path, largest: int = LARGEST) -> Iterator[Path]:
-    """Yield the path of a nameless raw image that is in a sparse one, or in one packed by zstd.
+    """Unpack a sparse or zstd image; yield the path of the raw image, which has no name.
 
     Raises:
         VerificationError: the image is damaged, or there is no room.

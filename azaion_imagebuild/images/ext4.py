@@ -1,7 +1,7 @@
-"""Reading a file, its mode and owner out of an ext2, ext3 or ext4 filesystem in a stream.
+"""Reading files, their modes and owners from an ext2, ext3 or ext4 filesystem in a stream.
 
-The format is that of the kernel's Documentation/filesystems/ext4; every number of the image is
-checked before it is used, so that a lying header ends in :class:`CorruptImage`.
+Format: the kernel's Documentation/filesystems/ext4. Every number of the image is checked before it
+is used: a lying header raises :class:`CorruptImage`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ MAGIC_OFFSET = 1024 + 56
 _ROOT_INODE = 2
 _MOST_LINKS = 40
 _LONGEST_LINK = 4096
-_MOST_SEARCHED = 16 * 1024 * 1024  # bytes of directories that one path leads through
+_MOST_SEARCHED = 16 * 1024 * 1024  # bytes of directories on one path
 _DEEPEST_TREE = 5  # EXT4_MAX_EXTENT_DEPTH
-_KEPT_BLOCKS = 256  # of inode tables, while the tree is listed
+_KEPT_BLOCKS = 256  # bytes of inode tables, while the tree is listed
 _LEAST_RECORD = 12  # a directory's record with a name of one byte
 
 _EXTENT_MAGIC = 0xF30A
@@ -40,17 +40,17 @@ _END_OF_BLOCKS = 1 << 32  # a file's blocks are counted in 32 bits
 
 
 class Extent(Struct, frozen=True, kw_only=True):
-    """A run of blocks of a file: ``length`` blocks from ``logical`` lie from ``physical`` on."""
+    """A run of a file's blocks: ``length`` blocks from ``logical`` on lie at ``physical``."""
 
     logical: int
     physical: int
     length: int
     written: bool = True
-    """False: space that was set aside; it reads as zeros."""
+    """False: reserved space that reads as zeros."""
 
 
 class Ext4:
-    """A filesystem in a seekable stream; nothing is written, nothing is mounted."""
+    """A filesystem in a seekable stream; it is neither written nor mounted."""
 
     def __init__(self, stream: Readable) -> None:
         self._stream = stream
@@ -65,7 +65,7 @@ class Ext4:
         self._blocks_per_group, _, self._inodes_per_group = struct.unpack_from("<III", sb, 32)
         (revision,) = struct.unpack_from("<I", sb, 76)
         self._inode_size = struct.unpack_from("<H", sb, 88)[0] if revision else 128
-        # Revision 0 knew no features, but the kernel looks at the fields all the same.
+        # Revision 0 had no features, but the kernel reads these fields anyway.
         self._features, ro_features = struct.unpack_from("<II", sb, 96)
         self._descriptor_size = 32
         if self._features & ext4_checks.BIT64:
@@ -97,10 +97,10 @@ class Ext4:
             raise CorruptImage("it is cut short: its last blocks are missing")
 
     def read_file(self, path: str, limit: int) -> FileEntry | None:
-        """Return the regular file at ``path``, links followed inside; None: it is not there.
+        """Return the regular file at ``path``, following links inside; None: there is none.
 
         Raises:
-            CorruptImage: it is no regular file, longer than ``limit``, or damaged.
+            CorruptImage: it is not a regular file, longer than ``limit``, or damaged.
         """
         inode = self.find(path)
         if inode is None:
@@ -117,10 +117,10 @@ class Ext4:
         )
 
     def find(self, path: str) -> Inode | None:
-        """Return the inode at ``path``, links followed as if chrooted in the image.
+        """Return the inode at ``path``, following links as if chrooted in the image.
 
         Raises:
-            CorruptImage: what it leads through is damaged, or more than 16 MiB of directories.
+            CorruptImage: its directories are damaged, or larger than 16 MiB.
         """
         passed = [self._inode(_ROOT_INODE)]
         to_go = deque(_parts(path.encode("utf-8", "surrogateescape")))
@@ -153,9 +153,9 @@ class Ext4:
         return passed[-1]
 
     def entries(self) -> Iterator[Entry]:
-        """Yield everything in the tree, each folder before what is in it.
+        """Yield every entry of the tree, each folder before its content.
 
-        A directory that is entered twice (a damaged image) is listed once.
+        A directory with two names (a damaged image) is listed once.
         """
         inode_at = self._inodes_read_in_blocks()
         entered = {_ROOT_INODE}
@@ -191,7 +191,7 @@ class Ext4:
         )
 
     def _inodes_read_in_blocks(self) -> Callable[[int], Inode]:
-        """Return what reads inodes whose neighbours are wanted too: of tables, whole blocks."""
+        """Return a function that reads inodes by whole blocks of a table, for a listing."""
         table_of = lru_cache(maxsize=None)(self._inode_table)
         block = lru_cache(maxsize=_KEPT_BLOCKS)(self._block)
 
@@ -205,10 +205,10 @@ class Ext4:
         return inode_at
 
     def extents(self, inode: Inode) -> Iterator[Extent]:
-        """Yield where the blocks of ``inode`` lie, in order, up to its size; holes are left out.
+        """Yield the extents of ``inode``, in order, up to its size; without holes.
 
         Raises:
-            CorruptImage: there is damage in its map of blocks, or its data lies in none.
+            CorruptImage: its map of blocks is damaged, or its data is not in blocks.
         """
         ext4_checks.check_flags(inode)
         wanted = -(-inode.size // self.block_size)
@@ -257,14 +257,14 @@ class Ext4:
         return start
 
     def _lookup(self, directory: Inode, wanted: bytes) -> int | None:
-        """Return the inode number of a name; the same name twice is damage, not a choice."""
+        """Return the inode number of a name; a name that occurs twice is damage."""
         numbers = [number for name, number, _ in self._entries(directory) if name == wanted]
         if len(numbers) > 1:
             raise CorruptImage(f"the name {wanted!r} is twice in its directory")
         return numbers[0] if numbers else None
 
     def _entries(self, directory: Inode) -> Iterator[tuple[bytes, int, int]]:
-        """Yield (name, inode number, kind); a hole is damage, for any name may have been there."""
+        """Yield (name, inode number, kind); a hole is damage, because it could hide names."""
         ext4_checks.check_flags(directory)
         if directory.size % self.block_size or not 0 < directory.size <= _MOST_SEARCHED:
             raise CorruptImage(f"directory inode {directory.number} has a size it cannot have")
@@ -298,7 +298,7 @@ class Ext4:
 
     def _link_target(self, inode: Inode) -> bytes:
         ext4_checks.check_flags(inode)
-        if inode.sectors == 0 and inode.size < len(inode.block):  # as the kernel tells them
+        if inode.sectors == 0 and inode.size < len(inode.block):  # by the kernel's rule
             target = inode.block[: inode.size]
         elif inode.size <= _LONGEST_LINK:
             target = self._content(inode)
@@ -325,11 +325,11 @@ class Ext4:
         magic, entries, _, depth = struct.unpack_from("<HHHH", inode.block, 0)
         if magic != _EXTENT_MAGIC or depth > _DEEPEST_TREE:
             raise CorruptImage(f"inode {inode.number} has a damaged extent tree")
-        if entries or depth:  # a file without blocks has neither
+        if entries or depth:  # a file without blocks has no extent tree
             yield from self._extent_tree(inode.block, depth, 0, _END_OF_BLOCKS)
 
     def _extent_tree(self, node: bytes, depth: int, first: int, end: int) -> Iterator[Extent]:
-        """Yield the extents below a node that answers for the blocks from ``first`` to ``end``."""
+        """Yield the extents below a node that covers the blocks from ``first`` to ``end``."""
         magic, entries, _, found = struct.unpack_from("<HHHH", node, 0)
         room = (len(node) - 12) // 12
         if magic != _EXTENT_MAGIC or found != depth or not 0 < entries <= room:

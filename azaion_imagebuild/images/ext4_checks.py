@@ -1,6 +1,6 @@
-"""Which ext4 filesystems and inodes are proven: known features, known flags, sane fields only.
+"""Accepting only ext4 filesystems and inodes with known features, known flags and valid fields.
 
-What is refused here the kernel would refuse, or read in another way than :mod:`.ext4` does.
+The kernel would refuse the others, or read them differently from :mod:`.ext4`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _PLAIN_FLAGS = (
 
 
 def check_features(incompat: int, ro_compat: int) -> None:
-    """Refuse features that are not known.
+    """Refuse unknown features.
 
     Raises:
     CorruptImage: there is one, or the journal must be replayed first.
@@ -68,7 +68,7 @@ def check_features(incompat: int, ro_compat: int) -> None:
 
 
 def check_fields(sb: bytes) -> None:
-    """Refuse what our reading does not depend on, but the kernel's mounting does.
+    """Check fields that do not matter for reading, but for the kernel's mount.
 
     Raises:
     CorruptImage: a field of the superblock has a value that the kernel refuses.
@@ -94,7 +94,7 @@ def check_fields(sb: bytes) -> None:
 
 
 def check_flags(inode: Inode) -> None:
-    """Refuse an inode whose data the kernel reads in another way, or not at all.
+    """Refuse an inode whose data the kernel reads differently, or not at all.
 
     Raises:
         CorruptImage: it has such a flag, or an unknown one.
@@ -102,6 +102,8 @@ def check_flags(inode: Inode) -> None:
     if inode.flags & (_INODE_INLINE | _INODE_ENCRYPTED):
         word = "inline in its inode" if inode.flags & _INODE_INLINE else "encrypted"
         raise CorruptImage(f"the data of inode {inode.number} is {word}: not supported")
-    unknown = inode.flags & ~_PLAIN_FLAGS  # VERITY or EA_INODE, say: the kernel reads it otherwise
+    unknown = (
+        inode.flags & ~_PLAIN_FLAGS
+    )  # such as VERITY or EA_INODE: the kernel reads it differently
     if unknown:
         raise CorruptImage(f"inode {inode.number} has flags that are not supported ({unknown:#x})")

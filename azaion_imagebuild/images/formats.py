@@ -1,4 +1,4 @@
-"""The format of an image, told by its magic numbers, and the filesystem in it."""
+"""The format of an image, by its magic numbers, and the filesystem in it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BUILD_AGAIN = "do not flash it; build it again, and look at the build's log"
 _PACKED = "pack a tar archive or a raw ext4 image, as NVIDIA's scripts do"
 _SUFFIX = "zst"
 TAR_ZST, EXT4_ZST = "tar.zst", "ext4.zst"
-"""Packed by zstd: an archive, as R36.4 and newer make it, and (``--sparse``) a raw image."""
+"""Packed by zstd: an archive (R36.4 and newer) or, with ``--sparse``, a raw image."""
 
 _KNOWN = (
     "give a raw ext4, Android sparse or tar image; of a disk image with partitions, the image of"
@@ -39,7 +39,7 @@ class Filesystem(Protocol):
         ...
 
     def entries(self) -> Iterator[Entry]:
-        """Yield everything in the tree; of several entries for one path, the last one counts."""
+        """Yield every entry of the tree; of several for one path, the last one counts."""
         ...
 
 
@@ -47,7 +47,7 @@ def image_format(stream: Readable) -> str:
     """Return the format: ``sparse ext4 tar luks tar.zst ext4.zst``, by its magic number.
 
     Raises:
-        CorruptImage: it is none of these, or more than one at once.
+        CorruptImage: it has another format, or more than one.
     """
     found = format_by_magic(stream)
     if found is None:
@@ -58,7 +58,7 @@ def image_format(stream: Readable) -> str:
 
 
 def _packed_format(stream: Readable) -> str:
-    """Return the format of what zstd packed; the device unpacks it once, and no more."""
+    """Return the format of what zstd packed; the device unpacks only once."""
     found = format_by_magic(Unpacked(stream))
     if found not in (TAR, EXT4, LUKS):
         what = "nothing that is known" if found is None else f"a {found} image"
@@ -78,7 +78,7 @@ def _refuse_unknown(stream: Readable) -> None:
 def open_filesystem(stream: Readable, largest: int = LARGEST) -> Filesystem:
     """Return the filesystem in ``stream``, whatever container it is in.
 
-    A packed raw image is unpacked into a nameless file beside it, a packed archive into nothing.
+    A packed raw image is unpacked into a nameless file beside it; a packed archive is streamed.
 
     Args:
         stream: the image.
@@ -138,7 +138,7 @@ def opened(image: Path, largest: int = LARGEST) -> Iterator[Filesystem]:
 def superblock(image: Path) -> bytes | None:
     """Return the ext4 superblock in a raw or sparse image; None: it holds none.
 
-    Two images of one filesystem have the same: its UUID and the time of its last write are in it.
+    Images of one filesystem have the same: it holds the UUID and the time of the last write.
     """
     with opened(image) as filesystem:
         return filesystem.superblock if isinstance(filesystem, Ext4) else None
@@ -158,7 +158,7 @@ def format_of(image: Path) -> str:
     """Return the format of the image at ``image``.
 
     Raises:
-        VerificationError: the image cannot be opened or is of none that is known.
+        VerificationError: the image cannot be opened, or its format is unknown.
     """
     with opened_file(image) as stream:
         return image_format(stream)
@@ -169,7 +169,7 @@ def opened_file(image: Path) -> Iterator[BinaryIO]:
     """Open the image at ``image`` as a stream of its bytes.
 
     Raises:
-        VerificationError: it cannot be opened, or what is read from it turns out to be damaged.
+        VerificationError: it cannot be opened, or is damaged where it is read.
     """
     try:
         with image.open("rb") as stream:

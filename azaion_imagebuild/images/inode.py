@@ -1,6 +1,6 @@
-"""An ext4 inode: the bytes of a row of an inode table, parsed.
+"""An ext4 inode, parsed from a row of an inode table.
 
-The format is that of the kernel's Documentation/filesystems/ext4/inodes.rst.
+Format: the kernel's Documentation/filesystems/ext4/inodes.rst.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from msgspec import Struct
 
 from .stream import CorruptImage
 
-_WITH_MTIME_EXTRA = 12  # i_extra_isize from which on i_mtime_extra is there
+_WITH_MTIME_EXTRA = 12  # with this i_extra_isize or more, there is an i_mtime_extra
 
 
 class Inode(Struct, frozen=True, kw_only=True):
-    """One inode: what it is, whose it is, how long it is, and its map of blocks."""
+    """An inode: type, owner, size, and map of blocks."""
 
     number: int
     mode: int
@@ -26,7 +26,7 @@ class Inode(Struct, frozen=True, kw_only=True):
     size: int
     flags: int
     sectors: int
-    """Of 512 bytes, that its data takes (not its extended attributes)."""
+    """Sectors of 512 bytes that its data takes, without its xattrs."""
     block: bytes
     """The 60 bytes of i_block: extents, block numbers, or a short link's target."""
     mtime: int
@@ -67,12 +67,12 @@ def _mtime(raw: bytes, inode_size: int) -> int:
     seconds: int
     (seconds,) = struct.unpack_from("<i", raw, 16)
     if inode_size > 128 and struct.unpack_from("<H", raw, 128)[0] >= _WITH_MTIME_EXTRA:
-        seconds += (raw[136] & 3) << 32  # the epoch: times after 2038
+        seconds += (raw[136] & 3) << 32  # epoch bits, for times after 2038
     return seconds
 
 
 def device(inode: Inode) -> int:
-    """Return a device's number as os.makedev() does; 0: it is no device."""
+    """Return a device's number as os.makedev() does; 0: it is not a device."""
     if not (stat.S_ISCHR(inode.mode) or stat.S_ISBLK(inode.mode)):
         return 0
     old, new = struct.unpack_from("<II", inode.block, 0)

@@ -1,4 +1,4 @@
-"""Where the data of one file lies in an image, whatever the container: byte ranges to overwrite."""
+"""Where a file's data is in an image of any format: the byte ranges to overwrite."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _PACKED = "it is packed by zstd"
 
 
 class Range(Struct, frozen=True, kw_only=True):
-    """Some bytes of the image file."""
+    """A range of bytes in the image file."""
 
     offset: int
     length: int
 
 
 class Location(Struct, frozen=True, kw_only=True):
-    """A file in an image: its length, mode and owner, and where its bytes are, in order."""
+    """A file in an image: its length, mode, owner, and the ranges of its bytes, in order."""
 
     format: str
     size: int
@@ -37,10 +37,10 @@ class Location(Struct, frozen=True, kw_only=True):
 def locate(stream: Readable, path: str) -> Location | None:
     """Find the data of the regular file at ``path``; None: it is not there.
 
-    Costs a few reads in a raw or sparse image, whatever its size; a tar is searched to its end.
+    In a raw or sparse image this takes a few reads; a tar is searched to its end.
 
     Raises:
-        CorruptImage: it is no regular file, its data is not stored whole (a hole, a FILL chunk,
+        CorruptImage: it is not a regular file, its data is not stored whole (a hole, a FILL chunk,
             inline data), or the image is damaged.
     """
     found = image_format(stream)
@@ -73,7 +73,7 @@ def in_tar(archive: Tar, path: str) -> Location | None:
     """Find the data of the regular file at ``path`` in an archive; None: it is not there.
 
     Raises:
-        CorruptImage: it is no regular file, or the archive is damaged.
+        CorruptImage: it is not a regular file, or the archive is damaged.
     """
     member = archive.find(path)
     if member is None:

@@ -1,7 +1,7 @@
-"""The formats of image files, by their magic numbers; a file with more than one is refused.
+"""The formats of image files, by their magic numbers; a file with several is refused.
 
-A file can be two things at once: an ext4 filesystem leaves its first 1024 bytes free, where a tar
-header fits. What we read would then be the one, and what the device reads the other.
+A file can have two formats: ext4 leaves its first 1024 bytes free, and a tar header fits there. We
+could read one, and the device the other.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _UNPACKED_BY = {
 _GPT = b"EFI PART"
 _GPT_OFFSETS = (512, 4096)  # the second sector
 _MBR_TABLE, _MBR_MAGIC = 446, b"\x55\xaa"
-_HEAD = 8192  # bytes in which every magic number lies
+_HEAD = 8192  # bytes that hold every magic number
 _KNOWN = "a raw ext4, an Android sparse or a tar image"
 _LARGEST_BLOCK_LOG = 6  # 64 KiB, as 1024 << 6
 _DISK = "give the image of its APP partition; sfdisk --list IMAGE shows where that begins"
@@ -47,8 +47,7 @@ def format_by_magic(stream: Readable) -> str | None:
     """Return the format: ``sparse ext4 tar luks zstd``; None: it has no magic number of these.
 
     Raises:
-        CorruptImage: it has those of more than one format, is compressed otherwise, or is a whole
-            disk.
+        CorruptImage: it has several formats, another compression, or is a whole disk.
     """
     stream.seek(0)
     head = _read_up_to(stream, _HEAD)
@@ -86,10 +85,10 @@ def _formats(head: bytes) -> Iterator[str]:
 
 
 def _has_ext4(head: bytes) -> bool:
-    """Tell by the magic, the counts and the block size, of which no kernel takes any other.
+    """Tell by the magic number, the counts and the block size.
 
-    The magic alone may be there by chance: in a sparse file as a count of free inodes, in a
-    compressed one as any two bytes.
+    The magic number alone may be a coincidence: a count of free inodes in a sparse file, any two
+    bytes in a compressed one.
     """
     if len(head) < 2048 or struct.unpack_from("<H", head, ext4.MAGIC_OFFSET)[0] != ext4.MAGIC:
         return False

@@ -1,4 +1,4 @@
-"""A nameless file on disk, for what must be read out of order; a kill leaves nothing of it."""
+"""A file on disk without a name, for random access; it is gone if the process is killed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _AT_ONCE = 1 << 16
 
 
 class Scratch(io.FileIO):
-    """A nameless file that is closed when nobody reads it any more."""
+    """A nameless file that is closed when nobody uses it any more."""
 
     def __init__(self, folder: Path | None) -> None:
         with _nameless(folder) as file:
@@ -25,16 +25,16 @@ class Scratch(io.FileIO):
 
     @property
     def path(self) -> Path:
-        """Where other programs find it, as long as it is open."""
+        """Its path for other programs, as long as it is open."""
         return Path(f"/proc/{os.getpid()}/fd/{self.fileno()}")
 
 
 def copy_of(stream: Readable, folder: Path | None) -> Scratch:
-    """Return a copy of a stream, from its start on; where it has zeros, the copy has holes.
+    """Return a copy of a stream, from its start on; zeros become holes.
 
     Args:
         stream: what to copy.
-        folder: where there is room; None: in the host's temporary folder.
+        folder: where to put it; None: the host's temporary folder.
 
     Raises:
         CorruptImage: the stream is damaged.
@@ -58,7 +58,7 @@ def copy_of(stream: Readable, folder: Path | None) -> Scratch:
 
 
 def write_all(scratch: Scratch, block: bytes) -> None:
-    """Write a whole block: a file may take less at once."""
+    """Write a whole block: one write may accept only part of it."""
     view = memoryview(block)
     while view:
         view = view[scratch.write(view) :]

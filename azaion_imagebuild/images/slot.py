@@ -1,9 +1,9 @@
-"""A slot to stamp in an image that has none: a placeholder, put there without mounting it.
+"""Adding a placeholder to an image that has none, without mounting it.
 
-Raw ext4: by debugfs (e2fsprogs), read back by our own reader and checked by e2fsck, since the exit
-code of debugfs says nothing. Tar: by appending a member, for the last one of a name counts. Before
-that the data of the old file, or of every earlier member, is overwritten with zeros: removing a
-file leaves its password in free blocks. No secret goes through debugfs: the identity comes later.
+Raw ext4: with debugfs (e2fsprogs). Its exit code means nothing, so our reader reads the result back
+and e2fsck checks it. Tar: by appending a member, because the last one of a name counts. Before
+that, the data of the old file (or of every earlier member) is overwritten with zeros: removing a
+file would leave its password in free blocks. debugfs sees no secret: the identity comes later.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def ensure_slot(
     size: int = PLACEHOLDER_SIZE,
     check: Callable[[bytes], object] = lambda old: None,
 ) -> bytes | None:
-    """Make sure that the image holds a device.conf that is long enough to be stamped.
+    """Make sure that the image holds a device.conf of sufficient size for a stamp.
 
     Args:
         path: the image, open for writing as ``descriptor`` and locked.
         owner: (uid, gid) that a new device.conf belongs to.
-        size: bytes that are long enough.
+        size: sufficient bytes.
         check: called with an old device.conf that is too short, before anything is changed.
 
     Returns:
@@ -83,11 +83,11 @@ def _found(path: Path, descriptor: int) -> Location | None:
     try:
         return locate_conf(path, descriptor)
     except CorruptImage:
-        return None  # a hole, say: it is replaced whole
+        return None  # such as a hole: it is replaced as a whole
 
 
 def _old(stream: io.FileIO, container: str) -> FileEntry | None:
-    """Return the device.conf that is there.
+    """Return the image's device.conf.
 
     Raises:
         CorruptImage: it cannot be read, in a raw image; in a tar a new member comes after it.
@@ -135,7 +135,7 @@ def _place_in_ext4(
 
 
 def _new_folders(path: Path, folder: str) -> list[str]:
-    """Return debugfs's commands that make the missing folders, 0755 root."""
+    """Return debugfs's commands that create the missing folders (0755, root)."""
     commands = []
     with path.open("rb") as stream:
         there = {each.path for each in open_filesystem(stream).entries()}
@@ -201,7 +201,7 @@ def _blank(descriptor: int, ranges: tuple[Range, ...]) -> None:
 
 
 def _header(name: str, size: int, kind: bytes, mode: int, owner: tuple[int, int]) -> bytes:
-    """Return a ustar header; an owner that does not fit is in GNU's base-256."""
+    """Return a ustar header; large owner numbers are in GNU's base-256."""
     fields = [
         name.encode().ljust(100, b"\0"),
         f"{mode:07o}\0".encode(),

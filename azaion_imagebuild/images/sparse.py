@@ -1,4 +1,4 @@
-"""Android sparse images: a seekable stream over the raw image that one stands for.
+"""Android sparse images: a seekable stream of the raw image in one.
 
 Format: AOSP system/core/libsparse/sparse_format.h, version 1.0; NVIDIA's mksparse writes RAW and
 DONT_CARE chunks only, Debian's img2simg FILL chunks too.
@@ -22,12 +22,12 @@ MAGIC = 0xED26FF3A
 _HEADER = struct.Struct("<IHHHHIIII")
 _CHUNK = struct.Struct("<HHII")
 _RAW, _FILL, _DONT_CARE, _CRC32 = 0xCAC1, 0xCAC2, 0xCAC3, 0xCAC4
-_MOST_CHUNKS = 2_000_000  # 16 bytes of index each; a full 64 GB image has some 100,000
+_MOST_CHUNKS = 2_000_000  # 16 bytes of index each; a full 64 GB image has about 100,000
 _IS_FILL = 1 << 63
 
 
 class SparseReader(io.RawIOBase):
-    """The raw image behind a sparse one, read-only; what a chunk does not carry reads as zeros.
+    """The raw image in a sparse one, read-only; what no chunk contains reads as zeros.
 
     Memory grows with the number of chunks (16 bytes each), not with the image.
 
@@ -65,7 +65,7 @@ class SparseReader(io.RawIOBase):
             expected = self._data_size(kind, length, number)
             if total != header_size + expected or offset + total > self._end:
                 raise CorruptImage(f"chunk {number} is cut short or has a size it cannot have")
-            if length == 0 and kind != _CRC32:  # other readers disagree about what it means
+            if length == 0 and kind != _CRC32:  # readers disagree about its meaning
                 raise CorruptImage(f"chunk {number} is empty")
             if kind in (_RAW, _FILL):
                 self._starts.append(reached)
@@ -105,7 +105,7 @@ class SparseReader(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Buffer) -> int:
-        """Fill ``buffer`` from the position on; less comes only at the end of the image."""
+        """Fill ``buffer`` from the position on, and in part only at the end of the image."""
         view = memoryview(buffer).cast("B")
         filled = 0
         while filled < len(view) and self._position < self.size:
@@ -128,18 +128,18 @@ class SparseReader(io.RawIOBase):
         return size
 
     def next_data(self, position: int) -> int:
-        """Return the first position from this one on that a chunk holds; the size if there is none.
+        """Return the next position that is in a chunk; without one, the size.
 
-        What lies between reads as zeros.
+        What is between reads as zeros.
         """
         data, available = self._at(position)
         return position + (available if data is None else 0)
 
     def stored_ranges(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
-        """Yield (offset in the sparse file, bytes) of where bytes of the raw image are stored.
+        """Yield (offset in the sparse file, bytes) for bytes of the raw image.
 
         Raises:
-            CorruptImage: some are not stored: they lie in a FILL chunk or in none.
+            CorruptImage: some are not stored: they are in a FILL chunk or in none.
         """
         while length:
             data, available = self._at(offset)

@@ -1,14 +1,14 @@
-"""Stamping: an identity into a finished image, by overwriting the data of one file in place.
+"""Stamping an identity into a finished image: overwriting the data of one file in place.
 
 No inode, size or checksum of the filesystem changes (ext4 has none over file data), so the time
 does not depend on the image; nothing is mounted. The order of the writes makes a crash harmless:
 
-1. the first byte becomes ``#``, and is synced: the file's first credential is now a comment, so the
-   file is no identity at all (from a placeholder, which begins with ``#``, this step is nothing);
+1. the first byte becomes ``#`` and is synced: the first credential is now a comment, so the file is
+   not an identity (a placeholder begins with ``#`` already);
 2. all other bytes are written and synced;
-3. the first byte is written and synced: only now there is an identity, and it is complete.
+3. the first byte is written and synced: only now is there an identity, and it is complete.
 
-Cut at any byte, the file is the old one, none, or the new one.
+Interrupted at any byte, the file holds the old identity, none, or the new one.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class OpenImage:
         return found
 
     def read(self) -> bytes:
-        """Return the file's data as it is now."""
+        """Return the file's data."""
         return b"".join(
             os.pread(self._fd, part.length, part.offset) for part in self.location.ranges
         )
@@ -75,7 +75,7 @@ class OpenImage:
 
         Raises:
             ValueError: ``data`` does not have the file's length.
-            VerificationError: another program changed where the file lies since it was located.
+            VerificationError: another program has moved the file since it was located.
             OSError: the image cannot be written.
         """
         if len(data) != self.location.size:
@@ -119,7 +119,7 @@ class OpenImage:
         while data:
             written = os.pwrite(self._fd, data, offset)
             data, offset = data[written:], offset + written
-        if undisturbed:  # otherwise a change that is not ours stays to be seen
+        if undisturbed:  # otherwise somebody else changed it: the index must not match
             self._seen = Version.of(self._fd)
 
 
@@ -139,12 +139,12 @@ def opened_for_stamping(
     Args:
         path: the image.
         wait: seconds to wait for another process that stamps it.
-        make_slot: called with the path and the open descriptor before the file is looked for; what
-            it returns is the old device.conf, which the new slot keeps until it is stamped.
+        make_slot: called with the path and the open descriptor before device.conf is located; it
+            returns the old device.conf, which the new placeholder has replaced.
 
     Raises:
         ImageBuildError: the image cannot be written.
-        UsageError: it is no file that may be written.
+        UsageError: it is not a writable file.
         PreflightError: another process stamps it for longer than ``wait`` seconds.
         VerificationError: it holds no device.conf that can be overwritten in place.
     """
@@ -170,10 +170,9 @@ def opened_for_stamping(
 def opened_images(
     paths: Sequence[Path], wait: float, make_slot: MakeSlot | None = None
 ) -> Iterator[list[OpenImage]]:
-    """Open and lock several images as :func:`opened_for_stamping`; yield them in the same order.
+    """Open and lock images as :func:`opened_for_stamping` does; yield them in the same order.
 
-    They are locked in sorted order: two processes that name the same files never wait for each
-    other.
+    They are locked in sorted order, so that two processes never wait for each other.
     """
     with contextlib.ExitStack() as stack:
         opened = {
@@ -186,12 +185,12 @@ def opened_images(
 def stamp(
     opened: Sequence[OpenImage], content: Callable[[int], bytes], check: Check | None = None
 ) -> list[bytes]:
-    """Write device.conf into images, and renew the checksum beside each; return what was written.
+    """Write device.conf into images, and update the checksum beside each; return what was written.
 
     Args:
         opened: the images.
-        content: returns the data for a file of so many bytes; called for all before any is written.
-        check: called with each image and its data once that is written.
+        content: returns the data for a file of a size; called for all images before any is written.
+        check: called with each image and its data after writing.
 
     Raises:
         ImageBuildError: an image cannot be written.
@@ -223,10 +222,10 @@ def write_into(image: OpenImage, data: bytes) -> None:
 
 
 def blank(path: Path, wait: float) -> bool:
-    """Put the placeholder back into an image; tell whether anything else was in it.
+    """Restore the placeholder in an image; tell whether anything else was in it.
 
     Raises:
-        OperatorError: it is no image with a device.conf, is being stamped, or cannot be written.
+        OperatorError: it has no device.conf, is being stamped, or cannot be written.
     """
     with opened_images([path], wait) as opened:
         if opened[0].read() == placeholder(opened[0].location.size):
@@ -236,21 +235,21 @@ def blank(path: Path, wait: float) -> bool:
 
 
 def to_be_stamped(content: bytes, ownership: Ownership) -> StagedFile:
-    """Return what device.conf will be in an image into which it is stamped; nothing is written."""
+    """Return the device.conf that a stamp will write; write nothing."""
     digest = hashlib.sha256(content).hexdigest()
     return StagedFile(path=DEVICE_CONF, mode=DEVICE_CONF_MODE, ownership=ownership, sha256=digest)
 
 
 def stamped_content(build: Build, identity: DeviceIdentity, size: int | None = None) -> bytes:
-    """Return device.conf as it is stamped: rendered, and padded to the placeholder's size.
+    """Return the device.conf to stamp: rendered, and padded to the placeholder's size.
 
     Args:
         build: whose settings count.
         identity: the device's.
-        size: bytes of the placeholder in the image; None: as it is configured.
+        size: bytes of the placeholder in the image; None: the configured size.
 
     Raises:
-        UsageError: it is too long for that.
+        UsageError: it is too long.
     """
     template = device_conf.template_of(build.settings.device_conf)
     room = build.settings.image.placeholder_size if size is None else size

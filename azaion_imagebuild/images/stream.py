@@ -1,4 +1,4 @@
-"""What the readers of this package read from, and the error they all raise."""
+"""The stream that this package's readers take, and the error that they raise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Readable(Protocol):
 
 
 class CorruptImage(Exception):
-    """An image that cannot be read without doubt; the message says why.
+    """An image that cannot be read reliably; the message says why.
 
     Args:
         message: what is wrong with it, beginning with "it".
@@ -34,7 +34,7 @@ def read_exactly(stream: Readable, offset: int, size: int, what: str) -> bytes:
     """Return ``size`` bytes at ``offset``.
 
     Raises:
-        CorruptImage: the stream ends before; ``what`` names what was looked for.
+        CorruptImage: the stream ends early; ``what`` names what was read.
     """
     stream.seek(offset)
     parts = []

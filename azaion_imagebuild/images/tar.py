@@ -1,9 +1,9 @@
-"""Reading a file, its mode and owner out of a tar archive in a stream.
+"""Reading files, their modes and owners from a tar archive in a stream.
 
 NVIDIA's initrd flash packs the root filesystem as a tar (``images/{internal,external}/system.img``)
 and the device unpacks it with GNU ``tar -xpf``: the last member of a name counts. Formats: POSIX
-ustar and pax (IEEE 1003.1), GNU long names, sparse members. What GNU tar would unpack in another
-way than is read here is refused. Headers are read one by one; of the links a hash is kept.
+ustar and pax (IEEE 1003.1), GNU long names, sparse members. What GNU tar would unpack differently
+is refused. Headers are read one by one; only a hash is kept of each link.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ MAGIC = b"ustar"
 MAGIC_OFFSET = 257
 BLOCK = 512
 
-_LONGEST_EXTRA = 1024 * 1024  # a pax header or a long name; NVIDIA's have some hundred bytes
-_MOST_LINKS = 1_000_000  # a desktop rootfs has some ten thousand
+_LONGEST_EXTRA = 1024 * 1024  # a pax header or a long name; NVIDIA's have about a hundred bytes
+_MOST_LINKS = 1_000_000  # a desktop rootfs has about ten thousand
 REGULAR = b"0"
 """A regular file's kind, whatever its header says."""
 
 _LINK, _SYMLINK, _DIRECTORY, _SPARSE = b"1", b"2", b"5", b"S"
 _LINKS = (_LINK, _SYMLINK)
 _ALSO_REGULAR = (REGULAR, b"\0", b"7")
-_WITHOUT_DATA = (*_LINKS, b"3", b"4", _DIRECTORY, b"6")  # whatever size they say
+_WITHOUT_DATA = (*_LINKS, b"3", b"4", _DIRECTORY, b"6")  # whatever size their headers give
 _PAX, _PAX_SOLARIS, _PAX_GLOBAL, _GNU_NAME, _GNU_LINK = b"x", b"X", b"g", b"L", b"K"
 _EXTENDED = (_PAX, _PAX_SOLARIS, _PAX_GLOBAL, _GNU_NAME, _GNU_LINK)
 _PAX_USED = (b"path", b"size", b"uid", b"gid", b"GNU.sparse.name", b"mtime", b"linkpath")
@@ -49,7 +49,7 @@ _OCTAL = re.compile(rb"\0+| *[0-7]+[ \0]*")
 
 
 class Member(Struct, frozen=True, kw_only=True):
-    """One member of the archive."""
+    """A member of the archive."""
 
     name: str
     """Normal form: no leading ``./`` or ``/``, no trailing ``/``."""
@@ -58,30 +58,30 @@ class Member(Struct, frozen=True, kw_only=True):
     uid: int
     gid: int
     uname: str
-    """The owner's name, which GNU tar believes before the number; ``--numeric-owner``: empty."""
+    """The owner's name, which GNU tar prefers to the number; empty with ``--numeric-owner``."""
     gname: str
     size: int
     start: int
-    """Where its first header begins in the archive, extended ones included, in bytes."""
+    """Offset of its first header in the archive, including extended ones."""
     offset: int
-    """Where its data begins."""
+    """Offset of its data."""
     mtime: int = 0
     target: str = ""
-    """Of a link."""
+    """The target, for a link."""
     device: tuple[int, int] = (0, 0)
 
 
 class Walk(Struct, frozen=True, kw_only=True):
-    """What one reading of all headers found."""
+    """What a walk over all headers found."""
 
     found: Mapping[str, Member | CorruptImage | None]
-    """By path: the last member of that name, why it is refused, or None: it is not there."""
+    """Path → the last member of that name, why it is refused, or None: there is none."""
     end: int
-    """Where the members end: a block of zeros, which the header of an added one would replace."""
+    """Offset of the end: a block of zeros, which the header of an added member would replace."""
 
 
 class Tar:
-    """An archive in a seekable stream; nothing is unpacked."""
+    """An archive in a seekable stream, read without unpacking it."""
 
     def __init__(self, stream: Readable, end: int | None = None) -> None:
         self._stream = stream
@@ -90,11 +90,11 @@ class Tar:
             raise CorruptImage("no tar header at byte 0")
 
     def read_file(self, path: str, limit: int) -> FileEntry | None:
-        """Return the regular file that unpacking leaves at ``path``; None: there is none.
+        """Return the regular file that unpacking creates at ``path``; None: there is none.
 
         Raises:
-            CorruptImage: it is not a regular file, or the way to it leads through a link; it is
-                longer than ``limit``; its owner is ambiguous; a header is damaged.
+            CorruptImage: it is not a regular file, its path leads through a link, it is longer than
+                ``limit``, its owner is ambiguous, or a header is damaged.
         """
         member = self.find(path)
         if member is None:
@@ -126,10 +126,10 @@ class Tar:
         return found
 
     def walk(self, paths: Iterable[str]) -> Walk:
-        """Find the last member of each of some names, in one reading of all headers.
+        """Find the last member of each name, in one walk over all headers.
 
-        A path is refused where it is a link, or was one; where a folder on the way to it is no
-        folder, or it is one itself without saying so; where a member may lead there through a link.
+        A path is refused if it is or was a link, if one of its folders is not a folder, if it has
+        members of its own, or if another member may lead there through a link.
 
         Raises:
             CorruptImage: a header is damaged.
@@ -152,7 +152,7 @@ class Tar:
         return Walk(found=found | {each.path: each.result() for each in searches}, end=end)
 
     def entries(self) -> Iterator[Entry]:
-        """Yield every member that unpacks; of one name the last one counts."""
+        """Yield every member that unpacks; the last one of a name counts."""
         for member in self.members():
             if member.name:
                 yield _entry(member)
@@ -194,10 +194,10 @@ class Tar:
             return member
 
     def after(self, member: Member) -> int:
-        """Return where the next member begins.
+        """Return the offset of the next member.
 
         Raises:
-            CorruptImage: the archive ends before.
+            CorruptImage: the archive ends early.
         """
         return self._after(member.offset, member.size)
 
@@ -221,7 +221,7 @@ class Tar:
 
 
 class _Search:
-    """The search for the last member of a name, fed with the members in their order."""
+    """The search for the last member of a name, over the members in their order."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -233,7 +233,7 @@ class _Search:
         self._has_members = False
 
     def see(self, member: Member, parts: list[str], links: _Links) -> None:
-        """Look at the next member, whose name has these parts.
+        """Check the next member, whose name has these parts.
 
         Raises:
             CorruptImage: the path is refused.
@@ -242,7 +242,7 @@ class _Search:
             raise CorruptImage(f"{member.name!a:.80} leads through a link in the archive")
         if member.name == self._wanted:
             if member.kind in _LINKS:
-                # GNU tar makes some at the end, over a later file that got the same inode.
+                # GNU tar creates some at the end, over a later file with the same inode.
                 reason = f"/{self._wanted} is not a regular file in the archive but a link"
                 raise CorruptImage(reason)
             self._found = member
@@ -259,17 +259,17 @@ class _Search:
 
 
 class _Links:
-    """The links of an archive so far: tar would follow ``x -> etc`` in ``x/passwd``."""
+    """The links of an archive so far: with ``x -> etc``, tar would follow ``x/passwd``."""
 
     def __init__(self) -> None:
         self._hashes: set[int] = set()  # an archive may have many, with long names
 
     def lead_to(self, parts: list[str]) -> bool:
-        """Tell whether the way to a name leads through a link."""
+        """Tell whether a path leads through a link."""
         return bool(self._hashes) and any(hash(each) in self._hashes for each in _folders(parts))
 
     def note(self, member: Member) -> None:
-        """Take note of a member that is a link.
+        """Note a member that is a link.
 
         Raises:
             CorruptImage: there are too many.
@@ -286,7 +286,7 @@ def _folders(parts: list[str]) -> Iterator[str]:
 
 
 class _Extra:
-    """What extended headers say of the next member, over what its own header says."""
+    """Fields of the next member from extended headers; they override its own header."""
 
     def __init__(self) -> None:
         self._long_name: str | None = None
@@ -300,7 +300,7 @@ class _Extra:
         elif kind == _GNU_LINK:
             self._long_target = _text(data.partition(b"\0")[0])
         elif kind == _PAX_GLOBAL:
-            # Nobody writes them into an image, and readers differ in how long they hold.
+            # Nobody writes them into an image, and readers disagree on their scope.
             if _pax_records(data):
                 raise CorruptImage("a global tar header says something of every member")
         elif kind in (_PAX, _PAX_SOLARIS):
@@ -317,7 +317,7 @@ class _Extra:
         return self._records.get("linkpath", self._long_target)
 
     def seconds(self, key: str, field: bytes) -> int:
-        """Return a time in whole seconds: of the records, or of the header's own field."""
+        """Return a time in whole seconds, from the records or the header's own field."""
         text = self._records.get(key)
         if text is not None:
             if not _TIME.fullmatch(text):
@@ -372,7 +372,7 @@ def _member(
     is_file = kind in _ALSO_REGULAR
     if not name or "\0" in name or (is_file and (not parts or name.endswith("/."))):
         raise CorruptImage(f"a member cannot have the name {ascii(name)[:80]}")
-    if is_file:  # BSD's old tar wrote a folder as a file with a slash behind
+    if is_file:  # old BSD tar wrote a folder as a file whose name ends in a slash
         kind = _DIRECTORY if name.endswith("/") else REGULAR
     size = 0 if kind in _WITHOUT_DATA else extra.number("size", size)
     return Member(
@@ -426,13 +426,13 @@ def _own_name(header: bytes) -> str:
 
 
 def _number(field: bytes, what: str) -> int:
-    """Read an octal number, or GNU's base-256 for those that do not fit."""
+    """Read an octal number, or a large one in GNU's base-256."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     if field[0] == 0xFF:
         raise CorruptImage(f"a tar header has a negative {what}")
     if not _OCTAL.fullmatch(field):
-        raise CorruptImage(f"a tar header has a {what} that is no number")
+        raise CorruptImage(f"a tar header has a {what} that is not a number")
     return int(field.strip(b" \0") or b"0", 8)
 
 

@@ -1,16 +1,15 @@
-"""Where files lie in a tar image, remembered beside it: a tar has no index, only headers to walk.
+"""An index of a tar image, saved beside it: a tar itself has none, only headers to walk.
 
-``.IMAGE.azaion-place.json`` says where the headers of device.conf, passwd, group and
-nv_tegra_release begin, their SHA-256, where the members end, and of which version of the image all
-this is true: its inode, size and times (mtime can be set back, ctime cannot). It holds no secret,
-and may be removed at any time.
+``.IMAGE.azaion-place.json`` holds the offsets and SHA-256 of the headers of device.conf, passwd,
+group and nv_tegra_release, the end of the members, and the version of the image: its inode, size
+and times (mtime can be set back, ctime cannot). It holds no secret, and may be removed at any time.
 
-It is believed only where it belongs to this user or root, nobody else may write it, the image is of
-that version, no member was added, and the headers, parsed again at the noted offsets, have that
-digest and are of that file. Otherwise the whole archive is walked, and a new index is written. What
-this cannot see: another program that changes headers elsewhere in the archive within the same tick
-of the clock as our own write (4 ms; Linux 6.13 and newer tell even those apart), or that sets the
-clock back to do so. ``verify`` and the proof of a whole build believe no note.
+It is used only if it belongs to this user or root, nobody else may write it, the image has that
+version, no member was added, and the headers at these offsets, parsed again, have that digest and
+that name. Otherwise the whole archive is walked, and a new index is written. It cannot detect a
+program that changes other headers within the same clock tick as our own write (4 ms; not with Linux
+6.13 and newer), or that sets the clock back to do so. ``verify`` and the proof of a whole build do
+not use it.
 """
 
 from __future__ import annotations
@@ -38,11 +37,11 @@ from .tar import BLOCK, Member, Tar, Walk
 from .version import Version
 
 NOTES = ".*.azaion-place.json*"
-"""The pattern of their names."""
+"""The pattern of the names of index files."""
 
 _REMEMBERED = (DEVICE_CONF, PASSWD, GROUP, RELEASE_FILE)
-_LONGEST_NOTE = 4096  # bytes; ours have some 800
-_LONGEST_HEADERS = 65536  # of one member; NVIDIA's have some hundred bytes
+_LONGEST_NOTE = 4096  # bytes; ours have about 800
+_LONGEST_HEADERS = 65536  # of one member; NVIDIA's have about a hundred bytes
 
 
 @contextlib.contextmanager
@@ -73,7 +72,7 @@ def locate_conf(image: Path, descriptor: int) -> Location | None:
     """Find device.conf in an image that is open as ``descriptor``, as :func:`.locate.locate`.
 
     Raises:
-        CorruptImage: it is no regular file, its data is not stored whole, or the image is damaged.
+        CorruptImage: it is not a regular file, is not stored whole, or the image is damaged.
     """
     with io.FileIO(descriptor, "r", closefd=False) as stream:
         if image_format(stream) == "tar":
@@ -82,10 +81,10 @@ def locate_conf(image: Path, descriptor: int) -> Location | None:
 
 
 def update(image: Path, before: Version, after: Version) -> None:
-    """Make the note true again after members' data, and nothing else, was overwritten.
+    """Update the index after members' data, and nothing else, was overwritten.
 
-    Killed before this, the note is of a version that is no more, and the image is walked again. A
-    note of another version than ``before`` was wrong already, and stays wrong.
+    If the process is killed before this, the index is outdated, and the image is walked again. An
+    index of another version than ``before`` was wrong already, and stays wrong.
     """
     note = _read(image)
     if note is not None and note.image == before:
@@ -94,16 +93,18 @@ def update(image: Path, before: Version, after: Version) -> None:
 
 @contextlib.contextmanager
 def copied_with(source: Path, copy: Path) -> Iterator[None]:
-    """Let what is remembered of an image be true of the copy that is made of it meanwhile."""
+    """Give the index of an image to the copy that is made of it meanwhile."""
     note = _read(source)
     yield
     with contextlib.suppress(OSError):
-        if note is not None and note.image == Version.of(source):  # so it did not change meanwhile
+        if note is not None and note.image == Version.of(
+            source
+        ):  # the image did not change meanwhile
             _write(copy, structs.replace(note, image=Version.of(copy)))
 
 
 def forget(image: Path) -> None:
-    """Remove the note of an image that goes."""
+    """Remove the index of an image that is removed."""
     with contextlib.suppress(OSError):
         _beside(image).unlink(missing_ok=True)
 
@@ -116,29 +117,29 @@ class HeaderOffset(Struct, frozen=True, kw_only=True):
 
 
 class Index(Struct, frozen=True, kw_only=True):
-    """What is remembered of an image."""
+    """The content of an index file."""
 
     image: Version
     end: int
     files: Mapping[str, HeaderOffset | None]
-    """None: the archive holds no such file."""
+    """None: the archive does not have the file."""
     version: str = __version__
-    """Of this tool: another one may refuse more."""
+    """This tool's version: another one may refuse more."""
 
 
 class _Stale(Exception):
-    """What is remembered is not what is there."""
+    """The index does not match the image."""
 
 
 class IndexedTar(Tar):
-    """A tar in which the files that a stamp needs are found by the note beside it."""
+    """A tar in which the files that a stamp needs are found with the index beside it."""
 
     def __init__(self, image: Path, descriptor: int) -> None:
-        # Not buffered: what is remembered of a version must have been read from that version.
+        # Not buffered: the index of a version must have been read from that version.
         super().__init__(io.FileIO(descriptor, "r", closefd=False))
         self._image = image
         self._descriptor = descriptor
-        self._note: Index | None = None  # where none can be written
+        self._note: Index | None = None  # if it cannot be written
 
     def find(self, path: str) -> Member | None:
         if path not in _REMEMBERED:
@@ -178,7 +179,7 @@ class IndexedTar(Tar):
             if not isinstance(found, CorruptImage):
                 with contextlib.suppress(_Stale):
                     files[path] = self._place(found) if found else None
-        if files:  # or the walk ended early
+        if files:  # otherwise the walk ended early
             self._note = Index(image=version, end=walk.end, files=files)
             _write(self._image, self._note)
 
@@ -196,7 +197,7 @@ def _beside(image: Path) -> Path:
 
 
 def _read(image: Path) -> Index | None:
-    """Return the note beside an image; None: there is none that may be believed."""
+    """Return the index beside an image; None: there is none that can be trusted."""
     try:
         return _parsed(json.loads(_read_own(_beside(image))))
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
@@ -204,7 +205,7 @@ def _read(image: Path) -> Index | None:
 
 
 def _read_own(path: Path) -> bytes:
-    """Read a small file that nobody but this user or root can have written; no more than that.
+    """Read a small file that only this user or root can have written.
 
     Raises:
         OSError: it cannot be opened, or is a link.
@@ -215,14 +216,14 @@ def _read_own(path: Path) -> bytes:
         found = os.fstat(stream.fileno())
         others = stat.S_IWGRP | stat.S_IWOTH
         if not stat.S_ISREG(found.st_mode) or found.st_mode & others:
-            raise ValueError("no file of its owner alone")
+            raise ValueError("not a private file")
         if found.st_uid not in (0, os.geteuid()):
             raise ValueError("not ours")
         return stream.read(_LONGEST_NOTE)
 
 
 def _parsed(fields: Any) -> Index:
-    """Return a note as it was written; any wrong field raises one of the errors of _read()."""
+    """Parse an index; a wrong field raises one of the errors that _read() catches."""
     if fields["version"] != __version__:
         raise ValueError("of another version of this tool")
     return Index(
@@ -239,11 +240,11 @@ def _parsed(fields: Any) -> Index:
 
 def _offset(value: Any) -> int:
     if type(value) is not int or value % BLOCK or not 0 <= value < 1 << 62:
-        raise ValueError("no offset of a header")
+        raise ValueError("not an offset of a header")
     return value
 
 
 def _write(image: Path, note: Index) -> None:
-    """Put a note beside an image, whole or not at all; a folder that takes none gets none."""
+    """Write the index beside an image, whole or not at all; ignore a read-only folder."""
     with contextlib.suppress(OSError):
         replace_file(_beside(image), msgspec.json.encode(note), mode=0o644, durable=False)

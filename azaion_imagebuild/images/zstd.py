@@ -1,8 +1,8 @@
-"""Zstandard files: what one unpacks to, as a stream, in bounded memory.
+"""Zstandard files: the unpacked content as a stream, in bounded memory.
 
-Format: RFC 8878. A file is frames in a row; skippable ones say nothing. Refused is what ``zstd -d``
-refuses on the device (garbage between or behind frames, a frame that is cut short, a window over
-128 MiB, a dictionary), and what unpacks to more than any device stores.
+Format: RFC 8878. A file is a sequence of frames; skippable ones are ignored. What ``zstd -d`` would
+refuse on the device is refused (garbage between or after frames, an incomplete frame, a window over
+128 MiB, a dictionary), and so is what unpacks to more than any device can store.
 """
 
 from __future__ import annotations
@@ -19,41 +19,41 @@ from .stream import CorruptImage, Readable
 
 MAGIC = b"\x28\xb5\x2f\xfd"
 LARGEST = 1 << 38
-"""Bytes (256 GiB) that an image may unpack to where no setting says how large it is."""
+"""Bytes (256 GiB) that an image may unpack to if no setting gives its size."""
 
 LARGEST_WINDOW = 1 << 27
-"""What ``zstd -d`` takes without ``--long``, and what decoding takes in memory, in bytes."""
+"""The largest window that ``zstd -d`` accepts without ``--long``; decoding needs it in memory."""
 
 _WINDOW_LOG = LARGEST_WINDOW.bit_length() - 1
-_SKIPPABLE = 0x184D2A50  # and the 15 numbers behind it
-_MOST_FRAMES = 65536  # zstd makes one, pzstd one for each few megabytes
+_SKIPPABLE = 0x184D2A50  # and the 15 following numbers
+_MOST_FRAMES = 65536  # zstd writes one, pzstd one for every few megabytes
 _LONGEST_HEADER = 18
 _BLOCK_HEADER = 3
 _STORED_AND_LAST = 1  # bits of a block header: the last one, of the kind Raw_Block
 _LARGEST_BLOCK = 1 << 17
 _FED_AT_ONCE = 1 << 16
 _DECODED_AT_ONCE = 1 << 20
-_KEPT_BEHIND = 1 << 16  # bytes before the newest ones, for a reader that steps back a little
+_KEPT_BEHIND = 1 << 16  # older bytes that are kept, for a reader that steps back a little
 
 
 _SIZE = re.compile(r"([0-9]{1,15})([KMG]?)(?:iB)?", re.ASCII)
 
 
 class FrameHeader(Struct, frozen=True, kw_only=True):
-    """The header of a frame, its magic number included."""
+    """The header of a frame, including its magic number."""
 
     length: int
     window: int
     """Bytes that decoding needs to keep."""
     size: int | None
-    """Bytes that it unpacks to, as it says; None: it does not."""
+    """Bytes that it unpacks to; None: not given."""
     checksum: bool
     dictionary: int
     """The number of the dictionary that it needs; 0: none."""
 
 
 class Frame(Struct, frozen=True):
-    """Where a frame begins."""
+    """The start of a frame."""
 
     offset: int
     """In the file."""
@@ -62,7 +62,7 @@ class Frame(Struct, frozen=True):
 
 
 class Unpacked:
-    """What a zstd file unpacks to: read-only and forwards; a step back over 64 KiB starts again.
+    """The content of a zstd file, read-only; a step back over 64 KiB starts from the beginning.
 
     Args:
         stream: the file.
@@ -81,10 +81,10 @@ class Unpacked:
 
     def _start_again(self) -> None:
         self.frames: list[Frame] = []
-        """Those that were reached so far."""
-        self._offset = 0  # of what is read next, in the file
-        self._reached = 0  # bytes that were unpacked so far
-        self._kept = b""  # the newest of them
+        """The frames reached so far."""
+        self._offset = 0  # of the next read, in the file
+        self._reached = 0  # bytes unpacked so far
+        self._kept = b""  # the last of them
         self._decoder: Any = None
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
@@ -94,7 +94,7 @@ class Unpacked:
         return self._position
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return up to ``size`` bytes; with -1 some."""
+        """Return up to ``size`` bytes; with -1, some."""
         if self._position < self._reached - len(self._kept):
             self._start_again()
         while self._position >= self._reached:
@@ -106,7 +106,7 @@ class Unpacked:
         return data
 
     def drain(self) -> int:
-        """Unpack all that is left, and return the whole's size."""
+        """Unpack the rest, and return the total size."""
         while self._unpack():
             continue
         return self._reached
@@ -178,7 +178,7 @@ class Unpacked:
 def largest_for(size: str | None) -> int:
     """Return how many bytes an image may unpack to, for an APP partition of ``[bsp] size``.
 
-    An archive has headers, too; what does not fit the partition cannot be unpacked there.
+    An archive also has headers. What does not fit the partition cannot be unpacked there.
     """
     found = _SIZE.fullmatch(size or "")
     if found is None:
@@ -191,7 +191,7 @@ def frame_header(head: bytes) -> FrameHeader:
     """Return the header that a frame begins with (RFC 8878, 3.1.1.1).
 
     Raises:
-        CorruptImage: it is none, or cut short.
+        CorruptImage: it is not one, or is cut short.
     """
     if head[:4] != MAGIC or len(head) < 6:
         raise CorruptImage("no header of a zstd frame")
@@ -218,7 +218,7 @@ def frame_header(head: bytes) -> FrameHeader:
 def stored_frame(data: bytes) -> bytes:
     """Return a frame of one block that holds ``data`` as it is, so that it can be overwritten.
 
-    It has no checksum: a stamp would make it false.
+    It has no checksum, which a stamp would invalidate.
 
     Raises:
         ValueError: it is empty, or too long for one block.
@@ -232,12 +232,12 @@ def stored_frame(data: bytes) -> bytes:
 
 
 def stored_at(head: bytes, offset: int, size: int) -> int | None:
-    """Return where bytes that a frame unpacks to lie in the frame as they are; None: nowhere.
+    """Return the offset at which a frame stores bytes unpacked; None: it does not.
 
     Args:
         head: the frame's first 32 bytes.
-        offset: of the bytes, in what the frame unpacks to.
-        size: how many there are.
+        offset: of the bytes, in the frame's content.
+        size: number of the bytes.
     """
     header = frame_header(head)
     block = int.from_bytes(head[header.length : header.length + _BLOCK_HEADER], "little")

@@ -1,4 +1,4 @@
-"""Reading files out of a tar archive that is packed by zstd, in one pass from start to end.
+"""Reading files from a tar archive packed by zstd, in one pass from start to end.
 
 R36.4 and newer pack ``images/{internal,external}/system.img`` by ``tar -I 'zstd -T0'``, and the
 device unpacks it by ``tar -x -I 'zstd -T0' -pf`` (l4t_flash_from_kernel.sh).
@@ -14,21 +14,21 @@ from .tar import REGULAR, Member, Tar, Walk
 from .zstd import LARGEST, Unpacked
 
 OFTEN_READ = (DEVICE_CONF, PASSWD, GROUP, RELEASE_FILE)
-"""What a proof and a stamp need of an archive."""
+"""The files that a proof and a stamp need."""
 
 _KEPT = 1 << 20  # bytes of one file
 
 
 class ZstdTar(Tar):
-    """A packed archive in a seekable stream. Its last byte is unpacked, too: any may be damaged.
+    """A packed archive in a seekable stream, always unpacked to its last byte, to find all damage.
 
-    The files that are often read cost one pass together, any other one pass each.
+    One pass finds all files that are often read; any other file takes a pass of its own.
     """
 
     def __init__(self, stream: Readable, largest: int = LARGEST) -> None:
         self._unpacked = Unpacked(stream, largest)
         self._found: Walk | None = None
-        self._passed: dict[str, tuple[int, bytes]] = {}  # by path, the last one's offset and data
+        self._passed: dict[str, tuple[int, bytes]] = {}  # path → offset and data of the last one
         super().__init__(self._unpacked, end=1 << 63)
 
     def find(self, path: str) -> Member | None:

@@ -17,16 +17,16 @@ from . import diagnosis
 from .diagnosis import HEALTH, LOGIN, SmokeFailed
 
 LOGGED_IN = "logged in"
-"""What the record's field ``smoke`` says when all is well."""
+"""The record's field ``smoke`` after a success."""
 
 _CONNECT = 10.0  # seconds
 _ANSWER = 30.0  # seconds; a Loader waits for its resource API before it answers a login
-_PAUSE = 2.0  # seconds between two looks at a device that boots
+_PAUSE = 2.0  # seconds between two tries while a device boots
 _logger = logging.getLogger(__name__)
 
 
 def loader_url(settings: SmokeSettings, serial: str | None, usb_instance: str | None) -> str:
-    """Return the base URL of a device's Loader; without a USB instance that part is left out.
+    """Return the base URL of a device's Loader; without a USB instance, that part is empty.
 
     Raises:
         UsageError: it is missing, is not a URL, or holds ``{serial}`` and none is given.
@@ -45,7 +45,7 @@ def loader_url(settings: SmokeSettings, serial: str | None, usb_instance: str | 
 
 
 def transport(settings: SmokeSettings) -> Transport:
-    """Return how to speak to a Loader.
+    """Return the connection to a Loader.
 
     Raises:
         UsageError: ``ca_file`` holds no certificates.
@@ -63,13 +63,13 @@ def transport(settings: SmokeSettings) -> Transport:
 def smoke_test(url: str, credentials: DeviceConf, settings: SmokeSettings) -> None:
     """Log in at a device's Loader with the device's own credentials.
 
-    A device that is still booting is waited for, ``settings.wait`` seconds. Credentials that were
-    refused are not tried again: an account may be locked by that.
+    It waits up to ``settings.wait`` seconds for a booting device. Refused credentials are not tried
+    again: that could lock the account.
 
     Args:
         url: base URL of the Loader, as :func:`loader_url` returns it.
         credentials: the device's own.
-        settings: how to speak to it, and how long it may take.
+        settings: the connection, and how long it may take.
 
     Raises:
         SmokeFailed: no answer, not healthy, or no login.
@@ -89,7 +89,7 @@ def smoke_test(url: str, credentials: DeviceConf, settings: SmokeSettings) -> No
 def _look(
     client: JsonClient, credentials: DeviceConf, words: Collection[str]
 ) -> SmokeFailed | None:
-    """Look at the health, then log in; None: all is well."""
+    """Check the health, then log in; None: success."""
     asked = HEALTH
     try:
         if problem := diagnosis.of_health(client.send("GET", "/health"), words):

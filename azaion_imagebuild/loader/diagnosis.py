@@ -1,4 +1,4 @@
-"""Why a device does not log in: each cause with its own words and hint."""
+"""Why a device cannot log in: each cause with its message and hint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Cause = Literal[
     "login refused",
     "resource API down",
 ]
-"""The record's field ``smoke`` says it; other programs rely on these words."""
+"""A value of the record's field ``smoke``, on which other programs rely."""
 
 HEALTH = "GET /health"
 LOGIN = "POST /login"
@@ -33,7 +33,7 @@ _DOWN = re.compile(
     rb"|service unavailable",
     re.IGNORECASE,
 )
-"""What a Loader says that forwarded a login in vain, and answers 401 whatever went wrong."""
+"""Answers of a Loader that could not forward a login: it returns 401 for every error."""
 
 
 class SmokeFailed(VerificationError):
@@ -48,7 +48,7 @@ class SmokeFailed(VerificationError):
 
 
 def of_connection(url: str, asked: str, error: Unreachable) -> SmokeFailed:
-    """Return why the Loader at ``url`` gave no answer to ``asked``."""
+    """Return why the Loader at ``url`` did not answer ``asked``."""
     it = f"the Loader at {url}: {error}"
     if error.kind in TLS_KINDS:
         hint = error.hint(_tls_hint(str(error)))
@@ -82,7 +82,7 @@ def _tls_hint(reason: str) -> str:
 
 
 def of_health(reply: Reply, words: Collection[str]) -> SmokeFailed | None:
-    """Return what the answer to GET /health tells; None: the Loader is healthy."""
+    """Return what is wrong by the answer to GET /health; None: the Loader is healthy."""
     if problem := _of_address(reply, HEALTH):
         return problem
     if reply.status < 300 and not _says_no(reply, words):
@@ -92,7 +92,7 @@ def of_health(reply: Reply, words: Collection[str]) -> SmokeFailed | None:
 
 
 def of_login(reply: Reply, words: Collection[str]) -> SmokeFailed | None:
-    """Return what the answer to POST /login tells; None: the device is logged in."""
+    """Return what is wrong by the answer to POST /login; None: the device is logged in."""
     if problem := _of_address(reply, LOGIN):
         return problem
     if reply.status < 300 and not _says_no(reply, words):
@@ -101,7 +101,7 @@ def of_login(reply: Reply, words: Collection[str]) -> SmokeFailed | None:
     if reply.status in (502, 503, 504):
         return _api_down(answered, may_pass=True)
     if _DOWN.search(reply.body):
-        return _api_down(answered)  # a 401 is never tried again, whatever it says
+        return _api_down(answered)  # a 401 is never retried, whatever it says
     message = f"the device cannot log in: {answered}"
     if reply.status >= 500 or reply.status == 429:
         return SmokeFailed("broken", message, hint=_LOG)
@@ -125,7 +125,7 @@ def _api_down(what: str, *, may_pass: bool = False) -> SmokeFailed:
 
 
 def _of_address(reply: Reply, asked: str) -> SmokeFailed | None:
-    """Tell whether something else than a Loader answers there."""
+    """Tell whether the answer is not from a Loader."""
     said = _answered(asked, reply)
     if 300 <= reply.status < 400:
         said = f"{asked} answered with a redirect to {where(reply.location or '')}"
@@ -144,7 +144,7 @@ def _answered(asked: str, reply: Reply) -> str:
 
 
 def _says_no(reply: Reply, words: Collection[str]) -> bool:
-    """Tell whether the body of a good answer says otherwise."""
+    """Tell whether the body of a 2xx answer says that it failed."""
     answer = reply.json()
     if not isinstance(answer, dict):
         return False

@@ -9,7 +9,7 @@ from msgspec import Struct
 from ..model import GROUP, PASSWD, FileEntry
 
 LARGEST_PASSWD = 4 * 1024 * 1024
-"""Bytes; a longer passwd or group is not read."""
+"""Bytes; a longer passwd or group is refused."""
 
 _HIGHEST_ID = 2**32 - 2  # (uid_t) -1 means "leave as it is" to chown
 
@@ -34,7 +34,7 @@ class Accounts(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def parse(cls, passwd: bytes, group: bytes) -> Accounts:
-        """Read the two files of passwd(5) and group(5); lines of another form are passed over."""
+        """Parse the two files of passwd(5) and group(5); ignore malformed lines."""
         users: dict[str, tuple[int, int]] = {}
         for fields in _rows(passwd, 7):
             uid, gid = _number(fields[2]), _number(fields[3])
@@ -49,7 +49,7 @@ class Accounts(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def read(cls, read_file: Callable[[str, int], FileEntry | None]) -> Accounts:
-        """Read them by the ``read_file`` of a rootfs or an image; a missing file is empty."""
+        """Read them with the ``read_file`` of a rootfs or image; a missing file counts as empty."""
         files = [read_file(path, LARGEST_PASSWD) for path in (PASSWD, GROUP)]
         passwd, group = [entry.data if entry else b"" for entry in files]
         return cls.parse(passwd, group)
@@ -57,7 +57,7 @@ class Accounts(Struct, frozen=True, kw_only=True):
     def resolve(self, owner: str, group: str | None) -> tuple[int, int]:
         """Return (uid, gid) of ``owner`` and ``group``, each a name or a number.
 
-        Without ``group`` it is the owner's own; a number without an entry has the same gid.
+        Without ``group``, the gid is the owner's own; for an unknown number, it is the same number.
 
         Raises:
             UnknownAccount: a name that the device does not have.

@@ -17,10 +17,10 @@ _RUN = Path("/run/azaion-imagebuild")
 
 @contextlib.contextmanager
 def staged_over(rootfs: Path) -> Iterator[Path]:
-    """Mount an overlay of a private tmpfs over ``rootfs``; yield where, unmount it afterwards.
+    """Mount an overlay of a private tmpfs over ``rootfs``; yield its path; unmount it at the end.
 
-    The place is named after the rootfs, so that the next build finds and unmounts what a killed
-    one left. Only for the holder of the rootfs's lock.
+    The path is derived from the rootfs, so that the next build finds and unmounts what a killed one
+    left. Only for the holder of the rootfs's lock.
 
     Raises:
         PreflightError: this user or this kernel cannot mount it.
@@ -72,5 +72,5 @@ def _clear(place: Path) -> None:
 
 
 def _escaped(path: Path) -> str:
-    """Escape what overlayfs takes for separators of its options."""
+    """Escape what overlayfs reads as separators of its options."""
     return "".join(f"\\{char}" if char in "\\,:" else char for char in str(path.resolve()))

@@ -24,7 +24,7 @@ _MOST_NAMES = 40
 
 
 def findings(build: Build) -> list[Finding]:
-    """Return what would keep device.conf from being staged; nothing is changed."""
+    """Return what would keep device.conf from being staged; change nothing."""
     try:
         device_conf.template_of(build.settings.device_conf)
         if build.rootfs_dir.is_dir() and build.rootfs_dir.samefile("/"):
@@ -40,7 +40,7 @@ def findings(build: Build) -> list[Finding]:
 
 
 def _in_its_place(existing: Node) -> Finding | None:
-    """Refuse what cannot be replaced without harm; a plain file can."""
+    """Refuse what cannot be replaced safely; a plain file can."""
     if existing.kind != "regular file":
         return Finding(
             message=f"{DEVICE_CONF} in the rootfs is a {existing.kind}",
@@ -79,7 +79,7 @@ def _owner_findings(build: Build, rootfs: Rootfs, existing: Node | None) -> list
 def _closed_folder(
     build: Build, rootfs: Rootfs, existing: Node | None, configured: tuple[int, int]
 ) -> Finding | None:
-    """Find a folder on the way that the owner of the file may not search."""
+    """Find a folder above device.conf that its owner may not search."""
     uid, gid = (existing.uid, existing.gid) if existing else configured
     folders = DEVICE_CONF.split("/")[:-1]
     for count in range(1, len(folders) + 1):
@@ -95,7 +95,7 @@ def _closed_folder(
 
 
 def unknown_account(error: UnknownAccount) -> Finding:
-    """Say which account is missing and which there are."""
+    """Return the finding that names the missing account and the known ones."""
     known = ", ".join(error.known[:_MOST_NAMES]) or "none at all"
     return Finding(
         message=str(error),
@@ -117,7 +117,7 @@ def owner(settings: DeviceConfSettings, rootfs: Rootfs) -> tuple[int, int]:
 def clear_stale(build: Build) -> Ownership:
     """Remove the device.conf of an earlier attempt; return the owner of the new one.
 
-    An existing one hands its owner and extended attributes on.
+    The new one gets the owner and xattrs of an existing one.
     """
     with Rootfs(build.rootfs_dir) as rootfs:
         ownership = ownership_in(build, rootfs)
@@ -126,7 +126,7 @@ def clear_stale(build: Build) -> Ownership:
 
 
 def ownership_in(build: Build, rootfs: Rootfs) -> Ownership:
-    """Return the owner of device.conf: the present one, or else the configured one.
+    """Return the owner of device.conf: that of an existing file, or the configured one.
 
     Raises:
         UnknownAccount: the rootfs has no such account.
@@ -139,7 +139,7 @@ def ownership_in(build: Build, rootfs: Rootfs) -> Ownership:
 
 
 def stage(build: Build, identity: DeviceIdentity, ownership: Ownership) -> StagedFile:
-    """Render device.conf and put it into the rootfs, 0600."""
+    """Render device.conf and write it into the rootfs, with mode 0600."""
     template = device_conf.template_of(build.settings.device_conf)
     with Rootfs(build.rootfs_dir) as rootfs:
         return rootfs.write_file(
@@ -151,14 +151,14 @@ def stage(build: Build, identity: DeviceIdentity, ownership: Ownership) -> Stage
 
 
 def stage_placeholder(build: Build, ownership: Ownership) -> StagedFile:
-    """Put the placeholder into the rootfs, with the owner and mode that device.conf will have."""
+    """Write the placeholder into the rootfs, with the owner and mode of device.conf."""
     content = placeholder(build.settings.image.placeholder_size)
     with Rootfs(build.rootfs_dir) as rootfs:
         return rootfs.write_file(DEVICE_CONF, content, mode=DEVICE_CONF_MODE, ownership=ownership)
 
 
 def unstage(build: Build, staged: Sequence[StagedFile]) -> None:
-    """Take device.conf, and the directories made for it, out of the rootfs.
+    """Remove device.conf, and the directories created for it, from the rootfs.
 
     What :func:`findings` refuses (a link, a device, a file with several names) stays as it is.
     """

@@ -1,7 +1,7 @@
 """A root filesystem in a folder: reading and writing single files as if chrooted there.
 
-Every path is walked by descriptors (``dir_fd``, ``O_NOFOLLOW``); links are resolved by this code,
-inside the tree, so none leads out of it, not even one that is swapped in during the walk.
+Every path is walked with descriptors (``dir_fd``, ``O_NOFOLLOW``), and this code resolves the links
+inside the tree. So no link leads out of it, not even one that is swapped in during the walk.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class Node(Struct, frozen=True, kw_only=True):
-    """What stands at a path, itself (a link is not followed)."""
+    """What is at a path; a link is not followed."""
 
     mode: int
     uid: int
@@ -37,7 +37,7 @@ class Node(Struct, frozen=True, kw_only=True):
     links: int
 
     def may_search(self, uid: int, gid: int) -> bool:
-        """Tell whether this user may go through the directory; more groups are not looked at."""
+        """Tell whether this user may search the directory; other groups of the user are ignored."""
         if uid == 0:
             return True
         shift = 6 if uid == self.uid else 3 if gid == self.gid else 0
@@ -88,10 +88,10 @@ class Rootfs:
         os.close(self._fd)
 
     def look(self, path: str) -> Node | None:
-        """Return what stands at ``path``, or None. A link at its end is not followed.
+        """Return what is at ``path``, or None. A link at its end is not followed.
 
         Raises:
-            StagingError: the way there is not usable (a loop of links, a file in its middle).
+            StagingError: its directories are not usable (a loop of links, a file among them).
         """
         with self._telling("look at", path):
             try:
@@ -104,7 +104,7 @@ class Rootfs:
     def ownership(self, path: str) -> Ownership:
         """Return the owner and extended attributes of the regular file at ``path``.
 
-        POSIX ACLs are left out: they would open a file of mode 0600 to others, and NVIDIA's tar
+        POSIX ACLs are omitted: they would let others read a file of mode 0600, and NVIDIA's tar
         turns their mask into group bits.
         """
         with self._telling("read", path), self._parent(path) as (folder, name):
@@ -121,7 +121,7 @@ class Rootfs:
         return Ownership(uid=found.st_uid, gid=found.st_gid, xattrs=xattrs)
 
     def read_file(self, path: str, limit: int) -> FileEntry | None:
-        """Return the regular file at ``path``, links followed inside the tree; None: not there.
+        """Return the regular file at ``path``, following links inside the tree, or None.
 
         Raises:
             StagingError: it is not a regular file, or longer than ``limit`` bytes.
@@ -145,14 +145,13 @@ class Rootfs:
         )
 
     def write_file(self, path: str, data: bytes, *, mode: int, ownership: Ownership) -> StagedFile:
-        """Put a file at ``path``, whole or not at all, and read its owner and mode back.
+        """Write a file, whole or not at all, and read its owner and mode back.
 
-        A new file of mode 0600 is written beside it, gets its attributes, owner and mode, is
-        synced and renamed over. Missing directories are made (0755, root); the times of the
-        directories that were there are put back.
+        A new file of mode 0600 beside it gets its data, xattrs, owner and mode, is synced, and then
+        renamed. Missing directories are created (0755, root); existing ones keep their times.
 
         Raises:
-            StagingError: it did not work; the tree is as before.
+            StagingError: it failed; the tree is unchanged.
         """
         made: list[str] = []
         try:
@@ -174,9 +173,9 @@ class Rootfs:
         )
 
     def remove_file(self, path: str) -> bool:
-        """Remove the file at ``path`` and what a killed write left beside it; tell if any was.
+        """Remove the file at ``path`` and what a killed write left; tell whether there was any.
 
-        A link is removed itself; what it leads to stays. The directory's times are put back.
+        A link is removed, not its target. The directory keeps its times.
 
         Raises:
             StagingError: it cannot be removed.
@@ -194,7 +193,7 @@ class Rootfs:
         return removed
 
     def remove_dirs(self, paths: list[str] | tuple[str, ...]) -> None:
-        """Remove directories that :meth:`write_file` made, innermost first, where still empty."""
+        """Remove empty directories that :meth:`write_file` created, innermost first."""
         for path in reversed(paths):
             with (
                 contextlib.suppress(OSError, StagingError),
@@ -218,10 +217,10 @@ class Rootfs:
     def _parent(
         self, path: str, *, made: list[str] | None = None, follow_last: bool = False
     ) -> Iterator[tuple[int, str]]:
-        """Walk to the directory of ``path``; yield its descriptor and the last name.
+        """Walk to the directory of ``path``; yield its descriptor and the file's name.
 
         ``made``: missing directories are created and their names appended to it.
-        ``follow_last``: a link at the end is followed too, inside the tree.
+        ``follow_last``: a link at the end is followed, too.
         """
         with contextlib.ExitStack() as opened:
             walk = _Walk(self._fd, opened, path, made)
@@ -229,7 +228,7 @@ class Rootfs:
 
 
 class _Walk:
-    """One walk through the tree: the directories passed, as descriptors, and the names to go."""
+    """A walk through the tree: descriptors of the directories so far, and the names left."""
 
     def __init__(
         self, root: int, opened: contextlib.ExitStack, path: str, made: list[str] | None
@@ -275,7 +274,7 @@ class _Walk:
         return descriptor
 
     def _follow(self, name: str) -> bool:
-        """If ``name`` is a link, put its target before the names to go."""
+        """If ``name`` is a link, put its target before the names left."""
         try:
             target = os.readlink(name, dir_fd=self._passed[-1])
         except OSError:
@@ -290,7 +289,7 @@ class _Walk:
         return True
 
     def _make(self, name: str) -> int:
-        """Make a directory 0755 that belongs to root, or to the caller who is not root."""
+        """Make a directory (0755) that belongs to root, or to a caller who is not root."""
         assert self._made is not None  # noqa: S101 - its caller looked
         parent = self._passed[-1]
         with _times_kept(parent):
@@ -308,7 +307,7 @@ def _parts(path: str) -> list[str]:
 
 
 def _open_regular(folder: int, name: str) -> int:
-    """Open a regular file for reading; a fifo does not hang and a device is not touched."""
+    """Open a regular file for reading; never block on a fifo or touch a device."""
     before = os.stat(name, dir_fd=folder, follow_symlinks=False)
     if not stat.S_ISREG(before.st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file")
@@ -328,7 +327,7 @@ def _replace(folder: int, name: str, data: bytes, mode: int, ownership: Ownershi
         for key, value in ownership.xattrs.items():
             os.setxattr(descriptor, key, value)
         _give(descriptor, ownership)
-        os.chmod(descriptor, mode)  # after chown, which clears bits
+        os.chmod(descriptor, mode)  # after chown, which clears mode bits
         _check(os.stat(descriptor), mode, ownership)
 
 
@@ -339,7 +338,7 @@ def _give(descriptor: int, ownership: Ownership) -> None:
 
 
 def _check(found: os.stat_result, mode: int, ownership: Ownership) -> None:
-    """A filesystem without owners (vfat, a squashing NFS) accepts chown and forgets it."""
+    """Raise if chown had no effect: vfat or a squashing NFS accepts and ignores it."""
     kept = (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
     if kept != (mode, ownership.uid, ownership.gid):
         raise OSError(errno.EPERM, "its filesystem does not keep owner and mode")
@@ -347,7 +346,7 @@ def _check(found: os.stat_result, mode: int, ownership: Ownership) -> None:
 
 @contextlib.contextmanager
 def _times_kept(folder: int) -> Iterator[None]:
-    """Put the times of a directory back after a change in it."""
+    """Restore the times of a directory after a change in it."""
     before = os.stat(folder)
     try:
         yield
