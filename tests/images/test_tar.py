@@ -478,7 +478,7 @@ AMBIGUOUS = {
     "a file that is the root": (header(b"./."), "the name"),
     "a file with a slash and data": (
         header(CONF_NAME + b"/", 9) + padded(NEW),
-        "damaged|no number",
+        "damaged|not a number",
     ),
     "a member below the file": (member(CONF_NAME + b"/a", NEW), "members of its own"),
     "a sparse pax name": (pax(SPARSE_PATH) + member(b"a", NEW), "not a regular"),
@@ -707,18 +707,18 @@ def test_every_changed_byte_of_a_header_is_noticed() -> None:
 @pytest.mark.parametrize(
     ("field", "reason"),
     [
-        (b"        ", "no number"),
-        (b"\x000000600", "no number"),
-        (b"0000608\0", "no number"),
-        (b"0000600x", "no number"),
-        (b"060 0600", "no number"),
-        (b"-0000600", "no number"),
-        (b"+0000600", "no number"),
-        (b"0x000600", "no number"),
-        (b"\t0000600", "no number"),
+        (b"        ", "not a number"),
+        (b"\x000000600", "not a number"),
+        (b"0000608\0", "not a number"),
+        (b"0000600x", "not a number"),
+        (b"060 0600", "not a number"),
+        (b"-0000600", "not a number"),
+        (b"+0000600", "not a number"),
+        (b"0x000600", "not a number"),
+        (b"\t0000600", "not a number"),
         (b"\xff" * 8, "negative"),
-        (b"\x81" + bytes(7), "no number"),
-        (b"\xc0" + bytes(7), "no number"),
+        (b"\x81" + bytes(7), "not a number"),
+        (b"\xc0" + bytes(7), "not a number"),
     ],
 )
 @pytest.mark.parametrize("at", [100, 108, 116, 124])
