@@ -27,7 +27,10 @@ def build_failed(build: Build) -> None:
     if build.bsp_dir is not None and build.bsp_dir.is_dir():
         from azaion_imagebuild.l4t.base_image import has_base
         from azaion_imagebuild.l4t.cleanup import remove_images_since
+        from azaion_imagebuild.l4t.retry import is_kept
 
         if build.stamps and has_base(build.bsp_dir):
             return  # hooks/base.py has restored the placeholder
+        if is_kept(build.bsp_dir):
+            return  # it holds no identity
         remove_images_since(build.bsp_dir, build.began)

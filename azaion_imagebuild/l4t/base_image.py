@@ -7,12 +7,8 @@ settings or the release differ from that note, or when it was packed for fewer d
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +30,7 @@ from ..rootfs.staging import stage_placeholder, unstage
 from . import firmware, image_files
 from .flashing import flash_method
 from .image_files import BASE_NOTE
-
-_CHANGED_BY_EVERY_RUN = ("etc/user_release_version",)
-_CHANGED_IN_PLACE = ("boot/", "etc/nv_boot_control.conf")  # rewritten with the same content
+from .origin import origin_of
 
 
 def build_base(build: Build, ownership: Ownership) -> Image:
@@ -57,7 +51,7 @@ def build_base(build: Build, ownership: Ownership) -> Image:
         stamp_base(build, image, placeholder(build.settings.image.placeholder_size))
     # What reaches no device keeps its placeholder.
     image = structs.replace(image, aside=(), base_sha256=image_digest(image.path))
-    note_base(tree, image, _origin(build, ownership), build.packed_for)
+    note_base(tree, image, origin_of(build, ownership), build.packed_for)
     return image
 
 
@@ -99,7 +93,7 @@ def current_base(build: Build, ownership: Ownership) -> Image:
     if build.lane is not None:
         return _base_of_lane(tree)
     note = {} if build.settings.image.rebuild else _read_note(tree)
-    if not _packed_for_enough(build, note) or note.get("of") != _origin(build, ownership):
+    if not _packed_for_enough(build, note) or note.get("of") != origin_of(build, ownership):
         return build_base(build, ownership)
     return _noted_image(tree, note) or build_base(build, ownership)
 
@@ -213,46 +207,3 @@ def _findings(build: Build, image: Image, staged: StagedFile) -> list[Finding]:
         *completeness.findings(build, image),
         *firmware.built_findings(_tree(build)),
     ]
-
-
-def _origin(build: Build, ownership: Ownership) -> str:
-    """Return a digest of all that the base is built from: settings, owner, and the rootfs."""
-    digest = hashlib.sha256()
-    other = {
-        "usb_instance": None,
-        "sysfs_usb": None,
-        "massflash": None,
-    }  # says nothing of the image
-    bsp = structs.asdict(build.settings.bsp) | other
-    owner = (ownership.uid, ownership.gid)
-    size = build.settings.image.placeholder_size
-    digest.update(json.dumps([bsp, owner, size, str(build.rootfs_dir)], default=str).encode())
-    for line in sorted(_described(build.rootfs_dir)):
-        digest.update(line.encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
-
-
-def _described(rootfs: Path) -> Iterator[str]:
-    """Yield a line for everything in the rootfs; it changes when the thing does."""
-    top = str(rootfs)
-    for folder, folders, files in os.walk(top):
-        for name in (*folders, *files):
-            path = f"{folder}/{name}"
-            within = path[len(top) + 1 :]
-            if within == DEVICE_CONF or within in _CHANGED_BY_EVERY_RUN:
-                continue
-            with contextlib.suppress(OSError):
-                at = os.lstat(path)
-                line = f"{within} {at.st_mode:o} {at.st_uid} {at.st_gid}"
-                if stat.S_ISREG(at.st_mode):
-                    line += f" {at.st_size} {_version(path, within, at)}"
-                elif stat.S_ISLNK(at.st_mode):
-                    line += f" {os.readlink(path)}"  # noqa: PTH115 - one of very many
-                yield f"{line}\n"
-
-
-def _version(path: str, within: str, at: os.stat_result) -> str:
-    if within.startswith(_CHANGED_IN_PLACE):
-        with open(path, "rb") as stream:  # noqa: PTH123 - one of very many
-            return hashlib.sha256(stream.read()).hexdigest()
-    return str(at.st_mtime_ns)

@@ -16,7 +16,7 @@ from ..secret import Secret
 from ..system import mounts
 from ..system.holes import data_ranges
 from . import image_files
-from .image_files import BASE_NOTE
+from .image_files import BASE_NOTE, RETRY_NOTE
 
 _WINDOW = 1 << 20
 _CREDENTIAL = re.compile(rb"AZAION_DEVICE_PASSWORD=['\"]?[^\s'\"${}<>\0]{8,}")
@@ -70,7 +70,8 @@ def clean(tree: Path) -> list[str]:
     """
     release(tree)
     removed = remove_images_since(tree, since=0.0)
-    (tree / BASE_NOTE).unlink(missing_ok=True)
+    for note in (BASE_NOTE, RETRY_NOTE):
+        (tree / note).unlink(missing_ok=True)
     left = [str(path.relative_to(tree)) for path in _changed(tree, 0.0, linked=False)
             if _has_credential(path)]  # fmt: skip
     if left:
@@ -100,7 +101,7 @@ def release(folder: Path, error: type[OperatorError] = StagingError) -> None:
 def remove_images(tree: Path) -> None:
     """Remove the images of any earlier build: a stale one must not pass for a new one."""
     images = image_files.present_images(tree)
-    for path in (*images, tree / BASE_NOTE, *image_files.derived_files(tree)):
+    for path in (*images, tree / BASE_NOTE, tree / RETRY_NOTE, *image_files.derived_files(tree)):
         path.unlink(missing_ok=True)
 
 

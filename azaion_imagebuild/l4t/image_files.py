@@ -30,6 +30,9 @@ BASE_NOTE = "bootloader/azaion-base.json"
 """What a base was built from (see :mod:`.base_image`); it is removed together with its images."""
 
 _APP = re.compile(r"^APP(?:_ext)?=([A-Za-z0-9._+-]+)$", re.MULTILINE)
+RETRY_NOTE = "bootloader/azaion-retry.json"
+"""Which images wait for the next attempt (see :mod:`.retry`); it is removed together with them."""
+
 _MASSFLASH_ARCHIVES = ("mfi_*",)
 _TAR_INDEXES = (f"bootloader/{NOTES}", f"tools/kernel_flash/images/*/{NOTES}")
 _UNPACKED = (

@@ -31,6 +31,7 @@ from ..model import (
     StagedFile,
 )
 from ..system.signals import held_back
+from . import events
 from .answers import add_fields, flatten, refuse_errors, require_answer
 from .attempt import Attempt
 
@@ -257,7 +258,26 @@ def activate_proven(
     _refuse_changed(image, before)
     if not attempt.build.flash:
         attempt.hold_signals()  # the image is handed over as soon as the account is changed
-    return activate(attempt, identity)
+    try:
+        return activate(attempt, identity)
+    except OperatorError:
+        _keep_for_retry(attempt, image)
+        raise
+
+
+def _keep_for_retry(attempt: Attempt, image: Image) -> None:
+    """Keep what was built, without the identity, and say so."""
+    from ..l4t.retry import keep_for_retry
+
+    if kept := keep_for_retry(attempt.build, image, attempt.staged):
+        attempt.watcher(
+            events.problem(
+                "warning",
+                f"what was built is kept, without the identity: {', '.join(map(str, kept))}",
+                "run the same command again: it is not built again; azaion-imagebuild clean --bsp"
+                f" {attempt.build.bsp_dir} removes it",
+            )
+        )
 
 
 def _refuse_changed(image: Image, before: list[tuple[int, ...]]) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from thorough import one_of
-from world import EMAIL, SERIAL, TOOL, Ran, Run, Script
+from world import EMAIL, SERIAL, TOOL, Ran, Run, Script, replace_script
 
 from azaion_imagebuild import images
 from azaion_imagebuild.identity import device_conf
+from azaion_imagebuild.l4t import image_files
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox import Accounts
 
@@ -24,6 +25,12 @@ import os, signal
 from azaion_imagebuild import hookimpl
 from azaion_imagebuild.errors import ImageBuildError, StagingError
 from azaion_imagebuild.model import DEVICE_CONF, Finding
+"""
+INITRD = """
+[bsp]
+method = "initrd"
+external_device = "nvme0n1p1"
+partition_xml = "tools/kernel_flash/flash_l4t_external.xml"
 """
 FAILURES = {
     "staging": "@hookimpl\ndef pre_flash(): raise StagingError('no room', hint='make some')",
@@ -199,3 +206,48 @@ def test_stamp_leaves_image_and_account_as_they_were_where_the_api_refuses(
     assert not Path("new.img").exists()
     assert run(*argv).code == 0
     assert account.login(EMAIL, password_in(out or "base.img"))
+
+
+@needs_root
+@pytest.mark.parametrize("method", one_of(["flash", "initrd"]))
+@pytest.mark.parametrize("change", one_of(["nothing", "rootfs", "image", "serial"]))
+def test_an_image_whose_account_could_not_be_changed_is_used_by_the_next_attempt(
+    argv: list[object], image: Callable[..., Ran], account: Accounts, bsp: Path, tmp_path: Path,
+    method: str, change: str, run: Run,
+) -> None:  # fmt: skip
+    script = {"flash": "flash.sh", "initrd": "tools/kernel_flash/l4t_initrd_flash.sh"}[method]
+    built = tmp_path / "built"
+    real = f"{(bsp / script).name}.real"
+    replace_script(
+        bsp / script,
+        f'[[ "$*" == *--no-flash* ]] && echo x >> {built}; exec "${{0%/*}}/{real}" "$@"\n',
+    )
+    down = "@hookimpl(tryfirst=True)\ndef activate_identity(): raise StagingError('down', hint='')"
+    plug_in(down)
+    with Path("imagebuild.toml").open("a") as config:
+        config.write(INITRD if method == "initrd" else "")
+    failed = image("--flash", "0")
+    assert (failed.code, failed.json["account"]) == (5, None), failed.err
+    assert account.login(EMAIL, OLD)
+    kept = image_files.present_images(bsp)
+    assert "is kept, without the identity" in failed.err
+    assert all(str(path) in failed.err for path in kept)
+    assert kept
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in kept)
+    assert not any(b"AZAION_DEVICE_PASSWORD=" in path.read_bytes() for path in kept)
+
+    Path("site/site.py").unlink()
+    if change == "rootfs":
+        (bsp / "rootfs/usr/bin/new").write_text("new")
+    if change == "image":
+        kept[0].write_bytes(b"not an image any more")
+    if change == "serial":
+        argv[2] = "AZJN-0077"
+    done = run(*argv, "--flash", "0")
+    assert done.code == 0, done.err
+    email = "azaion-jetson-0077@azaion.com" if change == "serial" else EMAIL
+    assert account.login(email, password_in(done.json["image"]))
+    assert built.read_text().count("x") == (1 if change == "nothing" else 2)
+    assert not (bsp / image_files.RETRY_NOTE).exists()
+    assert run("clean", "--bsp", bsp).code == 0
+    assert image_files.present_images(bsp) == []
