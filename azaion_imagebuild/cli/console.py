@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TextIO, TypeGuard, cast
+from typing import TextIO, cast
 
 from ..errors import OperatorError
 from ..pipeline import attempt_log, events
@@ -14,6 +14,8 @@ from ..pipeline.events import Event, Watcher
 from ..secret import redact
 from ..text import visible
 from .live_line import Lasting, Live, Quiet
+from .painting import has_colours, painted
+from .screen import Screen, is_screen
 
 
 class Console:
@@ -26,8 +28,8 @@ class Console:
         self.debug = False
         """Show the whole output of scripts."""
         self.has_bell = True
-        self.above: Callable[[str], None] | None = None
-        """Prints a line above what is live on the stream, while something is."""
+        self._screen = Screen(stream) if is_screen(stream) else None
+        self._has_colours = has_colours(stream)
         self.speak(is_json=is_json)
         for name in events.LOGGERS:
             logger = logging.getLogger(name)
@@ -39,14 +41,20 @@ class Console:
         """Write text or JSON from now on."""
         self.is_json = is_json
         self._progress: Live | Quiet = Quiet(self._progressed)
-        if not is_json and _is_terminal(self._stream):
-            self._progress = Live(self._stream)
+        if self.screen is not None:
+            self._progress = Live(self.screen)
+
+    @property
+    def screen(self) -> Screen | None:
+        """What is live on the stream, if it is a terminal and gets text."""
+        return None if self.is_json else self._screen
 
     def tell(self, event: Event, *text: str) -> None:
         """Write the event for a program, or the lines of ``text`` for a person."""
         if not self.is_json:
             for line in text:
-                self._write("\n".join(map(visible, redact(line).expandtabs().split("\n"))))
+                shown = "\n".join(map(visible, redact(line).expandtabs().split("\n")))
+                self._write(painted(shown) if self._has_colours else shown)
         else:
             self._write(event.as_json(time.time()))
 
@@ -55,8 +63,8 @@ class Console:
         self.tell(events.said(line), line)
 
     def _write(self, line: str) -> None:
-        if self.above is not None:
-            self.above(line)
+        if self.screen is not None:
+            self.screen.print(line)
         elif self._stream is not None:
             print(line, file=self._stream, flush=True)
 
@@ -95,25 +103,32 @@ class Console:
 
     def ring(self) -> None:
         """Ring the terminal's bell: an operator need not watch."""
-        if self.has_bell and not self.is_json and _is_terminal(self._stream):
-            self._stream.write("\a")
-            self._stream.flush()
+        if self.has_bell and self.screen is not None:
+            self.screen.ring()
+
+    def closed(self) -> None:
+        """Remove what is live: the command ends."""
+        self._progress.ended()
+        if self._screen is not None:
+            self._screen.close()
 
     def fleet(self, *, scans: bool) -> Watcher:
-        """Return what shows a fleet; without bars while labels are scanned and echoed."""
-        from .fleet_display import LiveFleet, answers_to, lines_to
+        """Return what shows a fleet."""
+        from .fleet_display import answers_to, failures_to, lines_to, with_lanes
 
-        if scans:
-            return answers_to(self)
-        if not self.is_json and _is_terminal(self._stream):
-            return LiveFleet(self, self._stream)
-        return lines_to(self)
+        if self.screen is None:
+            return answers_to(self) if scans else lines_to(self)
+        lines = answers_to(self) if scans else failures_to(self)
+        return with_lanes(self.screen, lines, counts=not scans)
 
     def station(self, *, scans: bool) -> Watcher:
         """Return what shows a station."""
-        from .fleet_display import answers_to, timed_lines_to
+        from .fleet_display import answers_to, timed_lines_to, with_lanes
 
-        return answers_to(self) if scans else timed_lines_to(self)
+        if not scans:
+            return timed_lines_to(self)
+        lines = answers_to(self)
+        return lines if self.screen is None else with_lanes(self.screen, lines, counts=False)
 
 
 def _lines_of(event: Event) -> list[str]:
@@ -123,10 +138,6 @@ def _lines_of(event: Event) -> list[str]:
     if event.name == "step":
         return [f"  {event.message}"]
     return [event.message] if event.name in ("began", "said", "planned", "ready") else []
-
-
-def _is_terminal(stream: TextIO | None) -> TypeGuard[TextIO]:
-    return stream is not None and not stream.closed and stream.isatty()
 
 
 class _Handler(logging.Handler):

@@ -1,23 +1,20 @@
-"""What a person sees of a fleet: live bars on a terminal, a line for each device elsewhere."""
+"""What a person sees of a fleet: lines, and on a terminal a row for each lane below them."""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TextIO
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from msgspec import structs
 
 from ..fleet.events import spoken_lane
 from ..pipeline.events import Event, Watcher
-from ..text import visible
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from .console import Console
-
-_STEPS = ("provision_identity", "build_image", "verify_image", "flash", "post_flash", "done")
+    from .screen import Screen
 
 
 def lines_to(console: Console) -> Watcher:
@@ -88,96 +85,107 @@ def pass_on(event: Event, console: Console) -> None:
         console(event if console.is_json else structs.replace(event, message=text))
 
 
-class LiveFleet:
-    """For a terminal: a bar for the whole, with rate and time left, and a line for each lane."""
+def failures_to(console: Console) -> Watcher:
+    """Return a watcher for a list whose lanes are shown: only a failure stays on the screen."""
 
-    def __init__(self, console: Console, stream: TextIO) -> None:
-        self._console = console
-        self._stream = stream
-        self._progress: Progress | None = None
-        self._whole: TaskID | None = None
-        self._lanes: dict[str, TaskID] = {}
-        self._total = self._ended = self._failed = 0
-        self._began = 0.0
+    def tell(event: Event) -> None:
+        if event.name != "device":
+            pass_on(event, console)
+        elif event.fields["outcome"] != "done":
+            console.tell(event, event.message)
 
-    def __call__(self, event: Event) -> None:
-        """Show what happens; this is a watcher."""
-        if event.name == "planned":
-            self._total = event.fields["todo"]
-        shown: dict[str, Callable[[Event], None]] = {
-            "opened": self._open, "closed": self._close,
-            "assigned": self._assigned, "started": self._started, "device": self._device,
-        }  # fmt: skip
-        if event.name in shown and (event.name != "started" or "lane" in event.fields):
-            shown[event.name](event)
-        else:
-            pass_on(event, self._console)
-
-    def _open(self, event: Event) -> None:
-        self._began = time.monotonic()
-        self._progress = _bars(self._stream)
-        self._whole = self._progress.add_task("fleet", total=self._total, note="")
-        for lane in event.fields["lanes"]:
-            self._lanes[lane] = self._progress.add_task(lane, total=len(_STEPS), note="waiting")
-        self._progress.start()
-        self._console.above = self._print
-
-    def _assigned(self, event: Event) -> None:
-        self._update(event, 0, event.fields["serial"])
-
-    def _started(self, event: Event) -> None:
-        step = event.fields["step"]
-        done = _STEPS.index(step) if step in _STEPS else 0
-        self._update(event, done, f"{event.fields['serial']} {step}")
-
-    def _device(self, event: Event) -> None:
-        """Count a device that has ended; only a failure stays on the screen."""
-        self._ended += 1
-        if event.fields["outcome"] != "done":
-            self._failed += 1
-            self._console.tell(event, event.message)
-        if self._progress is not None and self._whole is not None:
-            rate = self._ended / max(0.001, time.monotonic() - self._began) * 3600
-            note = f"{rate:,.0f}/h" + (f", {self._failed} failed" if self._failed else "")
-            self._progress.update(self._whole, completed=self._ended, note=note)
-            self._update(event, 0, "waiting")
-
-    def _update(self, event: Event, completed: int, note: str) -> None:
-        if self._progress is not None:
-            lane = self._lanes[event.fields["lane"]]
-            self._progress.update(lane, completed=completed, note=visible(note))
-
-    def _close(self, event: Event) -> None:
-        """Remove the bars."""
-        self._console.above = None
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
-
-    def _print(self, line: str) -> None:
-        """Print a line above the bars."""
-        if self._progress is not None:
-            self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return tell
 
 
-def _bars(stream: TextIO) -> Progress:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+def with_lanes(screen: Screen, lines: Watcher, *, counts: bool) -> Watcher:
+    """Return a watcher that shows a row for each lane, and passes all on to ``lines``.
 
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
-        TimeRemainingColumn(),
-        console=Console(file=stream),
-        transient=True,
-        redirect_stdout=False,  # ours redacts
-        redirect_stderr=False,
-    )
+    Args:
+        screen: where the rows are shown.
+        lines: writes what stays.
+        counts: also show how many of the list are done, the rate, and the time left.
+    """
+    rows = LaneRows(counts=counts)
+
+    def tell(event: Event) -> None:
+        rows.note(event)
+        if event.name == "opened":
+            screen.show(rows.now)
+        if event.name == "closed":
+            screen.hide()
+        screen.changed()
+        lines(event)
+
+    return tell
+
+
+@dataclass(slots=True)
+class LaneRows:
+    """What each lane does now, and how far the whole list is. Thread-safe."""
+
+    counts: bool
+    _total: int = 0
+    _ended: int = 0
+    _failed: int = 0
+    _began: float = field(default_factory=time.monotonic)
+    _doing: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """Lane → what it does, and since when; it does nothing without words."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def note(self, event: Event) -> None:
+        """Take what an event tells of a lane or of the list."""
+        fields = event.fields
+        with self._lock:
+            if event.name == "planned":
+                self._total = fields["todo"]
+            elif event.name == "opened":
+                self._began = time.monotonic()
+                self._doing = dict.fromkeys(fields["lanes"], ("", 0.0))
+            elif event.name == "device":
+                self._ended += 1
+                self._failed += fields["outcome"] != "done"
+            if (lane := fields.get("lane")) in self._doing:
+                self._note_lane(lane, event)
+
+    def _note_lane(self, lane: str, event: Event) -> None:
+        _, since = self._doing[lane]
+        serial = event.fields.get("serial")
+        if event.name == "assigned":
+            self._doing[lane] = (f"{serial}", time.monotonic())
+        elif event.name == "started":
+            self._doing[lane] = (f"{serial}  {event.fields['step']}", since)
+        elif event.name == "device":
+            self._doing[lane] = ("", 0.0)
+
+    def now(self) -> list[str]:
+        """Return the rows."""
+        now = time.monotonic()
+        with self._lock:
+            width = max((len(spoken_lane(lane)) for lane in self._doing), default=0)
+            return [
+                *([self._whole(now)] if self.counts else []),
+                *(f"{spoken_lane(lane):{width}}  " + _row(words, now - since)
+                  for lane, (words, since) in self._doing.items()),
+            ]  # fmt: skip
+
+    def _whole(self, now: float) -> str:
+        done = self._ended / self._total if self._total else 0.0
+        bar = "#" * round(_BAR * done)
+        passed = max(0.001, now - self._began)
+        row = f"[{bar:.<{_BAR}}] {self._ended:,}/{self._total:,}"
+        if self._ended:
+            left = passed / self._ended * (self._total - self._ended)
+            row += f"  {self._ended / passed * 3600:,.0f}/h  {_spoken(left)} left"
+        return row + (f"  {self._failed:,} FAILED" if self._failed else "")
+
+
+_BAR = 30  # characters
+
+
+def _row(words: str, seconds: float) -> str:
+    return f"{words}  {_spoken(seconds)}" if words else "free"
+
+
+def _spoken(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+from .screen import Screen
 
 _PAUSE = 15.0  # seconds between two plain lines
 _WIDTH = 72
@@ -40,60 +39,52 @@ class Quiet:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
+        self._step = ""
         self._began = self._told = time.monotonic()
 
     def started(self, step: str) -> None:
         """A step begins."""
+        self._step = step
         self._began = self._told = time.monotonic()
 
     def line(self, text: str) -> None:
-        """A script has printed a line."""
+        """A script of the step has printed a line; those of many devices at once are not shown."""
         now = time.monotonic()
-        if now - self._told >= _PAUSE:
+        if self._step and now - self._told >= _PAUSE:
             self._told = now
             self._say(f"    … {now - self._began:.0f} s: {text[:_WIDTH]}")
 
     def ended(self) -> None:
         """The step has ended."""
+        self._step = ""
 
 
 class Live:
-    """For a terminal: a spinner, the step, its seconds, and the last line of its script."""
+    """For a terminal: the step, its seconds, and the last line of its script."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._step = ""
-        self._shown: tuple[Progress, TaskID] | None = None
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        self._step = self._last = ""
+        self._began = time.monotonic()
 
     def started(self, step: str) -> None:
         """A step begins; it is shown as soon as a script prints something."""
-        self._step = step
+        self._step, self._last, self._began = step, "", time.monotonic()
 
     def line(self, text: str) -> None:
-        """A script has printed a line."""
-        progress, task = self._shown = self._shown or self._show()
-        progress.update(task, last=text[:_WIDTH])
+        """A script of the step has printed a line; those of many devices at once are not shown."""
+        if not self._step:
+            return
+        is_new, self._last = not self._last, text
+        if is_new:
+            self._screen.show(self._rows)
+        self._screen.changed()
 
     def ended(self) -> None:
-        """The step has ended: the live line goes."""
-        if self._shown is not None:
-            self._shown[0].stop()
-            self._shown = None
+        """The step has ended: remove the live line."""
+        if self._last:
+            self._screen.hide()
+        self._step = self._last = ""
 
-    def _show(self) -> tuple[Progress, TaskID]:
-        from rich.console import Console
-        from rich.markup import escape
-        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[last]}", markup=False),
-            console=Console(file=self._stream),
-            transient=True,
-            redirect_stdout=False,  # ours redacts
-            redirect_stderr=False,
-        )
-        progress.start()
-        return progress, progress.add_task(escape(self._step), total=None, last="")
+    def _rows(self) -> list[str]:
+        return [f"  {self._step}  {time.monotonic() - self._began:.0f} s  {self._last}"]

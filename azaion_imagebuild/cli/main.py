@@ -27,7 +27,10 @@ def run(argv: Sequence[str]) -> int:
     _guard_the_process()
     console = Console(sys.stderr, is_json=_speaks_json(argv))
     with stdout.said(console):
-        code = _ended(argv, console)
+        try:
+            code = _ended(argv, console)
+        finally:
+            console.closed()
         hold_to_the_end()
         _deliver_traces()
     console.exited(code, time.monotonic() - began)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .console import Console
 
 
 def is_terminal() -> bool:
@@ -26,3 +32,15 @@ def is_live() -> bool:
     except (AttributeError, OSError, ValueError):  # closed, or a test's
         return False
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+@contextlib.contextmanager
+def typed(console: Console, *, wanted: bool) -> Iterator[Iterator[str] | None]:
+    """Yield the lines that a person types where the console can show them; None: read stdin."""
+    if wanted and console.screen is not None and is_terminal():
+        from .keys import typed_lines
+
+        with typed_lines(sys.stdin.fileno(), console.screen) as lines:
+            yield lines
+    else:
+        yield None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +50,16 @@ def plan_fleet(order: Order, settings: Settings) -> Plan:
         return _planned(order, settings, listed, ledger, sandbox=sandbox)
 
 
-def run_fleet(order: Order, settings: Settings, watcher: Watcher) -> dict[str, Any]:
+def run_fleet(
+    order: Order, settings: Settings, watcher: Watcher, typed: Iterator[str] | None = None
+) -> dict[str, Any]:
     """Do a list of devices to its end, and return the one JSON object that says how.
 
     Args:
         order: what is asked for.
         settings: of the site.
         watcher: who is told how the base is built, and how the devices go on.
+        typed: the lines that are scanned; None: they come from stdin.
 
     Raises:
         OperatorError: the fleet could not begin; no account was touched.
@@ -85,7 +88,7 @@ def run_fleet(order: Order, settings: Settings, watcher: Watcher) -> dict[str, A
         )
         if plan.todo or scan_feed:
             try:
-                _run(order, used, plan, run)
+                _run(order, used, plan, run, typed)
             except KeyboardInterrupt:  # while the places were closed: what is done is still told
                 if not run.records:
                     raise
@@ -125,7 +128,9 @@ def _refuse_nothing(feed: ScanFeed) -> None:
         raise UsageError("stdin lists no serials", hint="one serial a line, e.g. AZJN-0042")
 
 
-def _run(order: Order, settings: Settings, plan: Plan, run: Run) -> None:
+def _run(
+    order: Order, settings: Settings, plan: Plan, run: Run, typed: Iterator[str] | None
+) -> None:
     """Get the places ready and do every device."""
     with destinations_for(
         order, settings, plan, run.hook, run.watcher, stopped=lambda: run.feed.closed
@@ -135,7 +140,7 @@ def _run(order: Order, settings: Settings, plan: Plan, run: Run) -> None:
                 run.feed.lanes = frozenset(place.name for place in places)
             if order.attended:
                 run.watcher(said("ready: scan a label; end with Ctrl-D"))
-            run.feed.start(scanned(), len(places))
+            run.feed.start(scanned(typed), len(places))
         run.to_the_end(places)
 
 

@@ -104,8 +104,8 @@ def expanded(text: str) -> Iterator[str]:
         yield f"{prefix}{number:0{len(digits)}d}"
 
 
-def scanned() -> Iterator[tuple[str, str | None]]:
-    """Yield (text, USB instance) from stdin as the lines come: a barcode scanner is a keyboard.
+def scanned(arriving: Iterator[str] | None = None) -> Iterator[tuple[str, str | None]]:
+    """Yield (text, USB instance) as lines come; None: from stdin.
 
     As in a list, ``#`` starts a comment; a first line with the column ``serial`` makes it a CSV.
 
@@ -113,7 +113,7 @@ def scanned() -> Iterator[tuple[str, str | None]]:
         UsageError: stdin is closed.
     """
     with contextlib.suppress(OSError):  # the terminal is gone
-        lines = (line for line in _arriving(_stdin()) if line.strip())
+        lines = (line for line in arriving or _arriving(_stdin()) if line.strip())
         first = next(lines, "").removeprefix("\ufeff")
         header = _header(first)
         if "serial" in header:

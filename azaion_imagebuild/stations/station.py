@@ -70,7 +70,9 @@ class Duty(Struct, frozen=True, kw_only=True):
     """Stdin is a terminal: a person scans and reads the answers."""
 
 
-def run_station(duty: Duty, settings: Settings, watcher: Watcher) -> dict[str, Any]:
+def run_station(
+    duty: Duty, settings: Settings, watcher: Watcher, typed: Iterator[str] | None = None
+) -> dict[str, Any]:
     """Make devices until a signal; return the JSON object with their number.
 
     SIGINT or SIGTERM once: running devices are finished, no new one begins. Twice: running devices
@@ -80,6 +82,7 @@ def run_station(duty: Duty, settings: Settings, watcher: Watcher) -> dict[str, A
         duty: what is asked for.
         settings: of the site.
         watcher: who is told how the base is built, and how the devices go on.
+        typed: the lines that are scanned; None: they come from stdin.
 
     Raises:
         OperatorError: the station could not begin; no account was touched.
@@ -132,6 +135,7 @@ def run_station(duty: Duty, settings: Settings, watcher: Watcher) -> dict[str, A
                     free_lane=lambda promised: work.free_lane(promised),
                 ),
                 duty=duty,
+                typed=typed,
             )
             work.to_the_end(places)
     return work.told(time.time() - began)
@@ -149,6 +153,7 @@ class _Work:
     stopping: threading.Event
     scans: StationScans
     duty: Duty
+    typed: Iterator[str] | None
     stops: int = 0
     """How often it was told to stop."""
     ends: Counter[str] = field(default_factory=Counter)
@@ -246,7 +251,7 @@ class _Work:
             self._is_scanning = True  # it may sign on again
             if self.duty.attended:
                 self.lanes(said("ready: scan a label; end with Ctrl-C"))
-            self.scans.start(scanned(), attended=self.duty.attended)
+            self.scans.start(scanned(self.typed), attended=self.duty.attended)
 
     def free_lane(self, promised: frozenset[str]) -> str | None:
         """Return a free lane that is not promised, with a device if there is one."""

@@ -29,7 +29,6 @@ HEAVY = frozenset(
         "procrastinate",
         "psycopg",
         "pyrage",
-        "rich",
         "sqlalchemy",
     )
 )

@@ -26,7 +26,6 @@ from world import TOOL, Run, outcomes, tool_started
 
 from azaion_imagebuild.cli import main as cli
 from azaion_imagebuild.cli.console import Console
-from azaion_imagebuild.cli.fleet_display import LiveFleet
 from azaion_imagebuild.fleet.events import closed, ended, opened
 from azaion_imagebuild.images.copy import copy_image
 from azaion_imagebuild.ledger import this_process
@@ -377,7 +376,9 @@ EVIL = "m\x1b]0;owned\x07.\x1b[2Jkovacs\u202e"
 
 
 @pytest.mark.parametrize("bars", one_of([False, True]))
-def test_a_name_in_the_ledger_does_not_command_the_terminal(run: Run, bars: bool) -> None:
+def test_a_name_in_the_ledger_does_not_command_the_terminal(
+    run: Run, monkeypatch: pytest.MonkeyPatch, bars: bool
+) -> None:
     assert run("image", "--serial", "XYZ-0001", "--operator", EVIL).code == 0
     assert run("image", "--serial", "AZJN-0002", "--operator", EVIL).code == 0
     Path("imagebuild.toml").write_text('[ledger]\nreprovision = "refuse"\n')
@@ -386,8 +387,9 @@ def test_a_name_in_the_ledger_does_not_command_the_terminal(run: Run, bars: bool
     assert all("kovacs" in ran.out + ran.err for ran in said)
     assert not any(mark in ran.out + ran.err for ran in said for mark in "\x1b\x07\u202e")
     stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: bars)
     console = Console(stream)
-    watcher = LiveFleet(console, stream) if bars else console.fleet(scans=False)
+    watcher = console.fleet(scans=False)
     failed = {"serial": "AZJN-0001", "lane": "job 1", "outcome": "failed", "error": EVIL}
     for event in (opened(["job 1"]), ended(failed), events.said(EVIL), closed()):
         watcher(event)

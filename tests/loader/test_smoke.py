@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from terminal import screen
 from world import EMAIL, SERIAL, TOOL, Ran, Run, Script
 
 import azaion_imagebuild
@@ -445,7 +446,8 @@ def test_on_a_terminal_the_wait_is_live_and_an_interrupt_leaves_the_terminal_as_
     os.close(terminal)
     assert tool.returncode == 130
     assert b"s left" in seen
-    assert seen.rindex(b"\x1b[?25h") > seen.rindex(b"\x1b[?25l")  # the cursor is back
+    assert b"\x1b[?25l" not in seen  # the cursor was never hidden
+    assert not [line for line in screen(seen.decode()) if "s left" in line]
 
 
 # Whose credentials.

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from world import TOOL
 
 COLUMNS, ROWS = 100, 30
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _PIECE = re.compile(r"\x1b\[[?0-9;]*[A-Za-z]|\r|\n|\a|\x08|[^\x1b\r\n\a\x08]+")
 
 
@@ -50,13 +51,18 @@ class Terminal:
                 self.raw += text
         return self.raw[before:]
 
+    @property
+    def text(self) -> str:
+        """All that it has written, without colours."""
+        return _COLOUR.sub("", self.raw)
+
     def until(self, text: str, seconds: float = 90.0, after: int = 0) -> float:
         """Wait until it has written a text; return the seconds that took."""
         began = time.monotonic()
-        while text not in self.raw[after:]:
+        while text not in self.text[after:]:
             assert time.monotonic() - began < seconds, self.raw
             more = self.read(0.01)
-            assert more or self.process.poll() is None or text in self.raw[after:], self.raw
+            assert more or self.process.poll() is None or text in self.text[after:], self.raw
         return time.monotonic() - began
 
     def ends(self, seconds: float = 90.0) -> int:

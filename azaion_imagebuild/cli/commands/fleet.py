@@ -62,8 +62,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         _show(plan, console)
         return plan.exit_code
     console.has_bell = not args.no_bell
-    with stdout.reserved():
-        fleet = run_fleet(order, settings, console.fleet(scans=order.scans))
+    with stdout.reserved(), stdin.typed(console, wanted=order.scans) as typed:
+        fleet = run_fleet(order, settings, console.fleet(scans=order.scans), typed)
     summaries.fleet_ended(fleet, console)
     if args.json:
         stdout.print_json(fleet, console)

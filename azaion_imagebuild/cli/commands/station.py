@@ -49,8 +49,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         attended=stdin.is_terminal(),
     )
     console.has_bell = not args.no_bell
-    with stdout.reserved():
-        told = run_station(duty, settings, console.station(scans=duty.scans))
+    with stdout.reserved(), stdin.typed(console, wanted=duty.scans) as typed:
+        told = run_station(duty, settings, console.station(scans=duty.scans), typed)
     summaries.station_ended(told, console)
     if args.json:
         stdout.print_json(told, console)

@@ -1,0 +1,76 @@
+"""The keyboard, or a scanner that is one: lines without the terminal's echo.
+
+The terminal would echo a label into the middle of a line that is being printed; so what is typed
+is shown by the screen, below all lines.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import os
+import re
+import select
+import termios
+from collections.abc import Iterator
+
+from .screen import Screen
+
+_LOOK = 1.0  # seconds until the terminal's mode is looked at: a shell sets it back at Ctrl-Z
+_ESCAPED = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z~]|O[A-Z]|.)?")  # arrows and the like
+_BACKSPACE, _LINE, _WORD, _END = ("\x7f", "\x08"), "\x15", "\x17", "\x04"
+
+
+@contextlib.contextmanager
+def typed_lines(fd: int, screen: Screen) -> Iterator[Iterator[str]]:
+    """Yield the lines that are typed at a terminal, shown on the screen; then set it back."""
+    before = termios.tcgetattr(fd)
+    try:
+        _silence(fd)
+        yield _lines(fd, screen)
+    finally:
+        screen.typed(None)
+        with contextlib.suppress(termios.error):  # the terminal is gone
+            termios.tcsetattr(fd, termios.TCSANOW, before)
+
+
+def _silence(fd: int) -> None:
+    """Take each key as it comes, without an echo; Ctrl-C and Ctrl-Z stay signals."""
+    mode = termios.tcgetattr(fd)
+    if mode[3] & (termios.ICANON | termios.ECHO):
+        mode[3] &= ~(termios.ICANON | termios.ECHO)
+        mode[6][termios.VMIN], mode[6][termios.VTIME] = 1, 0
+        termios.tcsetattr(fd, termios.TCSANOW, mode)
+
+
+def _lines(fd: int, screen: Screen) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    line = ""
+    screen.typed(line)
+    while True:
+        if not select.select([fd], [], [], _LOOK)[0]:
+            _silence(fd)
+            continue
+        data = os.read(fd, 4096)
+        if not data:
+            return
+        for key in _ESCAPED.sub("", decoder.decode(data)):
+            if key in "\r\n":
+                screen.typed("")
+                yield line
+                line = ""
+            elif key == _END and not line:
+                return
+            else:
+                line = _edited(line, key)
+        screen.typed(line)
+
+
+def _edited(line: str, key: str) -> str:
+    if key in _BACKSPACE:
+        return line[:-1]
+    if key == _LINE:
+        return ""
+    if key == _WORD:
+        return line.rstrip().rpartition(" ")[0]
+    return line if key == _END else line + key
