@@ -6,16 +6,14 @@ import argparse
 import contextlib
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from types import FrameType
 from typing import Any
 
 from ..errors import ExitCode, InterruptedBuild, OperatorError, UsageError, denied, is_denied
 from ..settings import ENV_PREFIX
-from ..system.signals import hold_to_the_end
+from ..system.signals import hold_to_the_end, taken
 from . import stdout
 from .console import Console
 from .parser import check_first, parser, with_verb
@@ -24,9 +22,9 @@ from .parser import check_first, parser, with_verb
 def run(argv: Sequence[str]) -> int:
     """Run a command line and return its exit code."""
     began = time.monotonic()
-    _guard_the_process()
+    _forbid_core_dumps()
     console = Console(sys.stderr, is_json=_speaks_json(argv))
-    with stdout.said(console):
+    with taken(), stdout.said(console):
         try:
             code = _ended(argv, console)
         finally:
@@ -52,7 +50,7 @@ def _ended(argv: Sequence[str], console: Console) -> int:
         words = with_verb(argv)
         args = parser(words).parse_args(words)
         console.debug = args.debug
-        with _permitted():
+        with _permitted(), _held_at_its_end():
             code = _called(args, console)
     except OperatorError as error:
         console.failed(error)
@@ -76,6 +74,15 @@ def _ended(argv: Sequence[str], console: Console) -> int:
             stdout.print_json(bug, console)
         return int(ExitCode.BUG)
     return code
+
+
+@contextlib.contextmanager
+def _held_at_its_end() -> Iterator[None]:
+    """Hold signals as soon as it is clear how the command ends: that is still told."""
+    try:
+        yield
+    finally:
+        hold_to_the_end()
 
 
 @contextlib.contextmanager
@@ -111,15 +118,8 @@ def _failure(error: OperatorError) -> dict[str, Any]:
     return {**error.facts, **told}
 
 
-def _guard_the_process() -> None:
-    """Forbid core dumps, which would hold passwords; make a termination unwind as an interrupt."""
+def _forbid_core_dumps() -> None:
+    """Forbid core dumps, which would hold passwords."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
-            signal.signal(number, _interrupt)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from msgspec import structs
 
 from ..config.state_dir import state_dir_of
-from ..errors import UsageError
+from ..errors import OperatorError, UsageError
 from ..identity.serial_list import Listed, read_list, scanned
 from ..ledger import Entry, Ledger, Standing
 from ..operations.parts import (
@@ -87,12 +88,8 @@ def run_fleet(
             max_failures=order.max_failures,
         )
         if plan.todo or scan_feed:
-            try:
+            with _told_whatever_comes(run):
                 _run(order, used, plan, run, typed)
-            except KeyboardInterrupt:  # while the places were closed: what is done is still told
-                if not run.records:
-                    raise
-                run.interrupted = True
         refused: list[Answer] = []
         if scan_feed:
             _refuse_nothing(scan_feed)
@@ -100,6 +97,22 @@ def run_fleet(
             refused = scan_feed.scans.refused
         fleet = summary_of(plan, run, began, used, refused, attended=order.attended)
     return {**fleet, "report": _reported(folder, fleet, watcher)}
+
+
+@contextlib.contextmanager
+def _told_whatever_comes(run: Run) -> Iterator[None]:
+    """Let nothing that happens while the places are closed hide what was done."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not run.records:
+            raise
+        run.interrupted = True
+    except OperatorError as error:
+        if not run.records:
+            raise
+        for message, hint in error.problems:
+            run.watcher(problem("warning", message, hint))
 
 
 def _reported(folder: Path, fleet: dict[str, Any], watcher: Watcher) -> str | None:

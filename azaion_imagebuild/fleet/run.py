@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any, Protocol
 
 import pluggy
@@ -20,12 +19,20 @@ from msgspec import structs
 from ..errors import BugError, ExitCode, InterruptedBuild, OperatorError
 from ..identity.serial_list import Listed
 from ..ledger import Ledger
+from ..model import BuildRecord
 from ..pipeline import recipes as pipeline
 from ..pipeline.attempt import Book
 from ..pipeline.events import Event, Watcher, said
 from ..pipeline.shared import SharedResources
 from ..secret import redacted
-from ..system.signals import check_interrupt, let_threads_go_on, stop_threads
+from ..system.signals import (
+    check_interrupt,
+    heard_by,
+    hold_to_the_end,
+    is_stopping,
+    let_threads_go_on,
+    stop_threads,
+)
 from ..text import utc
 from . import events
 from .destinations import Destination
@@ -173,27 +180,24 @@ class Run:
     def _listening(self) -> Iterator[None]:
         """Take the signals while the threads work."""
 
-        def on_signal(number: int, frame: FrameType | None) -> None:
+        def on_signal(number: int) -> None:
             self.feed.close()
             if number == signal.SIGINT and not self.interrupted:
                 self._unsaid.append(
                     "interrupted: what is running is finished, nothing new begins"
                     " (again: stop at once)"
                 )
-            else:
+            elif not is_stopping():
                 stop_threads()
                 self._unsaid.append("stopping what is running")
             self.interrupted = True
 
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        handled = [each for each in numbers if signal.getsignal(each) != signal.SIG_IGN]
-        before: dict[int, Any] = {number: signal.signal(number, on_signal) for number in handled}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            let_threads_go_on()
+        with heard_by(on_signal):
+            try:
+                yield
+            finally:
+                hold_to_the_end()  # what was done is still told
+                let_threads_go_on()
 
 
 def made(
@@ -209,25 +213,33 @@ def made(
     watcher(events.assigned(place.name, each.serial))
     began = time.time()
     timed = _timed(watcher, place.name, each.serial, took)
+    records: list[BuildRecord] = []
     try:
         with place.ready(each) as (build, blank):
             build = structs.replace(build, shared=shared)
-            record = pipeline.stamp(build, blank, hook, timed, ledger)
-    except (KeyboardInterrupt, InterruptedBuild):
-        return {**blank_record(each), "outcome": "not started", "lane": place.name}
-    except OperatorError as error:
-        return failed(each, error, place=place.name)
+            records.append(pipeline.stamp(build, blank, hook, timed, ledger))
     except BaseException as error:
-        _logger.exception("a bug while making %s", each.serial)
-        bug = BugError(f"a bug: {type(error).__name__}: {error}", hint="report it")
-        return failed(each, bug, place=place.name)
+        if not records:
+            return _not_made(each, error, place.name)
+        _logger.warning("cannot tidy up behind %s: %s", each.serial, str(error) or "interrupted")
     return {
         **blank_record(each),
-        **redacted(record.as_json()),
+        **redacted(records[0].as_json()),
         "lane": place.name,
         "began": utc(began),
         "steps": took,
     }
+
+
+def _not_made(each: Listed, error: BaseException, place: str) -> dict[str, Any]:
+    """Return the record of a device that its place could not be made ready for."""
+    if isinstance(error, (KeyboardInterrupt, InterruptedBuild)):
+        return {**blank_record(each), "lane": place}
+    if isinstance(error, OperatorError):
+        return failed(each, error, place=place)
+    _logger.error("a bug while making %s", each.serial, exc_info=error)
+    bug = BugError(f"a bug: {type(error).__name__}: {error}", hint="report it")
+    return failed(each, bug, place=place)
 
 
 def _timed(watcher: Watcher, lane: str, serial: str, took: dict[str, float]) -> Watcher:

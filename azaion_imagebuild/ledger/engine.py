@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import stat
 import threading
@@ -172,6 +173,8 @@ def _engine(url: sql.URL, create: bool) -> tuple[sql.Engine, AbstractContextMana
     """
     import sqlalchemy as sql
 
+    # An interrupt while a connection closes is raised anyway: no traceback beside it.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     backend = url.get_backend_name()
     if backend == "sqlite":
         return _sqlite(url, create)

@@ -23,7 +23,13 @@ from ..pipeline.shared import SharedResources
 from ..settings import Settings
 from ..system.files import is_own
 from ..system.locks import locked
-from ..system.signals import is_stopping, let_threads_go_on
+from ..system.signals import (
+    hold_to_the_end,
+    interruptible,
+    is_stopping,
+    let_threads_go_on,
+    noted,
+)
 from ..text import utc
 from .file_target import ConfFile
 from .parts import ledger_to_read, parts_of_api, the_ledger
@@ -85,20 +91,32 @@ def rotate_all(
         _opened_folder(out, settings.build.lock_wait),
     ):
         due = _due(ledger, age, sandbox=sandbox)
-        let_threads_go_on()
-        with contextlib.suppress(KeyboardInterrupt), SharedResources() as shared:
+        with _until_stopped(), SharedResources() as shared:
             for each in due:
                 if is_stopping():
                     break
-                build = structs.replace(rotation_build(each.serial, used, sandbox), shared=shared)
-                record = _one(build, out, hook, warnings_to(watcher), ledger)
-                records.append(record)
-                told(len(records), len(due), record)
-                if record.exit_code == ExitCode.INTERRUPTED:
+                with interruptible():
+                    build = rotation_build(each.serial, used, sandbox)
+                    build = structs.replace(build, shared=shared)
+                    records.append(_one(build, out, hook, warnings_to(watcher), ledger))
+                told(len(records), len(due), records[-1])
+                if records[-1].exit_code == ExitCode.INTERRUPTED:
                     break
     return _summary(due, records, sandbox=sandbox, seconds=time.monotonic() - began) | {
         "out": str(out)
     }
+
+
+@contextlib.contextmanager
+def _until_stopped() -> Iterator[None]:
+    """Let signals stop a loop, but lose nothing of what it has done: that is still told."""
+    let_threads_go_on()
+    with noted():
+        try:
+            with contextlib.suppress(KeyboardInterrupt):
+                yield
+        finally:
+            hold_to_the_end()
 
 
 def _one(

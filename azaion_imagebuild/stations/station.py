@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import threading
 import time
 from collections import Counter
@@ -34,7 +33,7 @@ from ..pipeline.hookspecs import REQUIRED
 from ..pipeline.plugins import load_plugins
 from ..pipeline.shared import SharedResources
 from ..settings import Settings, StationSettings
-from ..system.signals import let_threads_go_on, stop_threads
+from ..system.signals import heard_by, hold_to_the_end, let_threads_go_on, stop_threads
 from .claim import Claim
 from .jobs import TASK, Job, checked_name, queue_of
 from .lane_display import Lane, LaneDisplay
@@ -354,29 +353,23 @@ class _Work:
         """Handle signals while the station works."""
         loop = asyncio.get_running_loop()
 
-        def on_signal() -> None:
+        def stop() -> None:
             self.stops += 1
             self.stopping.set()
             self._manager.stopping = True
             if self.stops == 1:
                 self.lanes.said("stopping after the running devices (again: stop at once)")
                 worker.cancel()
-            else:
+            elif not self._manager.gives_up:
                 self.lanes.said("stopping the running devices")
                 self._manager.gives_up = True
                 stop_threads()
 
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {number: signal.getsignal(number) for number in numbers}
-        for number, handler in before.items():
-            if handler != signal.SIG_IGN:  # nohup
-                loop.add_signal_handler(number, on_signal)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                loop.remove_signal_handler(number)
-                signal.signal(number, handler)
+        with heard_by(lambda _: loop.call_soon_threadsafe(stop)):
+            try:
+                yield
+            finally:
+                hold_to_the_end()  # it still signs off, and says what it has done
 
     def told(self, seconds: float) -> dict[str, Any]:
         """Return the station's JSON object."""

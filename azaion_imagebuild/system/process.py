@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import re
 import shlex
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,12 +23,13 @@ from msgspec import Struct
 from ..secret import redact
 from ..settings import ENV_PREFIX
 from .log_files import appending
-from .signals import check_interrupt, held_back
+from .signals import check_interrupt, heard_by, held_back
 
 _TAIL_LINES = 200
 _LONGEST_LINE = 8192
 _AFTERWORDS = 1.0  # seconds of reading after a program has ended
 _GRACE = 20.0  # seconds that a signalled script gets to clean up
+_MOMENT = 0.1  # seconds between two looks for a further signal
 _logger = logging.getLogger(__name__)
 
 
@@ -227,13 +230,35 @@ def _stop(child: subprocess.Popen[bytes] | None) -> None:
     calls = [(signal.SIGINT, _GRACE), (signal.SIGTERM, _GRACE / 4), (signal.SIGKILL, None)]
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # `make image &`: the script inherits it
         calls = [(signal.SIGTERM, _GRACE), (signal.SIGKILL, None)]
-    for number, patience in calls:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, number)
-        try:
-            child.wait(patience)
-            break
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            continue  # a second interrupt: end it now
+    with _counted() as impatient:
+        for number, patience in calls:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, number)
+            if _has_ended(child, patience, impatient):
+                break
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)  # what the script left in its group
+        os.killpg(child.pid, signal.SIGKILL)  # what the script left behind in its group
+
+
+@contextlib.contextmanager
+def _counted() -> Iterator[list[int]]:
+    """Yield the signals that come meanwhile; another thread than the main one hears of none."""
+    heard: list[int] = []
+    if threading.current_thread() is threading.main_thread():
+        with heard_by(heard.append):
+            yield heard
+    else:
+        yield heard
+
+
+def _has_ended(
+    child: subprocess.Popen[bytes], patience: float | None, impatient: list[int]
+) -> bool:
+    """Wait for a signalled child; a further signal to us wants it to end now."""
+    deadline = time.monotonic() + (math.inf if patience is None else patience)
+    while time.monotonic() < deadline and not (patience and impatient):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_MOMENT)
+            return True
+    impatient.clear()
+    return False

@@ -5,15 +5,105 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 _stop = threading.Event()
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
+_AGAIN = 1.0  # seconds in which further signals do not interrupt what the first one unwinds
 
 _of_thread = threading.local()
+
+
+class _Now:
+    """What a signal does. Each change is one assignment: none can come halfway through it."""
+
+    runs_one_command = False
+    ended = False
+    """Nothing: the process ends with what it does now."""
+    listener: Callable[[int], object] | None = None
+    """It tells this one; None: it interrupts."""
+    interrupted = -_AGAIN
+    """When one has interrupted."""
+
+
+def _answer(number: int, frame: FrameType | None) -> None:
+    """Do what a signal does now: the one handler of this process."""
+    if _Now.ended:
+        return
+    if _Now.listener is not None:
+        _Now.listener(number)
+    elif time.monotonic() - _Now.interrupted >= _AGAIN:
+        _Now.interrupted = time.monotonic()
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def taken() -> Iterator[None]:
+    """Have interrupts, terminations and hang-ups raise KeyboardInterrupt.
+
+    Those that follow within a second do not: they would stop what the first one cleans up.
+    """
+    replaced = _handled()
+    try:
+        yield
+    finally:
+        if not _Now.runs_one_command:  # in that process none may come halfway through its end
+            _restore(replaced)
+
+
+def _handled() -> dict[int, Any]:
+    """Put our handler in place; return those it replaced."""
+    # What is ignored (nohup, a background job) stays so, for this process and for its children.
+    theirs = {int(number): signal.getsignal(number) for number in _ENDING}
+    kept = (signal.SIG_IGN, _answer, None)
+    replaced = {number: each for number, each in theirs.items() if each not in kept}
+    for number in replaced:
+        signal.signal(number, _answer)
+    return replaced
+
+
+def _restore(replaced: dict[int, Any]) -> None:
+    for number, handler in replaced.items():
+        signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def heard_by(
+    listener: Callable[[int], object], *, then: Callable[[int], object] | None = None
+) -> Iterator[None]:
+    """Tell ``listener`` of signals, by number, instead of being interrupted. Main thread only.
+
+    At the end ``then`` is told of them; None: whoever was before.
+    """
+    before, _Now.listener = _Now.listener, listener
+    replaced = _handled()
+    try:
+        yield
+    finally:
+        _restore(replaced)
+        _Now.listener = then or before
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let signals interrupt this part of what is :func:`noted`, until they are held back."""
+    before, _Now.listener = _Now.listener, None
+    try:
+        yield
+    finally:
+        _Now.listener = before
+
+
+def noted() -> contextlib.AbstractContextManager[None]:
+    """Let signals interrupt nothing, but :func:`is_stopping` tells of them."""
+    return heard_by(_note)
+
+
+def _note(number: int) -> None:
+    _stop.set()
 
 
 @contextlib.contextmanager
@@ -24,19 +114,18 @@ def held_back(*, stop_after_this: bool = False) -> Iterator[None]:
     main thread only.
 
     Args:
-        stop_after_this: at the end nothing is delivered, but :func:`is_stopping` says so.
+        stop_after_this: at the end nothing is delivered, but :func:`is_stopping` says so, also of
+            signals that come until :func:`interruptible` ends.
     """
     if threading.current_thread() is not threading.main_thread():
         with _thread_held_back():
             yield
         return
     pending: list[int] = []
-    before = _remember_in(pending)
     try:
-        yield
+        with heard_by(pending.append, then=_note if stop_after_this else None):
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         if pending and stop_after_this:
             _stop.set()
         elif pending:
@@ -52,24 +141,9 @@ def _thread_held_back() -> Iterator[None]:
         _of_thread.depth -= 1
 
 
-def _remember_in(pending: list[int]) -> dict[int, Any]:
-    def remember(number: int, frame: FrameType | None) -> None:
-        pending.append(number)
-
-    # What is ignored (nohup, a background job) stays so, for this process and for its children.
-    handled = [each for each in _ENDING if signal.getsignal(each) != signal.SIG_IGN]
-    return {number: signal.signal(number, remember) for number in handled}
-
-
-class _Command:
-    """The one command that this process runs."""
-
-    runs = False
-
-
 def process_runs_one_command() -> None:
     """Allow :func:`hold_to_the_end`: the process ends with what runs now."""
-    _Command.runs = True
+    _Now.runs_one_command = True
 
 
 def hold_to_the_end() -> None:
@@ -77,8 +151,8 @@ def hold_to_the_end() -> None:
 
     Nothing happens where this is used as a library: signals are its caller's then.
     """
-    if _Command.runs and threading.current_thread() is threading.main_thread():
-        _remember_in([])
+    if _Now.runs_one_command and threading.current_thread() is threading.main_thread():
+        _Now.ended = True
 
 
 def ignore_to_the_end() -> None:

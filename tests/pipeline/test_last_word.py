@@ -3,52 +3,21 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from storms import ended, plug_in
 from thorough import one_of
-from world import EMAIL, SERIAL, TOOL, Run
+from world import EMAIL, SERIAL, Run
 
 from azaion_imagebuild.sandbox import Accounts
-
-STORM = """
-import os, signal, threading, time
-from azaion_imagebuild import hookimpl
-from azaion_imagebuild.errors import ImageBuildError
-def storm():
-    while True:
-        os.kill(os.getpid(), signal.{signal})
-        time.sleep(0.0003)
-def begin():
-    threading.Thread(target=storm, daemon=True).start()
-    time.sleep(0.01)
-"""
-"""A plug-in that has the process signalled, from a moment on until it is gone."""
 
 MOMENTS = {
     "post_flash": "@hookimpl\ndef post_flash(): begin()",
     "after post_flash": "@hookimpl(trylast=True)\ndef post_flash(): begin()",
     "cleanup": "@hookimpl\ndef cleanup(): begin()",
 }
-
-
-def ended(*argv: object) -> tuple[int, Any, str]:
-    """Run a command in a process that heeds signals; return its exit code, record and stderr."""
-    done = subprocess.run(
-        ["env", "--default-signal=INT,TERM,HUP", *TOOL, *map(str, argv), "--json"],
-        capture_output=True, text=True, check=False, timeout=100,
-    )  # fmt: skip
-    assert "Traceback" not in done.stderr, done.stderr
-    assert "Exception closing" not in done.stderr, done.stderr
-    return done.returncode, json.loads(done.stdout), done.stderr
-
-
-def plug_in(text: str, signal: str = "SIGTERM") -> None:
-    Path("site").mkdir(exist_ok=True)
-    Path("site/storm.py").write_text(STORM.format(signal=signal) + text + "\n")
-    Path("imagebuild.toml").write_text('[hooks]\ndirs = ["site"]\n')
 
 
 def last_row(run: Run, serial: str = SERIAL) -> Any:
