@@ -1,7 +1,7 @@
 """The ledger: which identity went into which device, when, from which image. Never the password.
 
-It has append-only rows, each hashed together with the row before (:mod:`.entry`), in SQLite, or in
-PostgreSQL if several stations share it.
+Its rows are append-only, and each row's hash includes the previous one (:mod:`.entry`). It is in
+SQLite, or in PostgreSQL if several stations share it.
 """
 
 from __future__ import annotations

@@ -15,19 +15,19 @@ _MOST = 20  # problems shown: a ledger may be wrong from its first row on
 
 
 def check(ledger: Ledger, anchors: tuple[Receipt, ...] = ()) -> Iterator[str]:
-    """Yield what is wrong with the chain, row by row; nothing if it is intact.
+    """Yield what is wrong with the chain, row by row.
 
-    Anybody who can write the database can make a new chain that is consistent in itself. So keep
-    some row's number and hash elsewhere (each record has them) and pass them as an anchor.
+    Whoever can write the database can create a new valid chain. So keep a row's number and hash
+    elsewhere (each record has them), and pass them as an anchor.
 
     Args:
         ledger: the ledger to check.
-        anchors: rows as they were once seen.
+        anchors: number and hash of known rows.
 
     Raises:
         LedgerError: it cannot be read.
     """
-    head = ledger.head()  # before the rows: others may go on writing
+    head = ledger.head()  # before the rows: others may continue to write
     last = at_head = Receipt(row=0, hash=FIRST_HASH)
     expected = {anchor.row: anchor.hash for anchor in anchors}
     told = 0

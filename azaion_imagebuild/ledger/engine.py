@@ -1,4 +1,4 @@
-"""The ledger's database: opening SQLite or PostgreSQL by URL, and saying what went wrong."""
+"""The ledger's database: opening SQLite or PostgreSQL by URL, and explaining errors."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ PATIENCE = {
     "keepalives_count": 4,
     "tcp_user_timeout": 30_000,
 }
-"""How psycopg notices within half a minute that a PostgreSQL server has silently gone."""
+"""With these, psycopg notices within half a minute that a PostgreSQL server is gone."""
 
 
 class Database:
     """The database of a ledger, opened on first use. Safe for threads."""
 
     def __init__(self, url: str | Path, *, create: bool = True) -> None:
-        """Name the database, by URL or as an SQLite file; nothing is opened yet.
+        """Name the database, by URL or as an SQLite file, without opening it.
 
         ``create``: make the ledger if it is missing.
         """
@@ -56,7 +56,7 @@ class Database:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sql.Connection]:
-        """Yield a connection to read with.
+        """Yield a connection for reading.
 
         Raises:
             LedgerError: the ledger cannot be read.
@@ -97,7 +97,7 @@ class Database:
         return LedgerError(f"cannot {verb} the ledger {shown}: {reason}", hint=_hint(reason))
 
     def is_away(self, error: sql.exc.DBAPIError) -> bool:
-        """Tell whether a server that was there before has gone, and may come back."""
+        """Tell whether a server that was reachable is gone, and may come back."""
         import sqlalchemy as sql
 
         served = self._engine is not None and self._engine.dialect.name == "postgresql"
@@ -128,7 +128,7 @@ class Database:
                 with guard:
                     migrate(engine, create=self._create)
             except BaseException:
-                engine.dispose()  # nobody else will: it was never opened
+                engine.dispose()  # nobody else does: it was never opened
                 raise
         except ImportError:
             raise LedgerError(
@@ -140,7 +140,7 @@ class Database:
         return engine
 
     def _parsed(self) -> sql.URL:
-        """Return the URL; from then on its passwords are redacted everywhere.
+        """Return the URL, and redact its passwords everywhere from now on.
 
         Raises:
             LedgerError: it is invalid. The message shows none of it, because any part of an invalid
@@ -198,7 +198,7 @@ def _sqlite(url: sql.URL, create: bool) -> tuple[sql.Engine, AbstractContextMana
 
     @sql.event.listens_for(engine, "connect")
     def prepare(connection: Any, record: object) -> None:
-        connection.isolation_level = None  # this module decides where a transaction begins
+        connection.isolation_level = None  # this module decides when a transaction begins
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")  # a committed row survives a power cut
 
@@ -221,7 +221,7 @@ def _sqlite(url: sql.URL, create: bool) -> tuple[sql.Engine, AbstractContextMana
 
 
 def _prepare(path: Path, create: bool) -> tuple[int, int] | None:
-    """Make the file if it is missing and may be made; return which file it is.
+    """Create the file if it is missing and may be created; return device and inode.
 
     Raises:
         LedgerError: it is missing, unsafe or not a whole database.
@@ -251,12 +251,12 @@ def _file_id(path: Path) -> tuple[int, int] | None:
 
 
 def _check_header(path: Path, start: bytes, size: int) -> None:
-    """Refuse a file that SQLite would take for a new database and overwrite.
+    """Refuse a file that SQLite would overwrite, as if it were a new database.
 
     Its first 16 bytes are a constant; the page size follows (https://sqlite.org/fileformat.html).
 
     Raises:
-        LedgerError: it has been cut, or is something else.
+        LedgerError: it is truncated, or not a database.
     """
     page = int.from_bytes(start[16:18], "big")
     page = 65536 if page == 1 else max(page, 512)
@@ -272,7 +272,7 @@ def _check_header(path: Path, start: bytes, size: int) -> None:
 
 
 def _check_rights(path: Path) -> None:
-    """Refuse a ledger that anybody can write, or whose folder is (SQLite reads a -wal there).
+    """Refuse a ledger that anybody can write, or whose folder anybody can (it holds SQLite's -wal).
 
     Raises:
         LedgerError: it is not safe, or not a regular file.

@@ -1,4 +1,4 @@
-"""One row of the ledger, and its hash, which includes the hash of the row before."""
+"""A row of the ledger, and its hash, which includes the previous row's."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .process_id import this_host, this_process, user
 
 Outcome = Literal["started", "done", "failed", "unknown", "retired"]
 FIRST_HASH = "0" * 64
-"""The hash before the first row."""
+"""The previous hash of the first row."""
 _LONGEST = 4000
 _WORDS = {bool: "true or false", str: "text", int: "an integer", float: "a number"}
 
 
 class Entry(Struct, frozen=True, kw_only=True):
-    """One row: how far an attempt was at one moment, and everything known then.
+    """One row: the progress of an attempt at one moment, and all that was known then.
 
     The last row of an attempt has all of its facts. Names are those of the one-line record. The
     table's columns are these fields, in this order (:mod:`.schema`).
@@ -34,7 +34,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     email: str
     sandbox: bool
     step: str
-    """The step that is about to run (``started``), or the last one that was reached."""
+    """The step that is about to run (``started``), or the last step."""
     outcome: Outcome
     """``started``: the intent, committed before the step. ``unknown``: it died while flashing, or
     the fuse command failed. ``done`` of the step ``fuse``: the attempt continues after it.
@@ -42,7 +42,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     at: str
     """UTC, as ISO 8601 with microseconds."""
     account: str | None = None
-    """``created`` or ``updated``: from then on the account has this attempt's password."""
+    """``created`` or ``updated``: the account has this attempt's password from now on."""
     credential: str | None = None
     """A fingerprint of the password (:meth:`.Secret.fingerprint`), never the password."""
     image: str | None = None
@@ -64,7 +64,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     operator: str | None = None
     host: str | None = None
     process: str | None = None
-    """:func:`.this_process` of the writer: tells whether the attempt still runs."""
+    """:func:`.this_process` of the writer, which shows whether the attempt is still running."""
     version: str | None = None
     release: str | None = None
     """Release of the BSP, e.g. ``R35.3.1``."""
@@ -74,7 +74,7 @@ class Entry(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, record: BuildRecord, *, step: str, outcome: Outcome) -> Entry:
-        """Return the row for a build as its record stands now."""
+        """Return the row for the present state of a build's record."""
         build, settings = record.build, record.build.settings
         flashed = record.flashed
         extra = json.dumps(redacted(dict(record.extra)), default=str) if record.extra else None
@@ -117,7 +117,7 @@ class Entry(Struct, frozen=True, kw_only=True):
         return row
 
     def hash_after(self, number: int, previous: str) -> str:
-        """Return the hash of this row: SHA-256 over the hash before, its number and its fields."""
+        """Return the hash of this row: SHA-256 of the previous hash, its number and its fields."""
         values = [getattr(self, each) for each in FIELDS]
         text = json.dumps([previous, number, *values], separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
@@ -133,9 +133,9 @@ def _kinds(name: str, hints: dict[str, Any]) -> tuple[type, ...]:
 
 
 KINDS = {name: _kinds(name, hints) for hints in [get_type_hints(Entry)] for name in FIELDS}
-"""Field → the types that its values have; NoneType is one of them where it may be missing."""
+"""Field → the types of its values, with NoneType if it may be missing."""
 
-_sound: set[tuple[type, ...]] = set()  # types of rows that were found in order
+_sound: set[tuple[type, ...]] = set()  # types of rows that were found to be valid
 
 
 def odd_hash(seal: object) -> list[str]:
@@ -144,9 +144,9 @@ def odd_hash(seal: object) -> list[str]:
 
 
 def odd_values(entry: Entry) -> list[str]:
-    """Return what is wrong with the types of a row's values as they were read from a database.
+    """Return what is wrong with the types of a row's values from a database.
 
-    SQLite stores any value in any column, and a query may then see another value than the hash.
+    SQLite stores any value in any column, and a query may see another value than the hash does.
     """
     values = structs.astuple(entry)
     kinds = tuple(map(type, values))

@@ -1,4 +1,4 @@
-"""Reading the ledger for a person or a program: attempts, one serial's rows, exports."""
+"""Reading the ledger for people and programs: attempts, a serial's rows, exports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .store import Ledger
 
 
 def attempts(ledger: Ledger, serial: str | None = None) -> Iterator[dict[str, Any]]:
-    """Yield each attempt as a JSON object: its last row.
+    """Yield the last row of each attempt as a JSON object.
 
     Raises:
         LedgerError: the ledger cannot be read.
@@ -76,7 +76,7 @@ def _cell(value: object) -> object:
 
 
 def line_of(entry: dict[str, Any]) -> str:
-    """Return an attempt on one line, for a person."""
+    """Return an attempt as a line for the operator."""
     at = to_the_second(entry["at"])
     where = "SANDBOX " if entry["sandbox"] else ""
     flashed = f" → {entry['device']}" if entry["flashed"] and entry["device"] else ""

@@ -43,7 +43,7 @@ def _describe(pid: int) -> str:  # cached by PID: a fork gets its own
 
 
 def is_alive(host: str | None, process: str | None) -> bool:
-    """Tell whether the process of a row may still run: True where that cannot be seen from here."""
+    """Tell whether the process of a row may still run; True if that cannot be seen from here."""
     if process is None:
         return True
     running = is_running(process)

@@ -1,4 +1,4 @@
-"""What the ledger's rows say: questions to ask over an open connection."""
+"""Queries of the ledger's rows over an open connection."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MANY = 500  # values in one IN (…)
 def standings(
     connection: Connection, accounts: Mapping[str, str], *, sandbox: bool
 ) -> dict[str, Standing]:
-    """Return what is known of each serial, for ``accounts``: serial → e-mail of its account."""
+    """Return each serial's standing, for ``accounts``: serial → e-mail of its account."""
     found: dict[str, list[Entry]] = {email: [] for email in accounts.values()}
     wanted = list(found)
     for start in range(0, len(wanted), _MANY):
@@ -72,7 +72,7 @@ def credentials(connection: Connection, *, sandbox: bool) -> list[Credential]:
         if row.outcome == "retired":
             found.pop(row.serial, None)
         elif row.outcome == "failed":
-            continue  # if it was flashed all the same, an earlier row says so
+            continue  # if it was flashed nevertheless, an earlier row says so
         elif row.serial not in found or found[row.serial][0] != row.credential:
             given = Credential(serial=row.serial, email=row.email, since=row.at)
             found[row.serial] = (row.credential, given)
@@ -89,7 +89,7 @@ def numbered(connection: Connection, serial: str | None) -> Iterator[tuple[int, 
 
 
 def stored(connection: Connection) -> Iterator[tuple[int, Entry, str]]:
-    """Yield (number, row, hash) of every row as it is stored, odd values included."""
+    """Yield (number, row, hash) of every row as stored, including invalid values."""
     for row in _streamed(connection, sql.select(rows).order_by(rows.c.row)):
         yield row.row, _as_stored(row), row.hash
 
@@ -102,7 +102,7 @@ def last(connection: Connection, **values: object) -> Entry | None:
 
 
 def receipt_of(connection: Connection, entry: Entry) -> Receipt | None:
-    """Return where a row is that a lost connection may have committed."""
+    """Return the receipt of a row that a lost connection may have committed."""
     same = [
         getattr(rows.c, name) == getattr(entry, name)
         for name in ("attempt", "step", "outcome", "at")
@@ -112,10 +112,10 @@ def receipt_of(connection: Connection, entry: Entry) -> Receipt | None:
 
 
 def head_of(connection: Connection) -> Receipt:
-    """Return how many rows the ledger says it has, and the last one's hash.
+    """Return the number of rows in the ledger's head, and the last one's hash.
 
     Raises:
-        LedgerError: it does not say, or says more than one thing.
+        LedgerError: the head is missing, or there are several.
     """
     found = connection.execute(sql.select(head).order_by(head.c.id).limit(2)).all()
     if not found:

@@ -1,4 +1,4 @@
-"""An operator's verdict on an attempt whose end nobody saw, or on a device."""
+"""An operator's verdict on an attempt without a known end, or on a device."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _STEPS: dict[Verdict, tuple[str, Outcome]] = {
 def resolve(
     ledger: Ledger, serial: str, verdict: Verdict, reason: str, *, sandbox: bool
 ) -> Receipt:
-    """Record what an operator found out about a serial's last attempt.
+    """Record an operator's verdict on a serial's last attempt.
 
     Args:
         ledger: where to record it.
         serial: the device.
-        verdict: ``done``: the device has its identity; ``failed``: it has not, and may be built
-            again; ``retired``: it is out of use, its serial and its account are free again;
-            ``fused``, ``unfused``: its fuses are burned, or none of them is.
+        verdict: ``done``: the device has its identity; ``failed``: it does not, and may be built
+            again; ``retired``: it is out of use, and its serial and its account are free again;
+            ``fused``, ``unfused``: its fuses are burned, or none is.
         reason: why, for later readers.
-        sandbox: whether a device of the sandbox is meant.
+        sandbox: it is a device of the sandbox.
 
     Raises:
         UsageError: the serial is not in the ledger, or its attempt is still running.
@@ -51,7 +51,7 @@ def resolve(
             hint="wait until it ends, or stop it; then check the ledger again",
         )
     if _STEPS[verdict][0] == FUSE and last.outcome == "started":
-        # The verdict is about the fuses only: end the attempt first, as what it was.
+        # The verdict is about the fuses only: first end the attempt as it was.
         if not died(last):
             raise UsageError(
                 f"{serial} is being built on another machine or in a container, according to the"

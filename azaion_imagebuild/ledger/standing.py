@@ -1,4 +1,4 @@
-"""What the ledger knows of a serial, and the reasons not to provision it again."""
+"""What the ledger says about a serial, and the reasons not to provision it again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RESOLVE = "resolve"
 
 
 class Credential(Struct, frozen=True, kw_only=True):
-    """When a device got its current credential."""
+    """The time of a device's current credential."""
 
     serial: str
     email: str
@@ -32,7 +32,7 @@ class Credential(Struct, frozen=True, kw_only=True):
 
 
 class Standing(Struct, frozen=True, kw_only=True):
-    """A serial's past, as far as its next attempt depends on it."""
+    """The part of a serial's history that matters for its next attempt."""
 
     serial: str
     rows: Sequence[Entry]
@@ -74,7 +74,7 @@ class Standing(Struct, frozen=True, kw_only=True):
     def perhaps_fused(self) -> Entry | None:
         """Return the row of a fuse command that was started and did not succeed.
 
-        A start without an end counts, whatever later rows say about the attempt.
+        A start without an end counts, no matter how the attempt ended.
         """
         row = self._fuse
         if row is None or row.outcome not in ("started", "unknown"):
@@ -83,14 +83,14 @@ class Standing(Struct, frozen=True, kw_only=True):
 
     @property
     def _fuse(self) -> Entry | None:
-        """Return the last row about the fuses of the device that has the serial now."""
+        """Return the last row about the fuses of the serial's present device."""
         said = (row for row in self._own() if row.step == FUSE or row.outcome == "retired")
         row = next(said, None)
         return row if row and row.step == FUSE else None
 
     @property
     def rival(self) -> Entry | None:
-        """Return the row of another serial that holds the account, or is about to."""
+        """Return the row of another serial that has the account, or will soon."""
         given_up = {self.serial}
         for row in self.rows:
             if row.outcome == "retired":

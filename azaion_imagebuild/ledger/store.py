@@ -1,4 +1,4 @@
-"""Writing the ledger: one row or many in one commit, after the guards have agreed."""
+"""Writing the ledger: one or many rows in a commit, after the guards have agreed."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 _AWAY_FOR = 60.0  # seconds to wait for a database server that restarts
 
 Fence = Callable[["sql.Connection", Entry], None]
-"""Checks, in the transaction that writes a row, whether it may be written; raises if not."""
+"""Called in the transaction that writes a row; raises if it must not be written."""
 
 
 def ledger_of(settings: LedgerSettings, state_dir: Path, *, create: bool = True) -> Ledger:
-    """Return the ledger that the settings name; by default one in the state folder."""
+    """Return the ledger of the settings; the default is one in the state folder."""
     return Ledger(settings.database or state_dir / FILE, create=create)
 
 
 @dataclasses.dataclass(slots=True)
 class Ticket:
-    """One row on its way into the ledger."""
+    """A row on its way into the ledger."""
 
     entry: Entry
     guard: LedgerSettings | None = None
@@ -54,7 +54,7 @@ class Ticket:
 class Ledger:
     """Opened on first use; a context manager that closes it. Safe for threads.
 
-    Rows that several threads write at once are committed together: one fsync serves them all.
+    Rows of several threads are committed together, with one fsync.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Ledger:
         Args:
             url: a URL as SQLAlchemy writes it, or an SQLite file.
             patience: seconds to wait for a server that has gone away.
-            create: make the ledger if there is none; otherwise that is a LedgerError.
+            create: create a missing ledger; otherwise a missing one is a LedgerError.
         """
         self.url = url
         self._patience = patience
@@ -101,7 +101,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Pen]:
-        """Yield a pen that writes rows, and whatever belongs with them, in one transaction.
+        """Yield a pen that writes rows, and what belongs to them, in one transaction.
 
         Nobody else writes the ledger meanwhile.
 
@@ -117,17 +117,17 @@ class Ledger:
             raise self._database.failure("write", error) from None
 
     def reading(self) -> contextlib.AbstractContextManager[sql.Connection]:
-        """Yield a connection to read with; a LedgerError if the ledger cannot be read."""
+        """Yield a connection for reading; a LedgerError if the ledger cannot be read."""
         return self._database.reading()
 
     # Each of the following raises LedgerError if the ledger cannot be read.
 
     def standings(self, accounts: Mapping[str, str], *, sandbox: bool) -> dict[str, Standing]:
-        """Return what is known of each serial.
+        """Return each serial's standing.
 
         Args:
             accounts: serial → e-mail address of its account.
-            sandbox: whether the sandbox's devices are meant, or real ones.
+            sandbox: they are devices of the sandbox.
         """
         from . import queries
 
@@ -163,21 +163,21 @@ class Ledger:
             yield from queries.numbered(connection, serial)
 
     def stored(self) -> Iterator[tuple[int, Entry, str]]:
-        """Yield (number, row, hash) of every row as it is stored, odd values included."""
+        """Yield (number, row, hash) of every row as stored, including invalid values."""
         from . import queries
 
         with self.reading() as connection:
             yield from queries.stored(connection)
 
     def head(self) -> Receipt:
-        """Return how many rows the ledger says it has, and the last one's hash."""
+        """Return the number of rows in the ledger's head, and the last one's hash."""
         from . import queries
 
         with self.reading() as connection:
             return queries.head_of(connection)
 
     def _written(self, ticket: Ticket) -> Receipt:
-        """Queue a row; whoever gets the pen writes all rows that wait."""
+        """Queue a row; the thread that gets the pen writes all waiting rows."""
         with self._queueing:
             self._waiting.append(ticket)
         with self._writing:
@@ -193,8 +193,8 @@ class Ledger:
     def _commit(self, batch: Sequence[Ticket]) -> None:
         try:
             self._commit_with_patience(batch)
-        except BaseException:  # an interrupt: nobody may wait for these rows
-            gone = "stopped while it waited for the database"
+        except BaseException:  # an interrupt: no thread may wait for these rows
+            gone = "stopped while waiting for the database"
             _fail(batch, LedgerError(gone, hint="check its server, then run it again"))
             raise
 
@@ -212,7 +212,7 @@ class Ledger:
             except sql.exc.DBAPIError as error:
                 if self._database.is_away(error) and time.monotonic() < deadline:
                     for ticket in batch:
-                        ticket.tried = True  # the commit may have been carried out
+                        ticket.tried = True  # the commit may have succeeded
                         ticket.error = None
                     check_interrupt()
                     time.sleep(1.0)
@@ -238,7 +238,7 @@ class Pen(Struct, frozen=True):
         return receipt
 
     def head(self) -> Receipt:
-        """Return how many rows there are, and the last one's hash."""
+        """Return the number of rows, and the last one's hash."""
         from . import queries
 
         return queries.head_of(self.connection)
@@ -251,7 +251,7 @@ class Pen(Struct, frozen=True):
 
 
 def insert(connection: sql.Connection, batch: Sequence[Ticket]) -> list[tuple[Ticket, Receipt]]:
-    """Chain the rows of a batch to the last one; a row that is refused does not stop the others."""
+    """Chain the rows of a batch to the last one; a refused row does not stop the others."""
     from .queries import head_of, receipt_of
     from .schema import head, rows
 
@@ -262,7 +262,7 @@ def insert(connection: sql.Connection, batch: Sequence[Ticket]) -> list[tuple[Ti
         if ticket.tried and (there := receipt_of(connection, ticket.entry)):
             receipts.append((ticket, there))
             continue
-        if (ticket.guard or ticket.fence) and values:  # they must see the rows before
+        if (ticket.guard or ticket.fence) and values:  # they must see the previous rows
             connection.execute(rows.insert(), values)
             values = []
         try:
@@ -285,7 +285,7 @@ def insert(connection: sql.Connection, batch: Sequence[Ticket]) -> list[tuple[Ti
 
 
 def _guarded(connection: sql.Connection, ticket: Ticket) -> list[Entry]:
-    """Return the rows to write for a ticket: its own, after the end of an attempt that died.
+    """Return the rows of a ticket: its own, if needed after the end of an attempt that died.
 
     Raises:
         PreflightError: the ledger's guards refuse it.
@@ -301,7 +301,7 @@ def _guarded(connection: sql.Connection, ticket: Ticket) -> list[Entry]:
     if entry.step == FUSE:
         findings += known.findings_of_fuses(asked=True)
     raise_for(findings, PreflightError)
-    if entry.step == FUSE and known.fused is not None:  # not yet so at preflight
+    if entry.step == FUSE and known.fused is not None:  # this was not so at preflight
         raise PreflightError(
             f"{entry.serial} was just fused by another station",
             hint="run the same command again: it continues without fusing",
@@ -317,5 +317,5 @@ def ended(row: Entry) -> Entry:
 
 
 def _fail(batch: Sequence[Ticket], error: LedgerError) -> None:
-    for ticket in batch:  # each its own: whoever gets one adds to its problems
+    for ticket in batch:  # one each: the callers add to its problems
         ticket.error = ticket.error or LedgerError.of_problems(error.problems)

@@ -1,7 +1,7 @@
-"""The rootfs against the image, path by path: everything that lstat(2) tells and tar keeps.
+"""Comparing the rootfs with the image, path by path: all that lstat(2) returns and tar keeps.
 
-Contents are not read: a file that a broken copy left empty, short or out of date has another size
-or time. What differs in a good image is in :data:`EXPECTED`, each with its reason.
+Contents are not read: a file that a broken copy left empty, short or outdated has another size or
+time. :data:`EXPECTED` lists what differs in a good image, each with its reason.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ EXPECTED: tuple[tuple[str, str], ...] = (
     ("etc/nv_boot_control.conf", "flash.sh writes the board's specification"),
     ("etc/user_release_version", "flash.sh writes the time of its run"),
 )
-"""Paths of a good image whose size, time or target may differ, and why; all else must be right."""
+"""Paths of a good image whose size, time or target may differ, and why; the rest must match."""
 
 _NOT_COPIED = "lost+found"  # every ext4 has its own; top-level dotfiles: see _top_level()
 
 
-_TIMES = 1 << 32  # mke2fs -d keeps 32 bits of a time after 2038
+_TIMES = 1 << 32  # mke2fs -d keeps only 32 bits of a time after 2038
 
 
 class Wanted(Struct, frozen=True):
-    """What a path of the rootfs is; lean, because there are some hundred thousand of them."""
+    """An entry of the rootfs; small, because there are about a hundred thousand."""
 
     mode: int
     uid: int
@@ -55,15 +55,15 @@ class Wanted(Struct, frozen=True):
     device: int
     inode: int
     recent: bool
-    """Changed since the build began: the scripts write into the rootfs, after the copy too."""
+    """Changed since the build began: the scripts write into the rootfs, even after the copy."""
 
 
 def wanted_of(rootfs: Path, began: float) -> dict[str, Wanted]:
-    """Return everything that a copy of the rootfs holds, by path.
+    """Return everything that a copy of the rootfs must hold, by path.
 
     Args:
         rootfs: the folder.
-        began: when the build did, in seconds since 1970.
+        began: start of the build, in seconds since 1970.
     """
     return dict(_walk(os.fspath(rootfs), began))
 
@@ -82,7 +82,7 @@ def _walk(rootfs: str, began: float) -> Iterator[tuple[str, Wanted]]:
             path = folder + found.name
             if stat.S_ISDIR(at.st_mode):
                 to_list.append(f"{path}/")
-            if not stat.S_ISSOCK(at.st_mode):  # tar leaves sockets
+            if not stat.S_ISSOCK(at.st_mode):  # tar omits sockets
                 yield path, _wanted(at, began)
 
 
@@ -100,14 +100,14 @@ def _wanted(at: os.stat_result, began: float) -> Wanted:
 
 
 class Comparison:
-    """Compares what an image holds, entry by entry, with a rootfs."""
+    """Compares an image with a rootfs, entry by entry."""
 
     def __init__(self, rootfs: Path, wanted: Mapping[str, Wanted]) -> None:
         self._rootfs = rootfs
         self._wanted = wanted
         self._seen: set[str] = set()
         self.differences: dict[str, str] = {}
-        """What differs, by path."""
+        """The differences, by path."""
 
     def see(self, entry: Entry) -> None:
         """Compare one entry; the last one of a path counts."""
@@ -121,7 +121,7 @@ class Comparison:
 
     @cached_property
     def missing(self) -> list[str]:
-        """What must be in the image and was not seen: all that is older than the build."""
+        """What must be in the image, but was not seen: everything older than the build."""
         return [
             path
             for path, wanted in self._wanted.items()
@@ -136,7 +136,7 @@ class Comparison:
         if stat.S_IFMT(entry.mode) != kind:
             yield f"the type {_kind(entry.mode)}, not {_kind(wanted.mode)}"
             return
-        if entry.mode != wanted.mode and kind != stat.S_IFLNK:  # a link's mode means nothing
+        if entry.mode != wanted.mode and kind != stat.S_IFLNK:  # a link's mode has no meaning
             found, asked = stat.S_IMODE(entry.mode), stat.S_IMODE(wanted.mode)
             yield f"mode {found:04o}, not {asked:04o}"
         if (entry.uid, entry.gid) != (wanted.uid, wanted.gid):
@@ -155,7 +155,7 @@ class Comparison:
             yield f"the time {_utc(entry.mtime)}, not {_utc(wanted.mtime)}"
 
     def _why_not_linked(self, other: str, wanted: Wanted) -> Iterator[str]:
-        """In a tar, a hard link has nothing of its own: the other name is compared."""
+        """In a tar, a hard link has no fields of its own: compare the other name."""
         linked = self._wanted.get(other)
         if other not in self._seen or linked is None or linked.inode != wanted.inode:
             yield f"a hard link to /{other}, which is another file in the rootfs"
@@ -176,7 +176,7 @@ def _listed(folder: str) -> list[os.DirEntry[str]]:
 
 
 def _top_level(name: str) -> bool:
-    """flash.sh copies the rootfs by ``tar *``: dotfiles at the top never arrive."""
+    """flash.sh copies the rootfs with ``tar *``, which omits dotfiles at the top."""
     return not name.startswith(".") and name != _NOT_COPIED
 
 

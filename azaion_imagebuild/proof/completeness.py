@@ -1,4 +1,4 @@
-"""Is the image complete? NVIDIA's scripts exit with 0 when the copy of the rootfs broke off."""
+"""Checking that the image is complete: NVIDIA's scripts exit with 0 even after a partial copy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def findings(build: Build, image: Image) -> list[Finding]:
 
 
 def _differences(build: Build, image: Image) -> Iterator[Finding]:
-    """Find what the rootfs has and an image has not, or has otherwise."""
+    """Find what is in the rootfs, but missing or different in an image."""
     wanted = wanted_of(build.rootfs_dir, build.began)
     for path in (image.path, *image.also):
         comparison = Comparison(build.rootfs_dir, wanted)
@@ -51,7 +51,7 @@ def _some(of: list[str]) -> str:
 
 
 def _other_accounts(build: Build, image: Image) -> Iterator[Finding]:
-    """The owner of device.conf means something only with the accounts it was looked up in."""
+    """Check passwd and group: the owner of device.conf has a meaning only with them."""
     opened = images.opened(image.path, _largest(build))
     with Rootfs(build.rootfs_dir) as rootfs, opened as filesystem:
         for path in (PASSWD, GROUP):
@@ -67,7 +67,7 @@ def _largest(build: Build) -> int:
 
 
 def _twins(image: Image) -> Iterator[list[Path]]:
-    """Yield the files of each filesystem: ROOTFS_AB's second image is one of its own."""
+    """Yield the files of each filesystem; ROOTFS_AB's second image is a separate one."""
     stems: dict[str, list[Path]] = {}
     for path in (image.path, *image.also):
         stems.setdefault(path.name.removesuffix(".raw"), []).append(path)
@@ -75,7 +75,7 @@ def _twins(image: Image) -> Iterator[list[Path]]:
 
 
 def _disagreeing(image: Image) -> Iterator[Finding]:
-    """Of a raw image and its sparse twin one is checked, the other flashed: they must be equal."""
+    """Check that raw and sparse images are equal: one is checked, the other flashed."""
     for first, *others in _twins(image):
         superblock = images.superblock(first) if others else None
         for path in others:
@@ -85,7 +85,7 @@ def _disagreeing(image: Image) -> Iterator[Finding]:
 
 
 def _damaged(image: Image, largest: int) -> Iterator[Finding]:
-    """Check every filesystem on the bytes that are flashed, whether raw or sparse."""
+    """Check every filesystem in the file that is flashed, raw or sparse."""
     for paths in _twins(image):
         raws = [path for path in paths if images.format_of(path) == "ext4"]
         for raw in raws:

@@ -1,4 +1,4 @@
-"""A device's credentials, read back from wherever its device.conf lies."""
+"""Reading a device's credentials back, from its device.conf, a rootfs or an image."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ..rootfs.tree import Rootfs
 
 
 def of_device_conf(path: Path) -> DeviceConf:
-    """Return what a device.conf on this host holds.
+    """Return the credentials in a device.conf on this host.
 
     Raises:
-        UsageError: it cannot be read, or is no device.conf.
+        UsageError: it cannot be read, or is not a device.conf.
     """
     try:
         with path.open("rb") as stream:
@@ -28,11 +28,13 @@ def of_device_conf(path: Path) -> DeviceConf:
             f"cannot read {path}: {error.strerror}", hint="check --device-conf"
         ) from None
     except device_conf.MalformedDeviceConf as error:
-        raise UsageError(f"{path} is no device.conf: {error}", hint="check --device-conf") from None
+        raise UsageError(
+            f"{path} is not a device.conf: {error}", hint="check --device-conf"
+        ) from None
 
 
 def of_rootfs(folder: Path) -> DeviceConf:
-    """Return what the device.conf of a root filesystem in a folder holds.
+    """Return the credentials in the device.conf of a rootfs folder.
 
     Raises:
         VerificationError: it is not there, cannot be read, or is malformed.
@@ -46,7 +48,7 @@ def of_rootfs(folder: Path) -> DeviceConf:
 
 
 def of_image(image: Path) -> DeviceConf:
-    """Return what the device.conf of an image holds, whatever its container.
+    """Return the credentials in the device.conf of an image of any format.
 
     Raises:
         VerificationError: it is not there, cannot be read, or is malformed.

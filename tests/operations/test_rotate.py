@@ -143,7 +143,7 @@ def test_written_nowhere_is_refused(rotate: Callable[..., Any], account: Account
 
 WRONG: dict[str, tuple[str, int]] = {
     "a file of another device": ("--device-conf {file}", 2),
-    "a file that is no device.conf": ("--device-conf {text}", 2),
+    "a file that is not a device.conf": ("--device-conf {text}", 2),
     "a link": ("--device-conf {link}", 2),
     "no folder": ("--device-conf /nowhere/x.conf", 2),
     "nothing": ("--device-conf=", 2),

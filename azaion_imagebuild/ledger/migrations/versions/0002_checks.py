@@ -1,6 +1,6 @@
-"""Checks of every value: SQLite stores any type in any column, and a second head beside the first.
+"""Checks of every value: SQLite stores any type in any column, and would store a second head.
 
-Rows that fail a check are kept as they are, for ``ledger verify`` to name.
+Rows that fail a check stay, so that ``ledger verify`` names them.
 """
 
 from __future__ import annotations
