@@ -49,7 +49,7 @@ def build_base(build: Build, ownership: Ownership) -> Image:
         unstage(build, (staged,))
     if image.format == TAR:  # the checksum beside it is of the archive as the script packed it
         stamp_base(build, image, placeholder(build.settings.image.placeholder_size))
-    # What reaches no device keeps its placeholder.
+    # Images that reach no device keep the placeholder.
     image = structs.replace(image, aside=(), base_sha256=image_digest(image.path))
     note_base(tree, image, origin_of(build, ownership), build.packed_for)
     return image

@@ -1,4 +1,4 @@
-"""The Linux_for_Tegra tree: is it ready, and is it able to build and flash this board?"""
+"""The Linux_for_Tegra tree, and whether it can build and flash a board."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _AT_WORK = re.compile(r"flash\.sh|l4t_[a-z_]+\.sh")
 
 
 class LinuxForTegra(Struct, frozen=True):
-    """One BSP tree, on disk."""
+    """A BSP tree on disk."""
 
     dir: Path
 
@@ -104,7 +104,7 @@ class LinuxForTegra(Struct, frozen=True):
             yield from self._initrd_findings(build)
 
     def _near_boards(self, build: Build) -> str:
-        """Return the hint that names the boards most like the one that was given."""
+        """Return the hint that names the boards most similar to the given one."""
         known = sorted(conf.stem for conf in self.dir.glob("*.conf"))
         near = difflib.get_close_matches(build.settings.bsp.board, known, n=5, cutoff=0.5)
         if not near:
@@ -153,7 +153,7 @@ class LinuxForTegra(Struct, frozen=True):
                     "extract the sample rootfs there, then run sudo ./apply_binaries.sh in the BSP",
                 )
         except OperatorError:
-            return  # the plug-in device_conf says it in its own words
+            return  # the plug-in device_conf reports it
 
     def _host_findings(self, build: Build) -> Iterator[Finding]:
         if not build.sandbox and os.geteuid() != 0:

@@ -2,8 +2,8 @@
 
 In recovery mode USB shows the serial number 0, so only the boot ROM's answer tells devices apart:
 tegraflash prints it as ``BR_CID: 0x`` and up to 128 bits, whose upper 28 are fuse level and chip.
-NVIDIA's own tools keep the lower 100 bits (l4t-facts). It can be asked for once per boot, so the
-build's output may have it instead of the flash's.
+NVIDIA's own tools keep the lower 100 bits (l4t-facts). It can be read once per boot, so it may be
+in the build's output instead of the flash's.
 """
 
 from __future__ import annotations

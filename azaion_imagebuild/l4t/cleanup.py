@@ -20,13 +20,13 @@ from .image_files import BASE_NOTE, RETRY_NOTE
 
 _WINDOW = 1 << 20
 _CREDENTIAL = re.compile(rb"AZAION_DEVICE_PASSWORD=['\"]?[^\s'\"${}<>\0]{8,}")
-"""A line of a device.conf with a real value: no placeholder, and no code that only names it."""
+"""A line of a device.conf with a real value, not a placeholder or code that only names it."""
 _LONGEST_MATCH = 64
-_CLOCK = 2.0  # seconds by which a file's time may lag behind the clock
+_CLOCK = 2.0  # seconds that a file's time may lag behind the clock
 
 
 def clean_up(build: Build, identity: DeviceIdentity, image: Image, tree: Path) -> dict[str, Any]:
-    """Remove the images except those to keep, then check that the secret is gone elsewhere.
+    """Remove the images except those to keep, then check that the secret is nowhere else.
 
     Without flashing, what the site's own flash procedure needs stays (readable by its owner only)
     until :func:`clean` removes it. After flashing, the image stays only with ``[image] keep``.
@@ -55,7 +55,7 @@ def clean_up(build: Build, identity: DeviceIdentity, image: Image, tree: Path) -
 def _kept(build: Build, image: Image, tree: Path) -> list[Path]:
     if build.flash:
         return [image.path] if build.keeps_image else []
-    # The initrd flash writes only what lies below its own folder.
+    # The initrd flash writes only below its own folder.
     packed = tree / "tools/kernel_flash"
     initrd = build.settings.bsp.method == "initrd"
     return [path for path in image.files if not initrd or path.is_relative_to(packed)]
@@ -99,7 +99,7 @@ def release(folder: Path, error: type[OperatorError] = StagingError) -> None:
 
 
 def remove_images(tree: Path) -> None:
-    """Remove the images of any earlier build: a stale one must not pass for a new one."""
+    """Remove the images of earlier builds: a stale one must not be taken for a new one."""
     images = image_files.present_images(tree)
     for path in (*images, tree / BASE_NOTE, tree / RETRY_NOTE, *image_files.derived_files(tree)):
         path.unlink(missing_ok=True)
@@ -116,7 +116,7 @@ def remove_images_since(tree: Path, since: float, keep: Iterable[Path] = ()) -> 
 
     Args:
         tree: the Linux_for_Tegra folder.
-        since: seconds since the epoch; a file last changed before is not of this build and stays.
+        since: seconds since the epoch; a file that was last changed before then stays.
         keep: files to leave.
     """
     kept = set(keep)
@@ -183,7 +183,7 @@ def _has_credential(path: Path) -> bool:
 
 
 def _matches(path: Path, wanted: Callable[[bytes], bool], overlap: int) -> bool:
-    """Tell whether some stretch of a file's data is wanted; ``overlap`` joins two blocks."""
+    """Tell whether part of a file's data is wanted; blocks overlap by ``overlap`` bytes."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

@@ -1,4 +1,4 @@
-"""Room for the images that NVIDIA's scripts will write, on each filesystem that gets some."""
+"""Space for the images that NVIDIA's scripts write, on each of their filesystems."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class _Filesystem(Struct):
 
 
 def findings(build: Build, tree: Path) -> Iterator[Finding]:
-    """Look whether the images of a build fit; what is there of an earlier build makes room.
+    """Check that the images of a build fit; those of an earlier build are removed first.
 
-    In a lane no image is built.
+    A lane builds no image.
     """
     if not build.rootfs_dir.is_dir() or build.lane is not None:
         return
@@ -68,7 +68,7 @@ def _freed(tree: Path, folder: Path) -> int:
 
 
 def _disk_usage(folder: Path) -> int:
-    """Return the bytes that a tree takes on disk; what may not be read counts nothing."""
+    """Return the bytes that a tree takes on disk; ignore what cannot be read."""
     total = 0
     for where, _, names in os.walk(folder):
         for name in names:

@@ -1,7 +1,7 @@
-"""The firmware that a board's configuration and partition layout name: is it there, was it used?
+"""Checking the firmware that a board's configuration and partition layout name.
 
-flash.sh leaves the file name of a partition empty where the file is missing (``mkfilesoft``), and
-ends with 0: the device would be flashed without it.
+If a file is missing, flash.sh leaves its partition's file name empty (``mkfilesoft``) and ends with
+0: the device would be flashed without it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _VARIABLES: dict[str, str] = {
 variable of the board's configuration that names it (flash.sh of R35.3.1). Other words stand for
 files that flash.sh makes itself, such as the kernel's image."""
 
-_BY_NAME = ("adsp-fw.bin",)  # layouts of Orin name it so, for APEFILE
+_BY_NAME = ("adsp-fw.bin",)  # Orin's layouts call it so, for APEFILE
 _ASSIGNED = re.compile(r'^[ \t]*([A-Z_0-9]+)="?(bootloader/[\w./+-]+)"?;?[ \t]*$', re.MULTILINE)
 _LAYOUT = re.compile(r'^EMMC_CFG="?([\w.+-]+\.xml)"?;?[ \t]*$', re.MULTILINE)
 _SOURCED = re.compile(r'^[ \t]*(?:source|\.)[ \t]+"?\$\{LDK_DIR\}/([\w.+-]+)"?', re.MULTILINE)
@@ -56,7 +56,7 @@ _LONGEST = 4 << 20
 
 
 def preflight_findings(tree: Path, build: Build) -> Iterator[Finding]:
-    """Find the firmware that flash.sh would leave out, before anything is built."""
+    """Find the firmware that flash.sh would omit, before anything is built."""
     confs = list(_confs(tree, build.settings.bsp.board))
     named: dict[str, list[str]] = {}
     for variable, path in (found for text in confs for found in _ASSIGNED.findall(text)):
@@ -71,7 +71,7 @@ def preflight_findings(tree: Path, build: Build) -> Iterator[Finding]:
 
 
 def built_findings(tree: Path) -> Iterator[Finding]:
-    """Find the partitions whose file flash.sh left out of what it built."""
+    """Find the partitions whose file flash.sh omitted from what it built."""
     for attributes, content in _PARTITION.findall(_COMMENT.sub("", _text(tree / BUILT_LAYOUT))):
         partition = dict(_ATTRIBUTE.findall(attributes))
         name, kind = partition.get("name", "?"), partition.get("type", "")
@@ -101,7 +101,7 @@ def _paths(word: str, named: dict[str, list[str]]) -> list[str]:
 
 
 def _by_fuse_level(path: str) -> tuple[str, ...]:
-    """process_fuse_level() of the board's configuration replaces one word by the other."""
+    """The board's configuration replaces one word by the other (process_fuse_level())."""
     return (path, path.replace("_dev", "_prod"), path.replace("_prod", "_dev"))
 
 

@@ -26,7 +26,7 @@ class FlashSh(Struct, frozen=True):
     tree: Path
 
     def build_image(self, build: Build) -> Image:
-        """Have flash.sh build the APP image, without a device.
+        """Build the APP image with flash.sh, without a device.
 
         Raises:
             ImageBuildError: by its exit code, its own words, or a missing image.
@@ -38,7 +38,7 @@ class FlashSh(Struct, frozen=True):
         check_result(finished, build, success, ImageBuildError)
         images = image_files.present_images(self.tree)
         raw = [path for path in images if path.name.endswith(".raw")]
-        # The raw image is the one that other tools can look at; flash.sh writes its sparse twin.
+        # Other tools can read the raw image; flash.sh writes its sparse twin.
         ordered = [*raw, *(path for path in images if path not in raw)]
         sparse = self.tree / "bootloader/system.img"
         if sparse not in images:
@@ -48,7 +48,7 @@ class FlashSh(Struct, frozen=True):
         return Image(path=ordered[0], format=_format(ordered[0], build), also=tuple(ordered[1:]))
 
     def flash(self, build: Build) -> FlashResult:
-        """Have flash.sh write the image that it built before to the device (``-r``).
+        """Write the image to the device with flash.sh (``-r``).
 
         Raises:
             FlashError: by its exit code or its own words.
@@ -60,7 +60,7 @@ class FlashSh(Struct, frozen=True):
         return _flashed(build, device)
 
     def flash_command(self, build: Build) -> list[str]:
-        """Return the call that writes the image that was built before."""
+        """Return the call that writes the image."""
         # With --sign, flash.sh signs and exits before it has flashed anything.
         options = [word for word in self._options(build) if word != "--sign"]
         return [f"./{FLASH_SH}", "-r", *_instance(build), *options]
@@ -79,7 +79,7 @@ class InitrdFlash(Struct, frozen=True):
     """For how many devices at once the packages are built (``--massflash``)."""
 
     def build_image(self, build: Build) -> Image:
-        """Have the initrd flash build its packages, without a device.
+        """Build the packages of the initrd flash, without a device.
 
         Raises:
             ImageBuildError: by its exit code, its own words, or a missing image.
@@ -109,7 +109,7 @@ class InitrdFlash(Struct, frozen=True):
         )
 
     def flash(self, build: Build) -> FlashResult:
-        """Have the initrd flash write its packages to the device.
+        """Write the packages to the device with the initrd flash.
 
         Raises:
             FlashError: by its exit code, its own words, or those of its log.
@@ -128,7 +128,7 @@ class InitrdFlash(Struct, frozen=True):
         return _flashed(build, device)
 
     def flash_command(self, build: Build) -> list[str]:
-        """Return the call that writes the packages that were built before."""
+        """Return the call that writes the packages."""
         options = [*_instance(build), *self._options(build)]
         return [f"./{INITRD_FLASH_SH}", "--flash-only", *options]
 
@@ -146,7 +146,7 @@ class InitrdFlash(Struct, frozen=True):
         ]
 
     def _logged(self, since: float) -> str:
-        """Return what the target said: with ``--network usb0`` the host prints no success."""
+        """Return the target's logs: with ``--network usb0``, the host prints no success line."""
         logs = [
             log for log in self.tree.glob("initrdlog/*.log") if log.stat().st_mtime >= since - 2
         ]
@@ -179,7 +179,7 @@ def flash_method(build: Build, tree: Path, devices: int = 1) -> FlashSh | Initrd
 
 
 def _clear(tree: Path, build: Build) -> None:
-    """Take away what an earlier run left: its images must not pass for new ones."""
+    """Remove what an earlier run left: its images must not be taken for new ones."""
     cleanup.release(tree, ImageBuildError)
     cleanup.remove_images(tree)
 
@@ -193,7 +193,7 @@ def _instance(build: Build) -> list[str]:
 
 
 def _device(build: Build) -> RecoveryDevice | None:
-    """Return the device that will be flashed, as far as the host shows it."""
+    """Return the device that will be flashed, if the host can tell."""
     sysfs = build.settings.bsp.sysfs_usb
     if build.usb_instance is not None:
         return device_at(sysfs, build.usb_instance)

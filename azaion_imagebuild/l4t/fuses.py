@@ -87,7 +87,7 @@ def _run(build: Build, argv: list[str]) -> Finished:
             keep_open=build.lock_fds,
         )
     except OSError as error:
-        if error.filename is None:  # it does not come from starting it
+        if error.filename is None:  # it is not about starting the command
             raise FuseError(f"{argv[0]}: {error.strerror}", hint=_hint(build)) from None
         raise PreflightError(
             f"cannot run {argv[0]} in {tree}: {error.strerror} ({error.filename})",
@@ -97,10 +97,10 @@ def _run(build: Build, argv: list[str]) -> Finished:
 
 
 def _device(build: Build) -> str:
-    """Return the USB instance of the one device in recovery mode that is meant.
+    """Return the USB instance of the device to fuse.
 
     Raises:
-        PreflightError: there is none, or it is not clear which one is meant.
+        PreflightError: there is none in recovery mode, or several.
     """
     if build.sandbox:
         return _SANDBOX_DEVICE
@@ -132,7 +132,7 @@ def _command_findings(build: Build, words: list[str]) -> Iterator[Finding]:
 
 
 def _device_findings(build: Build, words: list[str]) -> Iterator[Finding]:
-    """Check that the command cannot burn another device than the one that is meant."""
+    """Check that the command cannot burn another device."""
     if build.sandbox or build.usb_instance is None or any(_USB_INSTANCE in w for w in words):
         return
     found = recovery_devices(build.settings.bsp.sysfs_usb)

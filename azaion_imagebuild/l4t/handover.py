@@ -1,4 +1,4 @@
-"""What a site runs to flash an image that was built and proven with ``FLASH=0``."""
+"""The command with which a site flashes an image that was built with ``FLASH=0``."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .flashing import flash_method
 def flash_later(build: Build, tree: Path) -> str:
     """Return the shell line that flashes the proven image.
 
-    NVIDIA's scripts look at the variable USER, not at the user, and must be started in the tree.
-    A rootfs overlay is gone by then: ``-R`` names the rootfs that was set.
+    NVIDIA's scripts check the variable USER, not the user, and must be started in the tree. A
+    rootfs overlay is gone by then: ``-R`` names the configured rootfs.
     """
     if build.overlays:
         rootfs = build.settings.bsp.rootfs_dir or tree / "rootfs"

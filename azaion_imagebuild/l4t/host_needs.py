@@ -1,6 +1,6 @@
-"""What NVIDIA's scripts need of the host: found before an account is touched.
+"""What NVIDIA's scripts need from the host, checked before an account is touched.
 
-Each of these ends a script in the middle, or a flash after minutes, often without saying why.
+Without it, a script stops halfway, or a flash after minutes, often without an explanation.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ ROOT = Path("/")
 DEVICE_NETWORK = "fc00:1:1::/48"
 """The devices' addresses while they are flashed over USB (as read: nv_enable_remote.sh)."""
 
-_PREFIX = "fc0000010001"  # of the network above, as /proc/net/ipv6_route writes it
+_PREFIX = "fc0000010001"  # of this network, in the form of /proc/net/ipv6_route
 
 
 def findings(build: Build) -> Iterator[Finding]:
-    """Look, without changing anything, for what a script of NVIDIA's would miss on this host."""
+    """Return what NVIDIA's scripts would miss on this host; change nothing."""
     tree = build.bsp_dir
     if tree is None or not is_demanding(tree):
         return
@@ -40,7 +40,7 @@ def findings(build: Build) -> Iterator[Finding]:
 
 
 def is_demanding(tree: Path) -> bool:
-    """Tell whether a tree needs what NVIDIA's does; the reference BSP needs none of it."""
+    """Tell whether a tree has these needs; the reference BSP does not."""
     return not is_reference(tree) or (tree / host_programs.PREREQUISITES).is_file()
 
 
@@ -54,7 +54,7 @@ def _mount_findings() -> Iterator[Finding]:
 
 
 def _usb_findings() -> Iterator[Finding]:
-    """The initrd flash looks for devices and writes udev rules even when it only packs."""
+    """Check USB and udev: the initrd flash uses them even if it only packs."""
     if not list((ROOT / "sys/bus/usb/devices").glob("usb*")):
         yield _error(
             "this host has no USB bus: the initrd flash fails without one, even with FLASH=0",
@@ -72,7 +72,7 @@ def _nfs_findings() -> Iterator[Finding]:
 
 
 def _filesystem_findings(name: str, why: str) -> Iterator[Finding]:
-    """Look whether the kernel has a filesystem, or can load it."""
+    """Check that the kernel supports a filesystem, or can load it."""
     if (has := _has_filesystem(name)) is None:
         yield Finding(
             message=f"cannot tell whether the kernel supports {name}: {why}",
@@ -88,7 +88,7 @@ def _filesystem_findings(name: str, why: str) -> Iterator[Finding]:
 
 
 def _has_filesystem(name: str) -> bool | None:
-    """Tell whether the kernel has a filesystem; None: its modules are not here (a container)."""
+    """Tell whether the kernel supports a filesystem; None: unknown (a container)."""
     if name in _text("proc/filesystems").split():
         return True
     modules = f"lib/modules/{os.uname().release}"
@@ -99,7 +99,7 @@ def _has_filesystem(name: str) -> bool | None:
 
 
 def _network_findings() -> Iterator[Finding]:
-    """Look for what keeps a device from mounting its images from this host, as far as it shows."""
+    """Find what would keep a device from mounting its images from this host."""
     if _text("proc/sys/net/ipv6/conf/all/disable_ipv6").strip() != "0":
         yield _error(
             "IPv6 is off on this host (some VPN clients turn it off): devices are flashed over it",
@@ -143,7 +143,7 @@ def _ufw_blocks() -> bool:
 def _allows(words: list[str]) -> bool:
     """Tell whether a rule of ufw may let NFS in: action, protocol, port, to, port, from, direction.
 
-    What is not sure is taken for allowed: a wrong refusal would stop a build that works.
+    If in doubt, it is allowed: a wrong refusal would stop a build that works.
     """
     port, source = words[2:3], words[5:6]
     return (
@@ -163,7 +163,7 @@ def _firewalld_may_block() -> bool:
 
 
 def _interfaces_in_the_way() -> list[str]:
-    """Return interfaces with a route into the devices' network that is no device's own.
+    """Return the interfaces, other than devices, with a route into the devices' network.
 
     A line of /proc/net/ipv6_route: destination, its prefix length (both hexadecimal), …, interface.
     """

@@ -1,6 +1,6 @@
 """The programs of the host that NVIDIA's scripts call, and the packages that have them.
 
-The scripts look for two or three of them and die in the middle for want of the others. Sources: the
+The scripts check for two or three of them, and stop halfway if another one is missing. Sources: the
 BSP's own ``tools/l4t_flash_prerequisites.sh``, and what the scripts of R35.3.1 were seen to call.
 """
 
@@ -43,7 +43,7 @@ _NETWORK = {
     "service": "init-system-helpers",
     "showmount": "nfs-common",
 }
-"""Asked for even when only packages are built."""
+"""Needed even if only packages are built."""
 
 _NETWORK_FLASH = {"ssh": "openssh-client", "ip": "iproute2", "ping6": "iputils-ping"}
 
@@ -65,7 +65,7 @@ _IN_PACKAGE = {
     "xmlstarlet": "xmlstarlet",
     "zstd": "zstd",
 }
-"""What a package of NVIDIA's list is there for.
+"""The programs for which NVIDIA's list has a package.
 
 Not here: what only the initrd flash needs (see above); binfmt-support, qemu-user-static and whois,
 which are for preparing a rootfs; ``python``, which is asked for where a script calls it.
@@ -75,7 +75,7 @@ _NAMED_IN_SCRIPTS = {
     "zstd": ("zstd", re.compile(r"\bzstd\b")),  # packs the rootfs, as read in R36.4
     "python": ("python-is-python3", re.compile(r"^[^#]*\bpython -c\b", re.MULTILINE)),
 }
-"""What some releases call, listed or not: package, and what calls it."""
+"""Programs that some releases call, listed or not: package, and caller."""
 
 _PACKERS = ("flash.sh", "tools/kernel_flash/l4t_create_images_for_kernel_flash.sh")
 _DSA_SCRIPT = "tools/ota_tools/version_upgrade/ota_make_recovery_img_dtb.sh"
@@ -83,7 +83,7 @@ _DSA_KEY = re.compile(r"^\s*ssh-keygen\b.*-t\s+dsa\b", re.MULTILINE)
 
 
 def findings(build: Build, tree: Path) -> Iterator[Finding]:
-    """Look for the programs that a build with ``tree`` needs: one finding names all packages."""
+    """Check the programs that a build with ``tree`` needs; one finding names all packages."""
     needed = _needed(build, tree)
     missing = [name for name in needed if _find(build, name) is None]
     packages = sorted({needed[name] for name in missing})
@@ -124,12 +124,12 @@ def _listed_packages(tree: Path) -> list[str]:
 def _has_yaml(build: Build) -> bool:
     python = _find(build, "python3")
     if python is None:
-        return True  # python3 itself is what is missing
+        return True  # python3 itself is missing
     return run([python, "-c", "import yaml"], cwd=Path("/"), timeout=60).returncode == 0
 
 
 def _key_findings(build: Build, tree: Path) -> Iterator[Finding]:
-    """Look whether OpenSSH still makes the DSA key that a release's recovery image gets.
+    """Check that OpenSSH can make the DSA key for a release's recovery image.
 
     Without it (OpenSSH 9.8 and newer) flash.sh says only “command is failed”.
     """
@@ -147,7 +147,7 @@ def _key_findings(build: Build, tree: Path) -> Iterator[Finding]:
 
 
 def _find(build: Build, name: str) -> str | None:
-    own = build.settings.bsp.environment.get("PATH")  # the scripts get this one
+    own = build.settings.bsp.environment.get("PATH")  # the scripts get this PATH
     return shutil.which(name, path=own) if own else find_program(name)
 
 

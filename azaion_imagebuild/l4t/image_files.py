@@ -24,7 +24,7 @@ IMAGES = (
     "tools/kernel_flash/images/internal/system.img_b.zst",
     "tools/kernel_flash/images/external/system.img_b.zst",
 )
-"""Every file of a Linux_for_Tegra in which NVIDIA's scripts put the root filesystem."""
+"""Every file in a Linux_for_Tegra into which NVIDIA's scripts put the root filesystem."""
 
 BASE_NOTE = "bootloader/azaion-base.json"
 """What a base was built from (see :mod:`.base_image`); it is removed together with its images."""
@@ -89,7 +89,7 @@ def derived_files(tree: Path) -> list[Path]:
 
 
 def backups(tree: Path) -> list[Path]:
-    """Return the backups that somebody made of images."""
+    """Return backups of images."""
     return _matching(tree, _BACKUPS)
 
 

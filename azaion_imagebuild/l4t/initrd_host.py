@@ -1,4 +1,4 @@
-"""The host, as far as an initrd flash needs and changes it; only one may be at work on it."""
+"""What an initrd flash uses and changes on the host; only one may run at a time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Host(Struct, frozen=True, kw_only=True):
-    """Where a host keeps what an initrd flash changes; for a sandbox all of it is in a folder."""
+    """The paths on a host that an initrd flash changes; a sandbox has all of them in a folder."""
 
     udev_rules: Path = Path("/etc/udev/rules.d")
     exports: Path = Path("/etc/exports")
@@ -35,7 +35,7 @@ class Host(Struct, frozen=True, kw_only=True):
     autosuspend: Path = Path("/sys/module/usbcore/parameters/autosuspend")
     lock: Path = field(default_factory=lambda: host_lock("initrd-flash"))
     commands: Path | None = None
-    """A folder with an exportfs and a service of its own; None: the host's."""
+    """A folder with its own exportfs and service; None: the host's."""
     environ: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -78,9 +78,9 @@ class Host(Struct, frozen=True, kw_only=True):
 def host_of(build: Build) -> Host:
     """Return the host that a build changes: this one, or the folder that a reference BSP uses.
 
-    The scripts of a reference BSP (see :mod:`azaion_imagebuild.sandbox`) export in a folder of
-    their own, never on this host, whether the build is of the sandbox or not. They are known by the
-    mark of the tool that made them, so that a folder's name never makes a real BSP skip this host.
+    The scripts of a reference BSP (see :mod:`azaion_imagebuild.sandbox`) export in their own
+    folder, never on this host, in a sandbox build or not. They are recognized by the mark of this
+    tool, so that a folder's name can never make a real BSP skip this host.
     """
     tree = build.bsp_dir
     if tree is None or not is_reference(tree):
@@ -95,10 +95,10 @@ def is_reference(tree: Path) -> bool:
 
 @contextlib.contextmanager
 def exclusive(build: Build) -> Iterator[Build]:
-    """Hold the host's one place for an initrd flash; yield the build whose scripts hold it too.
+    """Lock the host for an initrd flash; yield the build whose scripts inherit the lock.
 
     Two of NVIDIA's wrappers at once, even from two trees, give their devices the same address, and
-    the first to end takes the exports of the other (l4t-facts).
+    the first one that ends removes the exports of the other (l4t-facts).
 
     Raises:
         PreflightError: another one is at work for longer than ``[build] lock_wait`` seconds.
@@ -109,12 +109,12 @@ def exclusive(build: Build) -> Iterator[Build]:
     with locked_on_host(host.lock, wait) as descriptor:
         if host.commands is None:
             _wait_for_others(time.monotonic() + wait)
-        host.exports_file.unlink(missing_ok=True)  # of lanes that were killed
+        host.exports_file.unlink(missing_ok=True)  # of killed lanes
         yield structs.replace(build, lock_fds=(*build.lock_fds, descriptor))
 
 
 def _wait_for_others(deadline: float) -> None:
-    """Wait for what was started by hand: it knows nothing of our lock."""
+    """Wait for scripts that were started by hand, which do not use our lock."""
     told = False
     while others := ", ".join(wrappers_at_work()):
         if time.monotonic() >= deadline:

@@ -28,7 +28,7 @@ from .nfs_exports import export, unexport
 from .releases import flashes_unified
 
 PARAMETERS = "tools/kernel_flash/initrdflashparam.txt"
-"""The arguments with which the packages were built, as the wrapper leaves them."""
+"""The arguments with which the packages were built, written by the wrapper."""
 BOOT_IMAGES = "tools/kernel_flash/initrdflashimgmap.txt"
 """``flashimg<number>=<file>`` for each device that was packed for (``--massflash``)."""
 ENVIRON = {"initrd_flash_step": "1"}
@@ -130,11 +130,11 @@ def host_prepared(build: Build, tree: Path, lanes: Mapping[int, Path]) -> Iterat
 
 
 def _link_rules(host: Host, tree: Path, undo: contextlib.ExitStack) -> None:
-    """Link the BSP's udev rules; a file that the site has put in their place stays."""
+    """Link the BSP's udev rules; a site's own file with that name stays."""
     for rule in sorted((tree / "tools/kernel_flash/host_udev").glob("*.rules")):
         link = host.udev_rules / rule.name
         if link.is_symlink() and link.readlink().parent.name == "host_udev":
-            link.unlink()  # of a run that was killed
+            link.unlink()  # of a killed run
         if link.is_symlink() or link.exists():
             continue
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +143,7 @@ def _link_rules(host: Host, tree: Path, undo: contextlib.ExitStack) -> None:
 
 
 def _keep_awake(host: Host, tree: Path, undo: contextlib.ExitStack) -> None:
-    """Keep the kernel from suspending USB devices, where this BSP's own wrapper does so."""
+    """Keep the kernel from suspending USB devices, if this BSP's own wrapper does so."""
     try:
         does_so = "autosuspend" in (tree / INITRD_FLASH_SH).read_text()
         before = host.autosuspend.read_text()

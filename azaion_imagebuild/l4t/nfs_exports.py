@@ -18,7 +18,7 @@ from ..system.files import replace_file
 from ..system.mounts import unescaped
 from .initrd_host import Host
 
-_FOLDERS = ("rootfs", "tools/kernel_flash")  # R35 exports these, newer releases a part of them
+_FOLDERS = ("rootfs", "tools/kernel_flash")  # R35 exports these; newer releases, parts of them
 _OPTIONS = "rw,nohide,insecure,no_subtree_check,async,no_root_squash"  # NVIDIA's
 _MARK = "# Entry added by NVIDIA initrd flash tool"
 
@@ -27,7 +27,7 @@ def export(host: Host, lanes: Mapping[int, Path]) -> None:
     """Export the trees of lanes (device instance → tree), each to its own device.
 
     Raises:
-        PreflightError: the NFS server does not do it.
+        PreflightError: the NFS server does not export them.
     """
     folders = [(number, tree / name) for number, tree in lanes.items() for name in _FOLDERS]
     for _, folder in folders:
@@ -77,12 +77,12 @@ def _exported(host: Host) -> list[tuple[str, str]]:
 
 
 def _escaped(path: Path) -> str:
-    """Return a path as exports(5) wants it: unusual bytes in octal."""
+    """Return a path in the form of exports(5), with unusual bytes in octal."""
     return re.sub(rb"[^\w./+,@=~-]", lambda byte: b"\\%03o" % ord(byte[0]), bytes(path)).decode()
 
 
 def _remove_nvidias_entry(exports: Path, folder: Path) -> None:
-    """Remove what NVIDIA's scripts have added to /etc/exports for a lane: a mark and a line."""
+    """Remove what NVIDIA's scripts added to /etc/exports for a lane: a mark and a line."""
     try:
         lines = exports.read_text().splitlines(keepends=True)
     except (OSError, UnicodeDecodeError):

@@ -49,7 +49,7 @@ _TOO_OLD: Mapping[str, str] = {
     "7f21": "Jetson Nano",
     "7721": "Jetson TX1",
 }
-"""In recovery mode, but flashed by R32 and older, whose scripts this tool does not know."""
+"""In recovery mode, but only R32 and older can flash it, which this tool does not support."""
 
 _NOT_IN_RECOVERY: Mapping[str, str] = {
     "7020": "has booted; it is not in recovery mode",
@@ -64,7 +64,7 @@ _NAMES = (
     ("agx-xavier", {"7019", "7819", "7919"}),
     ("thor", {"7026", "7226"}),
 )
-"""What a board's name promises where no ``BOARDSKU`` says more."""
+"""What a board's name means without a ``BOARDSKU``."""
 
 _MODULE = re.compile(r"\+p(\d{4})|/p(\d{4})[\w.-]*\.conf\.common")
 _ALIASES = {"2972": "2888"}  # p2972-0000.conf.common is the AGX Xavier's
@@ -81,14 +81,14 @@ def is_too_old(product: str) -> bool:
 
 
 def reason_left_out(product: str) -> str:
-    """Return why a device of NVIDIA's is left out, to follow its id in a sentence."""
+    """Return why a device of NVIDIA's is ignored, as the end of a sentence after its id."""
     if product in _TOO_OLD:
         return f"is a {_TOO_OLD[product]}, which is not supported: only Xavier, Orin and Thor are"
     return _NOT_IN_RECOVERY.get(product, "is not known as a Jetson in recovery mode")
 
 
 def mismatch(product: str, board: str, tree: Path, environment: Mapping[str, str]) -> str | None:
-    """Return why a device is not the one that the board is configured for; None: it fits.
+    """Return why a device does not match the configured board; None: it matches.
 
     Args:
         product: of the device in recovery mode.
@@ -123,7 +123,7 @@ def _siblings(products: set[str]) -> set[str]:
 
 
 def _module_of(conf: Path) -> str | None:
-    """Return the module that a board's .conf is made for, e.g. ``3767``; None: it does not say.
+    """Return the module of a board's .conf, e.g. ``3767``; None: not known.
 
     Boards are links to files such as ``p3768-0000+p3767-0000.conf``; a vendor's own file reads the
     module's ``p3767.conf.common``.

@@ -1,4 +1,4 @@
-"""What is known of NVIDIA's releases: layouts, boards' defaults, and what shows a success.
+"""What is known about NVIDIA's releases: layouts, boards' defaults, evidence of success.
 
 The releases are R35 (JetPack 5), R36 (JetPack 6) and R38 (JetPack 7). "Ran" in a source means that
 the script was run and watched, "read" that its text says so. Everything is checked at run time,
@@ -23,10 +23,10 @@ Step = Literal["package", "flash"]
 
 
 class Evidence(Struct, frozen=True, kw_only=True):
-    """What a script leaves behind only if it succeeded; its exit code must agree."""
+    """What a script produces only if it succeeded; its exit code must agree."""
 
     line: str | None = None
-    """Words that one line of its output holds."""
+    """Words in a line of its output."""
     whole: bool = False
     """The words are the whole line."""
     file: str | None = None
@@ -34,7 +34,7 @@ class Evidence(Struct, frozen=True, kw_only=True):
     source: str
 
     def watched(self, tree: Path) -> Watched:
-        """Return the evidence as it is before the script runs."""
+        """Return the evidence, watched from before the script runs."""
         return Watched(evidence=self, tree=tree, before=_identity(tree, self.file))
 
 
@@ -94,11 +94,11 @@ _EVIDENCE: Mapping[str, Evidence | None] = {
     ),
     "initrd --flash-only": Evidence(line="Success", whole=True, source="R35, R36 read"),
 }
-"""Evidence by the mode of a script; None: nobody can tell a success from a failure."""
+"""Evidence by the mode of a script; None: a success cannot be told from a failure."""
 
 
 class Release(Struct, frozen=True, kw_only=True):
-    """What is known of one release."""
+    """What is known about a release."""
 
     number: int
     qspi_layout: str
@@ -134,7 +134,7 @@ RELEASES = {
 
 
 def release_name(rootfs: Path) -> str | None:
-    """Return the L4T release of a rootfs, e.g. ``R35.3.1``; None: it does not say.
+    """Return the L4T release of a rootfs, e.g. ``R35.3.1``; None: not known.
 
     The first line of etc/nv_tegra_release is ``# R35 (release), REVISION: 3.1, …``.
     """
@@ -146,7 +146,7 @@ def release_name(rootfs: Path) -> str | None:
 
 
 def release_of(build: Build) -> Release:
-    """Return what is known of a build's release; of the newest one where it is unknown."""
+    """Return what is known about a build's release; for an unknown one, about the newest."""
     name = None
     with contextlib.suppress(OperatorError):
         name = release_name(build.rootfs_dir)
@@ -158,7 +158,7 @@ def _known(name: str | None) -> Release | None:
 
 
 def evidence_of(build: Build, step: Step) -> Evidence | None:
-    """Return what shows that a step succeeded; None: nothing does, and the site named no words."""
+    """Return the evidence that a step succeeded; None: there is none."""
     if build.settings.bsp.success is not None:
         return Evidence(line=build.settings.bsp.success, source="[bsp] success")
     return release_of(build).evidence[_mode(build, step)]
@@ -195,7 +195,7 @@ def no_evidence(build: Build, step: Step) -> Finding:
 
 
 def findings(build: Build, tree: Path) -> list[Finding]:
-    """Look, without changing anything, for what this release or its boards do differently."""
+    """Return what is special about this release or its boards; change nothing."""
     settings, found = build.settings.bsp, []
     with contextlib.suppress(OperatorError):
         name = release_name(build.rootfs_dir)
@@ -241,19 +241,19 @@ def _default(build: Build, tree: Path, name: str) -> str | None:
 
 
 def flashes_unified(tree: Path, board: str) -> bool:
-    """Tell whether a board is flashed past the inner script of the initrd flash (R38, read)."""
+    """Tell whether a board is flashed without the inner script of the initrd flash (R38, read)."""
     return (board_variable(tree, board, "_UNIFIED_FLASH") or "0")[0] in "123456789ty"
 
 
 def board_variable(tree: Path, board: str, name: str) -> str | None:
-    """Return a variable that a board's .conf sets outside of any condition; None: it does not."""
+    """Return a variable that a board's .conf sets unconditionally, or None."""
     text = _conf(tree, f"{board}.conf", set())
     values = re.findall(rf"^{re.escape(name)}=[\"']?([^\"';\s]*)", text, re.MULTILINE)
     return values[-1] or None if values else None
 
 
 def _conf(tree: Path, name: str, seen: set[str]) -> str:
-    """Return the text of a .conf with those that it sources before it."""
+    """Return the text of a .conf, after those that it sources."""
     if name in seen or "/" in name:
         return ""
     seen.add(name)

@@ -1,4 +1,4 @@
-"""NVIDIA's scripts: run one, and decide whether it succeeded."""
+"""Running NVIDIA's scripts, and deciding whether they succeeded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .releases import Evidence, Step, Watched, evidence_of, no_evidence
 from .usb import RECOVERY_HINT
 
 _LOOKS_WRONG = ("Error:", "ERROR:", "Flash failure", "Timeout", "WITH FAILURES", "No devices to")
-"""How lines begin that explain a failure; good runs print some of them, too.
+"""Beginnings of lines that explain a failure; successful runs print some of them, too.
 
 On a disk larger than its layout, parted says ``Error: The backup GPT table is not at the end of the
 disk`` in a good flash.
@@ -38,10 +38,10 @@ _MEANINGS = {
     "Timeout": "the device did not come back after it had booted for the flash: try another cable"
     f" or port; {RECOVERY_HINT}",
 }
-"""What a line of a script usually means; the first that was printed counts."""
+"""What a line of a script usually means; the first printed one counts."""
 
 _CLOCK = re.compile(r"^\d\d:\d\d:\d\d\.\d{3} - ")
-"""Newer releases put the time before the words (as read: log() in l4t_network_flash.func)."""
+"""Newer releases print the time before the words (as read: log() in l4t_network_flash.func)."""
 
 
 def run_script(
@@ -80,7 +80,7 @@ def environment(build: Build) -> dict[str, str]:
     """Return the variables that NVIDIA's scripts get."""
     environ = {"PATH": search_path(), **build.settings.bsp.environment}
     if os.geteuid() == 0:
-        environ["USER"] = "root"  # the scripts look at the variable, not at the uid
+        environ["USER"] = "root"  # the scripts check the variable, not the uid
     return environ
 
 
@@ -96,9 +96,9 @@ def check_result(
     Args:
         finished: the script.
         build: whose log the hint names.
-        success: what shows it.
-        error: what is raised otherwise.
-        logged: what it wrote into a log of its own.
+        success: the evidence.
+        error: the class to raise.
+        logged: the text of its own log.
 
     Raises:
         OperatorError: of the class ``error``.
@@ -110,12 +110,12 @@ def check_result(
 
 
 def said(finished: Finished, logged: str = "") -> list[str]:
-    """Return the lines that a script printed and logged, without times before them."""
+    """Return the lines that a script printed and logged, without times."""
     return [_CLOCK.sub("", line.strip()) for line in (*finished.tail, *logged.splitlines())]
 
 
 def wrong_lines(lines: Sequence[str]) -> list[str]:
-    """Return the lines that look like errors: they explain a failure, and prove none."""
+    """Return the lines that look like errors, which explain a failure but do not prove one."""
     return [line for line in lines if line.startswith(_LOOKS_WRONG) or "WITH FAILURES" in line]
 
 
@@ -133,7 +133,7 @@ def failure_reason(
     Args:
         finished: the script.
         missing: the evidence that is missing, as a verb phrase.
-        lines: what it said.
+        lines: its output.
         limit: the setting of its time limit.
     """
     name = Path(finished.argv[0]).name
@@ -156,10 +156,10 @@ def _hint(lines: Sequence[str], finished: Finished, build: Build) -> str:
 
 
 def evidence_for(build: Build, step: Step, error: type[OperatorError]) -> Evidence:
-    """Return what will show that a script succeeded, before it is started.
+    """Return the evidence by which a script will be judged, before it starts.
 
     Raises:
-        OperatorError: of the class ``error``: nothing does, and the site has not said what.
+        OperatorError: of the class ``error``: there is none, and the site named none.
     """
     evidence = evidence_of(build, step)
     if evidence is None:

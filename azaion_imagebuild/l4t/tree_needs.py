@@ -1,4 +1,4 @@
-"""What NVIDIA's scripts need of their own tree and of the rootfs, apart from board and firmware."""
+"""What NVIDIA's scripts need in their tree and the rootfs, apart from board and firmware."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FILE_OPTIONS = {
 
 
 def findings(build: Build, tree: Path) -> Iterator[Finding]:
-    """Look for folders and files that a script would miss in the middle of its work."""
+    """Find missing folders and files on which a script would fail halfway."""
     if not (tree / "rootfs/etc").is_dir():
         yield Finding(
             message=f"{tree / 'rootfs/etc'} is missing: flash.sh writes into it, whatever rootfs is"
@@ -45,7 +45,7 @@ def findings(build: Build, tree: Path) -> Iterator[Finding]:
 
 
 def _hint(tree: Path, name: str) -> str:
-    # The layouts' folder differs from release to release.
+    # Each release has the layouts in another folder.
     there = sorted(tree.glob(f"bootloader/*/cfg/{Path(name).name}")) if Path(name).name else []
     if there:
         return f"this release has it elsewhere: use {there[0].relative_to(tree)}"

@@ -18,7 +18,7 @@ MOST_AT_ONCE = 10
 """NVIDIA's initrd flash finds device 1 by a pattern that matches 10 as well (l4t-facts)."""
 
 _INSTANCE = re.compile(r"[0-9]{1,3}-[0-9]{1,3}(\.[0-9]{1,3}){0,6}", re.ASCII)
-_PAUSE = 0.25  # seconds between two looks at sysfs
+_PAUSE = 0.25  # seconds between two reads of sysfs
 
 
 class RecoveryDevice(Struct, frozen=True, kw_only=True):
@@ -28,7 +28,7 @@ class RecoveryDevice(Struct, frozen=True, kw_only=True):
     """USB bus and port, e.g. ``1-3``; what NVIDIA's scripts call the USB instance."""
     product: str
     ecid: str | None = None
-    """The chip's own number, where the kernel shows one."""
+    """The chip's own number, if the kernel shows one."""
 
     def __str__(self) -> str:
         return f"{self.instance} ({recovery_ids.VENDOR}:{self.product})"
@@ -39,7 +39,7 @@ def nvidia_devices(sysfs: Path) -> list[RecoveryDevice]:
 
     Args:
         sysfs: ``/sys/bus/usb/devices``; each folder there has idVendor, idProduct, busnum, devpath,
-            and a serial where the device tells one.
+            and a serial if the device has one.
     """
     found = []
     for folder in sorted(sysfs.glob("*")):
@@ -64,7 +64,7 @@ def listed(devices: Sequence[RecoveryDevice]) -> str:
 
 
 def no_device(sysfs: Path) -> tuple[str, str]:
-    """Return error and hint for a host without a device to flash: why others are left out."""
+    """Return error and hint for a host without a device to flash, and why others do not count."""
     left_out = nvidia_devices(sysfs)
     reasons = "; ".join(_left_out(each) for each in left_out)
     if any(recovery_ids.is_too_old(each.product) for each in left_out):
@@ -74,7 +74,7 @@ def no_device(sysfs: Path) -> tuple[str, str]:
 
 
 def device_findings(build: Build) -> Iterator[Finding]:
-    """Look whether the device to flash can be told from others, and fits the board."""
+    """Check that the device to flash is unambiguous and matches the board."""
     if build.sandbox or not (build.flash or build.fuse):
         return
     settings = build.settings.bsp
@@ -100,7 +100,7 @@ def device_findings(build: Build) -> Iterator[Finding]:
 
 
 def board_findings(build: Build, device: RecoveryDevice) -> Iterator[Finding]:
-    """Look whether a device is the one that the board is configured for."""
+    """Check that a device matches the configured board."""
     settings = build.settings.bsp
     tree = build.bsp_dir or Path()
     why = recovery_ids.mismatch(device.product, settings.board, tree, settings.environment)
@@ -131,7 +131,7 @@ def device_at(sysfs: Path, instance: str) -> RecoveryDevice | None:
 
 
 def devices_to_flash(sysfs: Path, chosen: Sequence[str] = ()) -> list[RecoveryDevice]:
-    """Return the devices to flash at once: the chosen ones, or all that are in recovery mode.
+    """Return the devices to flash at once: the chosen ones, or all in recovery mode.
 
     Raises:
         PreflightError: there is none, a chosen one is missing, or they are more than ten.
@@ -155,10 +155,10 @@ def is_instance(text: str) -> bool:
 
 
 def checked_instances(instances: Sequence[str]) -> tuple[str, ...]:
-    """Return USB instances to flash at once, when they can be.
+    """Return the USB instances to flash at once, if they are valid.
 
     Raises:
-        PreflightError: none, more than ten, one twice, or one that is no instance.
+        PreflightError: there is none, more than ten, a duplicate, or an invalid one.
     """
     problems = [
         (
@@ -188,11 +188,11 @@ def wait_for_device(
     Args:
         sysfs: ``/sys/bus/usb/devices``.
         instance: where to look, e.g. ``1-3``.
-        seconds: how long to wait at most.
-        stopped: asked between two looks whether to give up.
+        seconds: the longest time to wait.
+        stopped: asked again and again whether to give up.
 
     Raises:
-        PreflightError: there was none in that time; the hint says what is there.
+        PreflightError: there was none in that time; the hint names what is there.
         InterruptedBuild: ``stopped`` said so.
     """
     deadline = time.monotonic() + seconds
@@ -219,7 +219,7 @@ def _missing(sysfs: Path, instance: str, seconds: float) -> OperatorError:
 
 
 def _ecid(folder: Path) -> str | None:
-    """Return the serial of a device in recovery mode; "0" and nothing say nothing."""
+    """Return the serial of a device in recovery mode; "0" and an empty one are none."""
     serial = _read(folder / "serial")
     shown = serial.isascii() and serial.isprintable() and len(serial) <= 64
     return serial if shown and serial.strip("0x") else None

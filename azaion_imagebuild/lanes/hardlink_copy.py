@@ -1,6 +1,6 @@
-"""A twin of a tree: folders of its own, hard links for what is only read, copies of the rest.
+"""A copy of a tree: own folders, hard links for files that are only read, copies of the others.
 
-A hard link costs an entry of a folder, no data: a twin of 200,000 files is made in about a second.
+A hard link takes an entry in a folder, but no data: 200,000 files take about a second.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..images.copy import copy_image
 
 
 class Share(Enum):
-    """What becomes of a file (or of a whole folder) in the twin."""
+    """How a file (or a whole folder) appears in the copy."""
 
     LINK = "the same file under a second name"
     COPY = "a file of its own"
@@ -24,12 +24,12 @@ class Share(Enum):
 
 
 def twin(source: Path, target: Path, share: Callable[[str], Share]) -> None:
-    """Make ``target`` a twin of ``source``, with modes, owners, times and attributes.
+    """Copy ``source`` to ``target``, with modes, owners, times and attributes.
 
     Args:
         source: the tree; all of it on one filesystem.
-        target: a folder that is not there yet, on the same filesystem.
-        share: asked with every path within the tree; of folders only :attr:`Share.LEAVE` counts.
+        target: a folder to create, on the same filesystem.
+        share: called with every path in the tree; for folders, only :attr:`Share.LEAVE` counts.
 
     Raises:
         PreflightError: a part lies on another filesystem, or cannot be linked.

@@ -1,12 +1,12 @@
-"""Lanes: several devices flashed at once from one BSP, each from a tree of its own.
+"""Lanes: flashing several devices at once from one BSP, each from its own tree.
 
-NVIDIA's scripts find the images beside themselves, and two of them in one tree damage each other:
-each device gets a lane, the BSP once more (:mod:`.tree`), in
-``<BSP>.lanes/<USB instance>/Linux_for_Tegra``, with an image of its own to stamp.
+NVIDIA's scripts take the images from their own tree, and two of them in one tree damage each other.
+So each device gets a lane, a copy of the BSP (:mod:`.tree`) in
+``<BSP>.lanes/<USB instance>/Linux_for_Tegra``, with its own image to stamp.
 
-Every run creates its lanes again, under the BSP's lock, so they are never stale; that takes about a
-second for 200,000 files, and the time to copy the images, where the filesystem does not share
-blocks. At the end they are removed; those of a killed run by the next build in that BSP.
+Every run creates its lanes again, under the BSP's lock, so they are never stale. That takes about a
+second for 200,000 files, and the time to copy the images if the filesystem does not share blocks.
+At the end they are removed; those of a killed run, by the next build in that BSP.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ _logger = logging.getLogger(__name__)
 
 
 class Lane(Struct, frozen=True, kw_only=True):
-    """A Linux_for_Tegra of its own, for one device at a time."""
+    """A Linux_for_Tegra for one device at a time."""
 
     number: int
-    """Device instance, 0 to 9: NVIDIA's scripts tell devices at work apart by it."""
+    """Device instance, 0 to 9, by which NVIDIA's scripts tell devices apart."""
     usb_instance: str
     """USB bus and port, e.g. ``1-3``."""
     tree: Path
     image: Image
-    """The base's image in this lane: the files of it that reach a device, own copies."""
+    """The base's image in this lane: own copies of the files that reach a device."""
     lock_fds: tuple[int, ...] = ()
 
     def build(self, build: Build) -> Build:
-        """Return the build of a device as it is to be run in this lane.
+        """Return a device's build for this lane.
 
-        Its identity is stamped into the lane's image, and taken out again when it is done.
+        Its identity is stamped into the lane's image, and removed at the end.
         """
         return structs.replace(
             build,
@@ -62,9 +62,9 @@ class Lane(Struct, frozen=True, kw_only=True):
 
 @contextlib.contextmanager
 def opened_lanes(build: Build, image: Image, usb_instances: Sequence[str]) -> Iterator[list[Lane]]:
-    """Make a lane for each USB instance; at the end wait for the builds in them, and remove them.
+    """Create a lane for each USB instance; at the end, wait for its builds and remove it.
 
-    The BSP stays locked meanwhile, and with the initrd method the host's one place for it.
+    The BSP stays locked meanwhile, and so does the host with the initrd method.
 
     Args:
         build: of the fleet: its BSP, its settings.
@@ -103,13 +103,13 @@ def opened_lanes(build: Build, image: Image, usb_instances: Sequence[str]) -> It
 
 
 def remove_lanes(tree: Path, wait: float) -> None:
-    """Remove a BSP's lanes; an identity that a killed build has left in one is overwritten first.
+    """Remove a BSP's lanes; first overwrite an identity that a killed build left in one.
 
     Only for the holder of the BSP's lock.
 
     Raises:
         PreflightError: a script of a killed run is still at work in one.
-        StagingError: something of them stays.
+        StagingError: a part of them cannot be removed.
     """
     folder = lane_tree.lanes_dir(tree)
     if not _is_ours(folder, tree.resolve().name):
@@ -129,11 +129,11 @@ def remove_lanes(tree: Path, wait: float) -> None:
 
 
 def _is_ours(folder: Path, name: str) -> bool:
-    """Tell whether a folder holds lanes and nothing else: what we did not make is not removed."""
+    """Tell whether a folder holds only lanes: nothing else may be removed."""
     return _is_folder(folder) and all(
         is_instance(lane.name)
         and _is_folder(lane)
-        and (_is_folder(lane / name) or not any(lane.iterdir()))  # or it was only just begun
+        and (_is_folder(lane / name) or not any(lane.iterdir()))  # or it was only begun
         for lane in folder.iterdir()
     )
 
@@ -145,7 +145,7 @@ def _is_folder(path: Path) -> bool:
 def _blank_images(lane: Path, wait: float) -> None:
     for path in image_files.present_images(lane):
         if path.stat().st_nlink > 1:
-            continue  # the BSP's own: nothing is ever stamped into it
+            continue  # shared with the BSP: never stamped
         try:
             blank(path, wait)
         except (OperatorError, OSError):

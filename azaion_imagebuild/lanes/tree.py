@@ -1,7 +1,7 @@
-"""The tree of a lane: what of the BSP it shares, and what is its own.
+"""The tree of a lane: what it shares with the BSP, and what it copies.
 
-What is only read is a hard link. Of the base's images it has those that reach a device, as copies.
-Whatever NVIDIA's scripts may write is a copy, too:
+Files that are only read are hard links. Of the base's images, it has copies of those that reach a
+device. What NVIDIA's scripts may write is a copy, too:
 
 - ``bootloader/`` (flash.sh rebuilds boot images and tables there), except the boot image of
   each device number, which is only read;
@@ -10,9 +10,9 @@ Whatever NVIDIA's scripts may write is a copy, too:
 - ``tools/kernel_flash/initrdflash*.txt`` (packaging writes its parameters there);
 - ``rootfs/boot``, ``rootfs/etc`` (kernel, extlinux.conf, nv_boot_control.conf).
 
-The list is what runs of R35.3.1's own scripts wrote, packaging and flashing, with both methods.
+This is what R35.3.1's own scripts wrote when they packed and flashed, with both methods.
 
-Logs and temporary folders of the BSP are left out. Folders are always the lane's own.
+The BSP's logs and temporary folders are omitted. Folders are always the lane's own.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def make_tree(tree: Path, rootfs: Path, base: Image, lane: Path) -> Image:
 
 
 def lanes_dir(tree: Path) -> Path:
-    """Return the folder of a BSP's lanes: beside it, since hard links need its filesystem."""
+    """Return the folder of a BSP's lanes: beside it, because hard links need its filesystem."""
     tree = tree.resolve()
     return tree.with_name(f"{tree.name}.lanes")
 
@@ -158,7 +158,7 @@ def _space_findings(tree: Path, base: Image, lanes: int) -> Iterator[Finding]:
 
 
 def written_meanwhile(tree: Path, rootfs: Path, since: int) -> list[str]:
-    """Return the files that lanes share and that were written since then: no script should.
+    """Return the files that lanes share and that were written since then; no script should.
 
     Args:
         tree: the BSP's own tree.

@@ -1,4 +1,4 @@
-"""Checking the ledger: its hash chain, and that it exists and is not emptied."""
+"""Checking the ledger: it exists, it was not emptied, and its hash chain is intact."""
 
 from __future__ import annotations
 
@@ -46,5 +46,5 @@ def _tells_of_a_flash(log: Path) -> bool:
     try:
         with log.open("rb") as stream:
             return _FLASH.search(stream.read(_MOST)) is not None
-    except OSError:  # removed meanwhile, or not ours to read
+    except OSError:  # removed meanwhile, or not readable
         return False

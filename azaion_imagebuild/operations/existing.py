@@ -1,4 +1,4 @@
-"""What a target holds before a credential is written into it."""
+"""The content of a target before a credential is written into it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _REPLACE = "check the image and --serial; to overwrite that identity, add --repl
 
 
 def parsed(data: bytes) -> device_conf.DeviceConf | None:
-    """Return the credential in a device.conf; None: it holds none."""
+    """Return the credential in a device.conf, or None."""
     with contextlib.suppress(device_conf.MalformedDeviceConf):
         return device_conf.parse(data)
     return None
@@ -22,10 +22,10 @@ def parsed(data: bytes) -> device_conf.DeviceConf | None:
 def refuse_other_device(
     data: bytes, where: Path, build: Build, *, replace: bool = False, hint: str = _REPLACE
 ) -> None:
-    """Refuse to overwrite the identity of another device; ``replace`` allows it to a stamp.
+    """Refuse to overwrite another device's identity, unless a stamp has ``replace``.
 
     Raises:
-        UsageError: a rotation was given another device's target: it renews, it never replaces.
+        UsageError: a rotation got another device's target, which it never replaces.
         PreflightError: a stamp would replace another device's identity.
     """
     found = parsed(data)

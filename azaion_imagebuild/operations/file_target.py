@@ -33,7 +33,7 @@ class ConfFile(Struct, frozen=True, kw_only=True):
 
     @contextmanager
     def opened(self, build: Build) -> Iterator[Opened]:
-        """Check what is there, and prepare a file beside it that will replace it."""
+        """Check the existing file, and prepare a new one beside it."""
         template = device_conf.template_of(build.settings.device_conf)
         trial = device_conf.render(template, device_conf.trial_identity(build.serial, build.email))
         folders = [] if self.held else [self.path.parent]
@@ -90,7 +90,7 @@ class _OpenedFile:
 
 
 def _check_existing(path: Path, build: Build) -> None:
-    """Refuse to overwrite a file of another device, or one that is no device.conf."""
+    """Refuse to overwrite a file of another device, or one that is not a device.conf."""
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
             raise UsageError(f"{path} is not a regular file", hint="name a new file")
@@ -110,7 +110,7 @@ def _check_existing(path: Path, build: Build) -> None:
 
 
 def _write_all(stream: BinaryIO, data: bytes) -> None:
-    """Make ``data`` the whole of an open file, on the disk."""
+    """Replace the content of an open file, and sync it."""
     stream.seek(0)
     stream.write(data)
     stream.truncate()

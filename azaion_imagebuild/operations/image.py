@@ -1,4 +1,4 @@
-"""Building one device's image, a base, or only its device.conf: the plain Python way in."""
+"""Building a device's image, a base, or only its device.conf."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class ImageFile(Struct, frozen=True, kw_only=True):
 
     @contextmanager
     def opened(self, build: Build) -> Iterator[Opened]:
-        """Check that it has a slot for the credential; an image without one gets a placeholder.
+        """Check that it has room for the credential; an image without a placeholder gets one.
 
         An identity that it holds stays until the new one is written.
         """
@@ -89,7 +89,7 @@ class ImageFile(Struct, frozen=True, kw_only=True):
             yield _OpenedImage(opened, self.out, template, owner)
 
     def _refuse_other(self, data: bytes, path: Path, build: Build) -> None:
-        where = self.path if self.out else path  # the copy has a name that nobody gave
+        where = self.path if self.out else path  # the operator does not know the copy's name
         refuse_other_device(data, where, build, replace=self.replace)
 
 
@@ -192,7 +192,7 @@ def _to_be_written(image: Path, out: Path | None) -> Iterator[list[Path]]:
 
 
 def check_owner(opened: OpenImage, owner: tuple[int, int]) -> None:
-    """Stamping changes no inode: owner and mode must be right before an account is touched.
+    """Check owner and mode before an account is touched: a stamp does not change the inode.
 
     Raises:
         VerificationError: they are not.
@@ -209,7 +209,7 @@ def check_owner(opened: OpenImage, owner: tuple[int, int]) -> None:
 def _prove_image(
     opened: OpenImage, data: bytes, identity: DeviceIdentity, owner: tuple[int, int]
 ) -> None:
-    """Read the file back by its name; take the identity out again if it differs."""
+    """Read the file back by its name; remove the identity if it differs."""
     entry = places.read_file(opened.path, DEVICE_CONF, device_conf.LONGEST)
     expected = Expected(email=identity.email, owner=owner, password=identity.password)
     findings = list(prove(entry, str(opened.path), expected))

@@ -1,4 +1,4 @@
-"""What an operation works with: real parts or the sandbox's, and the ledger."""
+"""The parts that an operation uses: real ones or the sandbox's, and the ledger."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class RootfsFolder(Struct, frozen=True, kw_only=True):
 
     @contextmanager
     def opened(self, build: Build) -> Iterator[Opened]:
-        """Check it as a build does, and try to write: what it holds is written again."""
+        """Check it as a build does, and try to write, with its present content."""
         held = structs.replace(build, rootfs_dir=self.path)
         with locked([self.path], build.settings.build.lock_wait):
             _heed(staging.findings(held))
@@ -89,7 +89,7 @@ class _OpenedRootfs:
 
     def undo(self) -> None:
         if self._before is None:
-            self.written = False  # what was tried is removed
+            self.written = False  # opened() removes the file that it tried to write
             return
         with Rootfs(self._build.rootfs_dir) as rootfs:
             rootfs.write_file(

@@ -39,11 +39,11 @@ _AGE = re.compile(r"(?P<number>[0-9]{1,6})(?P<unit>[hdw])", re.ASCII)
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 
 Told = Callable[[int, int, BuildRecord], None]
-"""Called with number, total and record as each device has ended."""
+"""Called with number, total and record whenever a device has ended."""
 
 
 def plan_all(age: timedelta, settings: Settings) -> dict[str, Any]:
-    """Return, as one JSON object, which devices would get a new credential; nothing is changed.
+    """Return which devices would get a new credential, as a JSON object; change nothing.
 
     Raises:
         LedgerError: the ledger cannot be read.
@@ -66,14 +66,14 @@ def rotate_all(
 ) -> dict[str, Any]:
     """Give every device whose credential is older than ``age`` a new one, in ``out/SERIAL.conf``.
 
-    One failure stops no other device; the same again does those that are left.
+    A failure does not stop the other devices; the same command again does the rest.
 
     Args:
         age: how old a credential may be.
         out: folder of the new device.conf files, made (0700) if it is missing.
         settings: of the site.
         watcher: who is told of warnings; each device has one line only.
-        told: told of each device that has ended.
+        told: called whenever a device has ended.
 
     Returns:
         one JSON object: totals, and a record for each device.
@@ -197,7 +197,7 @@ def _in_sandbox(settings: Settings) -> bool:
 
 @contextlib.contextmanager
 def _opened_folder(folder: Path, wait: float) -> Iterator[None]:
-    """Make the folder of the new files, and hold it: two rotations do not write into one."""
+    """Create and lock the folder of the new files: two rotations must not write into one."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         own = is_own(folder)

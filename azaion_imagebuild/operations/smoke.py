@@ -1,4 +1,4 @@
-"""The smoke test of a device as a command: its credentials, its Loader, what came of it."""
+"""The smoke test of a device: its credentials, its Loader, and the result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..settings import Settings
 
 
 class SmokeReport(Struct, frozen=True, kw_only=True):
-    """What a smoke test saw; no error: the device logs in."""
+    """The result of a smoke test; no error: the device can log in."""
 
     serial: str | None
     email: str
@@ -48,8 +48,8 @@ def smoke(credentials: DeviceConf, serial: str | None, settings: Settings) -> Sm
     """Log in at a device's Loader with its credentials; a failure ends in the report.
 
     Args:
-        credentials: as they were read back from what the device was flashed with.
-        serial: the device; None: whatever device the credentials are of.
+        credentials: read back from what the device was flashed with.
+        serial: the device; None: the credentials' device.
         settings: of the site; ``[smoke] loader_url`` is needed.
 
     Raises:

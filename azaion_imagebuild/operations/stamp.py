@@ -1,4 +1,4 @@
-"""Stamping one device as a command: its account, its identity in a finished image, the proof."""
+"""Stamping a device's identity into a finished image, with its account and the proof."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class StampRecord(Struct, frozen=True, kw_only=True):
     """What a stamp without an account did."""
 
     serial: str | None
-    """None: the placeholder was put back."""
+    """None: the placeholder was restored."""
     email: str | None
     images: tuple[Path, ...]
     format: str
@@ -70,7 +70,7 @@ def stamp(
         image: a raw ext4, Android sparse or tar image.
         serial: the device.
         settings: of the site; the sandbox's API is used where no API is set.
-        watcher: who is told how it goes on.
+        watcher: called with each event.
         out: a new file for the stamped image, which then stays as it is.
         replace: overwrite the identity of another device, too.
 
@@ -99,7 +99,7 @@ def stamp_given(
 ) -> StampRecord:
     """Put the credentials of a device.conf into a finished image, and prove it.
 
-    No account is touched, and no ledger: whoever made the credentials knows of them.
+    Neither an account nor the ledger is touched: the credentials come from elsewhere.
 
     Raises:
         OperatorError: something is wrong; the image then holds the old identity or none.
@@ -132,7 +132,7 @@ def stamp_given(
 
 
 def clear(image: Path, settings: Settings) -> StampRecord:
-    """Put the placeholder back into an image and its twin.
+    """Restore the placeholder in an image and its twin.
 
     Raises:
         OperatorError: it cannot be written or holds no device.conf.
@@ -152,7 +152,7 @@ def clear(image: Path, settings: Settings) -> StampRecord:
 
 
 def base_at(path: Path, settings: Settings) -> Blank:
-    """Check an image that was built before and is to be stamped again and again.
+    """Check an existing image that will be stamped again and again.
 
     Raises:
         OperatorError: it is not an image, or has no slot for an identity.
@@ -175,7 +175,7 @@ def base_at(path: Path, settings: Settings) -> Blank:
 
 
 def wants_sandbox(target: Path, settings: Settings) -> bool:
-    """Tell whether the sandbox's API is the one: only for an image of the reference BSP.
+    """Tell whether to use the sandbox's API, which is only for images of the reference BSP.
 
     Raises:
         UsageError: no admin API is set, and the image (or rootfs) is a real one.

@@ -26,7 +26,7 @@ _ReadFile = Callable[[str, int], FileEntry | None]
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """What a verification saw; no findings: it carries this identity."""
+    """The result of a verification; no findings: it holds this identity."""
 
     target: Path
     format: str

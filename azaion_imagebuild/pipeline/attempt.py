@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Book(Protocol):
-    """Where an attempt is written down: the ledger, or a part of it that is this attempt's."""
+    """Where an attempt is recorded: the ledger, or the part of it that belongs to this attempt."""
 
     def begin(self, entry: Entry, settings: LedgerSettings) -> Receipt:
         """Commit the intent to provision, unless the ledger refuses the attempt."""
@@ -42,13 +42,13 @@ class Book(Protocol):
         ...
 
     def standings(self, accounts: Mapping[str, str], *, sandbox: bool) -> dict[str, Standing]:
-        """Return what is known of each serial."""
+        """Return each serial's standing."""
         ...
 
 
 @dataclass(slots=True, eq=False, repr=False)  # less to compile at every start
 class Attempt:
-    """How far one build has come."""
+    """The progress of a build."""
 
     build: Build
     hook: Any
@@ -75,7 +75,7 @@ class Attempt:
     _holds_signals: bool = False
 
     def hold_signals(self) -> None:
-        """Keep signals waiting until the record is out: an attempt that is done stays done.
+        """Hold signals back until the record is out: a finished attempt stays finished.
 
         A single build is the whole command, so they wait until the process ends. Of several
         devices only this one is held.
@@ -99,7 +99,7 @@ class Attempt:
         self.watcher(events.ended(name, time.monotonic() - begin, ", ".join(notes)))
 
     def intend(self, step: str) -> None:
-        """Commit to the ledger that a step is about to be done.
+        """Commit to the ledger that a step is about to run.
 
         Raises:
             PreflightError: the ledger refuses the whole attempt (first intent only).

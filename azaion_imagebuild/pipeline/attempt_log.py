@@ -22,7 +22,7 @@ FILE = "attempt.log"
 def opened(build: Build) -> Iterator[Watcher]:
     """Open the log of an attempt: it holds its events, redacted, in the form of ``[log] format``.
 
-    What this thread logs meanwhile is written to it, too.
+    It also gets what this thread logs meanwhile.
 
     Raises:
         StagingError: its folder cannot be made.
@@ -47,7 +47,7 @@ def opened(build: Build) -> Iterator[Watcher]:
 
 _current: ContextVar[tuple[Watcher, dict[str, str]] | None]
 _current = ContextVar("attempt_log", default=None)
-"""The log of the attempt that this thread works for: a fleet's devices are built side by side."""
+"""The log of this thread's attempt: a fleet's devices are built side by side."""
 
 
 def whose() -> dict[str, str]:

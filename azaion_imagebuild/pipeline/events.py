@@ -31,7 +31,7 @@ class Event(Struct, frozen=True, kw_only=True):
     fields: Mapping[str, Any] = field(default_factory=dict)
     """JSON values for a program, named as in the one-line record.
 
-    A field named like one that every event has (a plug-in's ``level``) is left out.
+    A field with the name of one that every event has (a plug-in's ``level``) is omitted.
     """
 
     def with_fields(self, fields: Mapping[str, Any]) -> Event:
@@ -58,7 +58,7 @@ class Event(Struct, frozen=True, kw_only=True):
 
 
 Watcher = Callable[[Event], None]
-"""Whoever wants to know what happens; it may be called by several threads."""
+"""A function that is called with each event, perhaps by several threads."""
 
 
 def warnings_to(watcher: Watcher) -> Watcher:

@@ -1,4 +1,4 @@
-"""Making a new Build from a serial and the settings: what it works on, and its name."""
+"""Making a new Build from a serial and the settings."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def base_build(settings: Settings, *, sandbox: bool, lanes: int = 1) -> Build:
     """Return the build of an image with a placeholder, which is never flashed.
 
     Args:
-        settings: of the site; ``[bsp] massflash`` is for how many devices at once it is packed.
+        settings: of the site; ``[bsp] massflash`` says for how many devices at once it is packed.
         sandbox: it is built in the sandbox.
-        lanes: the same; the larger number counts.
+        lanes: how many devices need it at once, if they are more.
     """
     build = device_build(BASE, settings, sandbox=sandbox)
     return structs.replace(build, flash=False, packed_for=max(build.packed_for, lanes))

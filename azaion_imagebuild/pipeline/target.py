@@ -1,4 +1,4 @@
-"""What an identity can be written into outside a build: a blank image, or any other target."""
+"""What an identity can be written into without a build: a blank image, or another target."""
 
 from __future__ import annotations
 

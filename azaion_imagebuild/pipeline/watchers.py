@@ -22,10 +22,10 @@ End = Callable[[BuildRecord], BuildRecord]
 
 @contextlib.contextmanager
 def watched(build: Build, caller: Watcher) -> Iterator[tuple[Watcher, End]]:
-    """Yield how to tell what happens in an attempt, and how to end it.
+    """Yield a function that tells an attempt's events, and one that ends it.
 
-    The caller hears first that the attempt begins, and nothing of its end: it gets the record. If
-    the log cannot be opened or the trace cannot be sent, that is a warning and stops no build.
+    The caller's watcher gets the first event, but not the last: the caller has the record. If the
+    log cannot be opened or the trace cannot be sent, that is a warning and does not stop a build.
     """
     whose = events.whose(build)
     watchers = [caller]
