@@ -3,12 +3,14 @@
 Raw ext4: with debugfs (e2fsprogs). Its exit code means nothing, so our reader reads the result back
 and e2fsck checks it. Tar: by appending a member, because the last one of a name counts. Before
 that, the data of the old file (or of every earlier member) is overwritten with zeros: removing a
-file would leave its password in free blocks. debugfs sees no secret: the identity comes later.
+file would leave its password in free blocks. An archive that zstd packed is packed anew without the
+old members (:mod:`.reframe`). debugfs sees no secret: the identity comes later.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import os
 import stat
@@ -21,11 +23,13 @@ from ..identity.placeholder import placeholder
 from ..model import DEVICE_CONF, DEVICE_CONF_MODE, FileEntry
 from ..settings import PLACEHOLDER_SIZE
 from .e2fsprogs import damaged, debugfs
-from .formats import image_format, open_filesystem
-from .locate import Location, Range
+from .formats import EXT4_ZST, TAR_ZST, image_format, open_filesystem
+from .locate import Location, Range, locate
+from .reframe import reframe
 from .stream import CorruptImage
-from .tar import BLOCK, Member, Tar
+from .tar import Member, Tar
 from .tar_index import locate_conf
+from .tar_members import FOLDER, conf_member, ended, folder_member
 
 _BASE = "build one with a placeholder: azaion-imagebuild base"
 
@@ -58,6 +62,12 @@ def ensure_slot(
             found = _found(path, descriptor)
             if found is not None and found.size >= size:
                 return None
+            if container == TAR_ZST:
+                data = reframe(path, stream, owner, size, check)
+                _take_over(path, descriptor)
+                return data
+            if container == EXT4_ZST:
+                locate(stream, DEVICE_CONF)  # which refuses it with what to do
             old = _old(stream, container)
             if old is not None and container != "sparse":
                 check(old.data)
@@ -77,6 +87,28 @@ def ensure_slot(
             f"{path} cannot be stamped: {error}", hint=error.hint or _BASE
         ) from None
     return old.data if old else None
+
+
+def ensure_packed_slot(
+    path: Path, descriptor: int, owner: tuple[int, int], size: int = PLACEHOLDER_SIZE
+) -> bytes | None:
+    """Do as :func:`ensure_slot` for an archive that zstd packed; leave any other image alone."""
+    with io.FileIO(descriptor, "r", closefd=False) as stream:
+        try:
+            packed = image_format(stream) == TAR_ZST
+        except CorruptImage:
+            return None  # whoever opens it says it in its own words
+    return ensure_slot(path, descriptor, owner, size) if packed else None
+
+
+def _take_over(path: Path, descriptor: int) -> None:
+    """Let ``descriptor`` be that of the file that is at ``path`` now, and lock it."""
+    new = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(new, fcntl.LOCK_EX)
+        os.dup2(new, descriptor, inheritable=False)
+    finally:
+        os.close(new)
 
 
 def _found(path: Path, descriptor: int) -> Location | None:
@@ -148,7 +180,6 @@ def _new_folders(path: Path, folder: str) -> list[str]:
 
 
 def _place_in_tar(descriptor: int, owner: tuple[int, int], size: int) -> None:
-    folder = DEVICE_CONF.rpartition("/")[0]
     folders = set()
     end = 0
     with io.FileIO(descriptor, "r", closefd=False) as stream:
@@ -157,12 +188,11 @@ def _place_in_tar(descriptor: int, owner: tuple[int, int], size: int) -> None:
             end = archive.after(member)
             if member.name == DEVICE_CONF:
                 _blank(descriptor, (Range(offset=member.offset, length=member.size),))
-            elif folder.startswith(member.name):
+            elif FOLDER.startswith(member.name):
                 folders.add(member.name)
-    added = b"" if folder in folders else _header(f"./{folder}/", 0, b"5", 0o755, (0, 0))
-    added += _header(f"./{DEVICE_CONF}", size, b"0", DEVICE_CONF_MODE, owner)
-    added += placeholder(size) + bytes(-size % BLOCK)
-    os.pwrite(descriptor, _ended(added, end), end)
+    added = b"" if FOLDER in folders else folder_member()
+    added += conf_member(owner, size)
+    os.pwrite(descriptor, ended(added, end), end)
     os.fsync(descriptor)
 
 
@@ -183,42 +213,12 @@ def put_last(path: Path) -> None:
         if not isinstance(member, Member) or archive.after(member) == walk.end:
             return  # or the proof says what is wrong with it
         repeated = os.pread(stream.fileno(), archive.after(member) - member.start, member.start)
-        os.pwrite(stream.fileno(), _ended(repeated, walk.end), walk.end)
+        os.pwrite(stream.fileno(), ended(repeated, walk.end), walk.end)
         os.fdatasync(stream.fileno())
         _blank(stream.fileno(), (Range(offset=member.offset, length=member.size),))
-
-
-def _ended(members: bytes, start: int) -> bytes:
-    """Return the last members of an archive with its end: zeros up to a whole record of tar."""
-    end = start + len(members) + 2 * BLOCK
-    return members + bytes(2 * BLOCK + -end % (20 * BLOCK))
 
 
 def _blank(descriptor: int, ranges: tuple[Range, ...]) -> None:
     for part in ranges:
         os.pwrite(descriptor, bytes(part.length), part.offset)
     os.fdatasync(descriptor)
-
-
-def _header(name: str, size: int, kind: bytes, mode: int, owner: tuple[int, int]) -> bytes:
-    """Return a ustar header; large owner numbers are in GNU's base-256."""
-    fields = [
-        name.encode().ljust(100, b"\0"),
-        f"{mode:07o}\0".encode(),
-        _number(owner[0]),
-        _number(owner[1]),
-        f"{size:011o}\0".encode(),
-        f"{0:011o}\0".encode(),
-        b" " * 8,
-        kind,
-        bytes(100),
-        b"ustar\00000",
-    ]
-    header = b"".join(fields).ljust(BLOCK, b"\0")
-    return header[:148] + f"{sum(header):06o}\0 ".encode() + header[156:]
-
-
-def _number(value: int) -> bytes:
-    if value < 0o10000000:
-        return f"{value:07o}\0".encode()
-    return (value | 1 << 63).to_bytes(8, "big")

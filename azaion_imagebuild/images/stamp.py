@@ -148,22 +148,45 @@ def opened_for_stamping(
         PreflightError: another process stamps it for longer than ``wait`` seconds.
         VerificationError: it holds no device.conf that can be overwritten in place.
     """
+    with _locked(path, wait) as descriptor:
+        old = make_slot(path, descriptor) if make_slot else None
+        opened = OpenImage(path, descriptor)
+        if old is not None:
+            write_into(opened, old.ljust(opened.location.size, b"\n"))
+        yield opened
+
+
+@contextlib.contextmanager
+def _locked(path: Path, wait: float) -> Iterator[int]:
+    """Open and lock the file at ``path``; one that another process replaced meanwhile is none."""
+    descriptor = _opened(path)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+        while True:
+            with locked_file(descriptor, path, wait):
+                if _is_at(path, descriptor):
+                    yield descriptor
+                    return
+            new = _opened(path)
+            os.dup2(new, descriptor, inheritable=False)
+            os.close(new)
+    finally:
+        os.close(descriptor)
+
+
+def _opened(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise UsageError(
             f"cannot open {path} for writing: {error.strerror}",
             hint="check the path and your rights",
         ) from None
-    try:
-        with locked_file(descriptor, path, wait):
-            old = make_slot(path, descriptor) if make_slot else None
-            opened = OpenImage(path, descriptor)
-            if old is not None:
-                write_into(opened, old.ljust(opened.location.size, b"\n"))
-            yield opened
-    finally:
-        os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    with contextlib.suppress(OSError):
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    return True  # it was removed: what is written to it reaches nobody, as ever
 
 
 @contextlib.contextmanager

@@ -22,14 +22,16 @@ from .stream import CorruptImage, Readable, read_exactly
 MAGIC = b"ustar"
 MAGIC_OFFSET = 257
 BLOCK = 512
+RECORD = 20 * BLOCK  # GNU tar writes archives of whole records
 
 _LONGEST_EXTRA = 1024 * 1024  # a pax header or a long name; NVIDIA's have about a hundred bytes
 _MOST_LINKS = 1_000_000  # a desktop rootfs has about ten thousand
 REGULAR = b"0"
 """A regular file's kind, whatever its header says."""
 
-_LINK, _SYMLINK, _DIRECTORY, _SPARSE = b"1", b"2", b"5", b"S"
-_LINKS = (_LINK, _SYMLINK)
+LINK = b"1"
+_SYMLINK, _DIRECTORY, _SPARSE = b"2", b"5", b"S"
+_LINKS = (LINK, _SYMLINK)
 _ALSO_REGULAR = (REGULAR, b"\0", b"7")
 _WITHOUT_DATA = (*_LINKS, b"3", b"4", _DIRECTORY, b"6")  # whatever size their headers give
 _PAX, _PAX_SOLARIS, _PAX_GLOBAL, _GNU_NAME, _GNU_LINK = b"x", b"X", b"g", b"L", b"K"
@@ -394,7 +396,7 @@ def _member(
 
 def _entry(member: Member) -> Entry:
     linked_to = None
-    if member.kind == _LINK:
+    if member.kind == LINK:
         linked_to = "/".join(part for part in member.target.split("/") if part not in ("", "."))
     return Entry(
         path=member.name,

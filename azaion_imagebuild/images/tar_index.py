@@ -22,25 +22,29 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import msgspec.json
 from msgspec import Struct, structs
 
 from .. import __version__
-from ..model import DEVICE_CONF, GROUP, PASSWD, RELEASE_FILE, FileEntry
+from ..model import DEVICE_CONF, FileEntry
 from ..system.files import replace_file
-from .formats import Filesystem, image_format, open_filesystem, opened_file
+from .formats import TAR_ZST, Filesystem, image_format, open_filesystem, opened_file
 from .locate import Location, in_tar, locate
 from .stream import CorruptImage, read_exactly
 from .tar import BLOCK, Member, Tar, Walk
 from .version import Version
+from .zstd_tar import OFTEN_READ
+
+if TYPE_CHECKING:
+    from .zstd_index import IndexedZstd
 
 NOTES = ".*.azaion-place.json*"
 """The pattern of the names of index files."""
 
-_REMEMBERED = (DEVICE_CONF, PASSWD, GROUP, RELEASE_FILE)
-_LONGEST_NOTE = 4096  # bytes; ours have about 800
+_LONGEST_INDEX = 1 << 18  # bytes; ours have about 800, those of packed archives some thousand
 _LONGEST_HEADERS = 65536  # of one member; NVIDIA's have about a hundred bytes
 
 
@@ -52,8 +56,11 @@ def opened(image: Path) -> Iterator[Filesystem]:
         VerificationError: the image cannot be opened or its contents are damaged.
     """
     with opened_file(image) as stream:
-        if image_format(stream) == "tar":
+        found = image_format(stream)
+        if found == "tar":
             yield IndexedTar(image, stream.fileno())
+        elif found == TAR_ZST:
+            yield _indexed_zstd(image, stream.fileno())
         else:
             yield open_filesystem(stream)
 
@@ -75,9 +82,18 @@ def locate_conf(image: Path, descriptor: int) -> Location | None:
         CorruptImage: it is not a regular file, is not stored whole, or the image is damaged.
     """
     with io.FileIO(descriptor, "r", closefd=False) as stream:
-        if image_format(stream) == "tar":
+        found = image_format(stream)
+        if found == "tar":
             return in_tar(IndexedTar(image, descriptor), DEVICE_CONF)
+        if found == TAR_ZST:
+            return _indexed_zstd(image, descriptor).slot()
         return locate(stream, DEVICE_CONF)
+
+
+def _indexed_zstd(image: Path, descriptor: int) -> IndexedZstd:
+    from .zstd_index import IndexedZstd  # late: it imports this module
+
+    return IndexedZstd(image, descriptor)
 
 
 def update(image: Path, before: Version, after: Version) -> None:
@@ -86,21 +102,19 @@ def update(image: Path, before: Version, after: Version) -> None:
     If the process is killed before this, the index is outdated, and the image is walked again. An
     index of another version than ``before`` was wrong already, and stays wrong.
     """
-    note = _read(image)
+    note = read_index(image)
     if note is not None and note.image == before:
-        _write(image, structs.replace(note, image=after))
+        write_index(image, structs.replace(note, image=after))
 
 
 @contextlib.contextmanager
 def copied_with(source: Path, copy: Path) -> Iterator[None]:
     """Give the index of an image to the copy that is made of it meanwhile."""
-    note = _read(source)
+    index = read_index(source)
     yield
     with contextlib.suppress(OSError):
-        if note is not None and note.image == Version.of(
-            source
-        ):  # the image did not change meanwhile
-            _write(copy, structs.replace(note, image=Version.of(copy)))
+        if index is not None and index.image == Version.of(source):  # it did not change meanwhile
+            write_index(copy, structs.replace(index, image=Version.of(copy)))
 
 
 def forget(image: Path) -> None:
@@ -127,7 +141,30 @@ class Index(Struct, frozen=True, kw_only=True):
     """This tool's version: another one may refuse more."""
 
 
-class _Stale(Exception):
+class KeptFile(Struct, frozen=True, kw_only=True):
+    """A file of a packed archive: reading it there again takes a pass over the archive."""
+
+    text: str
+    """Its data, each byte a character (Latin-1)."""
+    mode: int
+    uid: int
+    gid: int
+
+
+class PackedIndex(Struct, frozen=True, kw_only=True):
+    """The index of an archive that zstd packed (see :mod:`.zstd_index`)."""
+
+    image: Version
+    frame: int
+    """Where the last frame begins in the file; it holds device.conf and the archive's end."""
+    sha256: str
+    """Of what that frame unpacks to before the data of device.conf."""
+    kept: Mapping[str, KeptFile | None]
+    """Files that a stamp needs; None: the archive has no such file."""
+    version: str = __version__
+
+
+class Stale(Exception):
     """The index does not match the image."""
 
 
@@ -142,30 +179,32 @@ class IndexedTar(Tar):
         self._note: Index | None = None  # if it cannot be written
 
     def find(self, path: str) -> Member | None:
-        if path not in _REMEMBERED:
+        if path not in OFTEN_READ:
             return super().find(path)
         try:
             return self._remembered(path)
-        except (CorruptImage, _Stale):
+        except (CorruptImage, Stale):
             return self._walked(path)
 
     def _remembered(self, path: str) -> Member | None:
-        note = self._note or _read(self._image)
-        if note is None or path not in note.files or note.image != Version.of(self._descriptor):
-            raise _Stale
+        note = self._note or read_index(self._image)
+        if not isinstance(note, Index) or path not in note.files:
+            raise Stale
+        if note.image != Version.of(self._descriptor):
+            raise Stale
         if self.member_at(note.end) is not None:
-            raise _Stale
+            raise Stale
         place = note.files[path]
         if place is None:
             return None
         member = self.member_at(place.start)
         if member is None or member.name != path or self._place(member) != place:
-            raise _Stale
+            raise Stale
         return member
 
     def _walked(self, path: str) -> Member | None:
         before = Version.of(self._descriptor)
-        walk = self.walk(_REMEMBERED)
+        walk = self.walk(OFTEN_READ)
         if before == Version.of(self._descriptor):
             self._remember(before, walk)
         found = walk.found[path]
@@ -177,16 +216,16 @@ class IndexedTar(Tar):
         files: dict[str, HeaderOffset | None] = {}
         for path, found in walk.found.items():
             if not isinstance(found, CorruptImage):
-                with contextlib.suppress(_Stale):
+                with contextlib.suppress(Stale):
                     files[path] = self._place(found) if found else None
         if files:  # otherwise the walk ended early
             self._note = Index(image=version, end=walk.end, files=files)
-            _write(self._image, self._note)
+            write_index(self._image, self._note)
 
     def _place(self, member: Member) -> HeaderOffset:
         length = member.offset - member.start
         if length > _LONGEST_HEADERS:
-            raise _Stale
+            raise Stale
         headers = read_exactly(self._stream, member.start, length, "tar header")
         return HeaderOffset(start=member.start, sha256=hashlib.sha256(headers).hexdigest())
 
@@ -196,7 +235,7 @@ def _beside(image: Path) -> Path:
     return image.with_name(f".{image.name}.azaion-place.json")
 
 
-def _read(image: Path) -> Index | None:
+def read_index(image: Path) -> Index | PackedIndex | None:
     """Return the index beside an image; None: there is none that can be trusted."""
     try:
         return _parsed(json.loads(_read_own(_beside(image))))
@@ -219,13 +258,15 @@ def _read_own(path: Path) -> bytes:
             raise ValueError("not a private file")
         if found.st_uid not in (0, os.geteuid()):
             raise ValueError("not ours")
-        return stream.read(_LONGEST_NOTE)
+        return stream.read(_LONGEST_INDEX)
 
 
-def _parsed(fields: Any) -> Index:
-    """Parse an index; a wrong field raises one of the errors that _read() catches."""
+def _parsed(fields: Any) -> Index | PackedIndex:
+    """Parse an index; a wrong field raises one of the errors that read_index() catches."""
     if fields["version"] != __version__:
         raise ValueError("of another version of this tool")
+    if "frame" in fields:
+        return msgspec.convert(fields, PackedIndex)
     return Index(
         image=Version(**fields["image"]),
         end=_offset(fields["end"]),
@@ -244,7 +285,7 @@ def _offset(value: Any) -> int:
     return value
 
 
-def _write(image: Path, note: Index) -> None:
+def write_index(image: Path, index: Index | PackedIndex) -> None:
     """Write the index beside an image, whole or not at all; ignore a read-only folder."""
     with contextlib.suppress(OSError):
-        replace_file(_beside(image), msgspec.json.encode(note), mode=0o644, durable=False)
+        replace_file(_beside(image), msgspec.json.encode(index), mode=0o644, durable=False)

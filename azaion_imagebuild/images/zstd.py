@@ -32,7 +32,7 @@ _BLOCK_HEADER = 3
 _STORED_AND_LAST = 1  # bits of a block header: the last one, of the kind Raw_Block
 _LARGEST_BLOCK = 1 << 17
 _FED_AT_ONCE = 1 << 16
-_DECODED_AT_ONCE = 1 << 20
+_DECODED_AT_ONCE = 1 << 17
 _KEPT_BEHIND = 1 << 16  # older bytes that are kept, for a reader that steps back a little
 
 

@@ -26,10 +26,10 @@ class ZstdTar(Tar):
     """
 
     def __init__(self, stream: Readable, largest: int = LARGEST) -> None:
-        self._unpacked = Unpacked(stream, largest)
+        self.unpacked = Unpacked(stream, largest)
         self._found: Walk | None = None
         self._passed: dict[str, tuple[int, bytes]] = {}  # path → offset and data of the last one
-        super().__init__(self._unpacked, end=1 << 63)
+        super().__init__(self.unpacked, end=1 << 63)
 
     def find(self, path: str) -> Member | None:
         if path not in OFTEN_READ:
@@ -45,7 +45,7 @@ class ZstdTar(Tar):
             if member.name in OFTEN_READ and member.kind == REGULAR and member.size <= _KEPT:
                 self._passed[member.name] = member.offset, super().data_of(member)
             yield member
-        self._unpacked.drain()
+        self.unpacked.drain()
 
     def data_of(self, member: Member) -> bytes:
         offset, data = self._passed.get(member.name, (None, b""))

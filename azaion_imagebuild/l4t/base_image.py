@@ -20,8 +20,9 @@ from ..identity import device_conf
 from ..identity.placeholder import placeholder
 from ..images import tar_index
 from ..images.digest import image_digest
+from ..images.formats import TAR_ZST
 from ..images.magic import TAR
-from ..images.slot import put_last
+from ..images.slot import ensure_packed_slot, put_last
 from ..images.stamp import blank, opened_images, stamp
 from ..images.stream import CorruptImage
 from ..model import DEVICE_CONF, Build, Finding, Image, Ownership, StagedFile
@@ -43,7 +44,7 @@ def build_base(build: Build, ownership: Ownership) -> Image:
     staged = stage_placeholder(build, ownership)
     try:
         image = flash_method(build, tree, build.packed_for).build_image(build)
-        _put_last(image)
+        _make_ready(build, image, ownership)
         raise_for(_findings(build, image, staged), VerificationError)
     finally:
         unstage(build, (staged,))
@@ -55,8 +56,20 @@ def build_base(build: Build, ownership: Ownership) -> Image:
     return image
 
 
-def _put_last(image: Image) -> None:
-    """Make device.conf the last member of each archive: a stamp then changes only its end."""
+def _make_ready(build: Build, image: Image, ownership: Ownership) -> None:
+    """Make device.conf the last member of each archive: a stamp then changes only its end.
+
+    What zstd packed is packed anew, because a stamp cannot change compressed data.
+    """
+    settings = build.settings
+
+    def make_slot(path: Path, descriptor: int) -> bytes | None:
+        owner = (ownership.uid, ownership.gid)
+        return ensure_packed_slot(path, descriptor, owner, settings.image.placeholder_size)
+
+    if image.format == TAR_ZST:
+        with opened_images((image.path, *image.also), settings.build.lock_wait, make_slot):
+            return
     if image.format != TAR:
         return
     for path in (image.path, *image.also):

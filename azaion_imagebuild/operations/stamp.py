@@ -13,6 +13,7 @@ from ..errors import UsageError, VerificationError
 from ..identity.placeholder import is_placeholder, placeholder
 from ..identity.serial import email_for, parse_serial
 from ..images import tar_index as places
+from ..images.slot import ensure_packed_slot
 from ..images.stamp import opened_images
 from ..images.stamp import stamp as stamp_images
 from ..model import Build, BuildRecord, DeviceIdentity, Image, Ownership
@@ -159,7 +160,11 @@ def base_at(path: Path, settings: Settings) -> Blank:
     """
     with places.opened(path) as filesystem:
         owner = owner_in(filesystem, path, settings.device_conf)
-    with opened_images([path], settings.build.lock_wait) as opened:
+
+    def make_slot(path: Path, descriptor: int) -> bytes | None:
+        return ensure_packed_slot(path, descriptor, owner, settings.image.placeholder_size)
+
+    with opened_images([path], settings.build.lock_wait, make_slot) as opened:
         for each in opened:
             check_owner(each, owner)
             if not is_placeholder(each.read()):

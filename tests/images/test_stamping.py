@@ -28,6 +28,7 @@ from azaion_imagebuild.images import stamp as stamping
 from azaion_imagebuild.images.copy import copy_image
 from azaion_imagebuild.images.digest import image_digest
 from azaion_imagebuild.images.locate import locate
+from azaion_imagebuild.images.zstd import library
 from azaion_imagebuild.l4t import base_image
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox import Sandbox
@@ -35,7 +36,10 @@ from azaion_imagebuild.sandbox.bsp import TREE, create_rootfs, service_user
 from azaion_imagebuild.settings import PLACEHOLDER_SIZE
 
 CONF = b"AZAION_DEVICE_EMAIL=azaion-jetson-%04d@azaion.com\nAZAION_DEVICE_PASSWORD=%032x\n"
-FORMATS = ["ext4", "sparse", "tar"]
+FORMATS = ["ext4", "sparse", "tar", "tar.zst"]
+GROWING = ["ext4", "tar", "packed"]
+"""Those that are given a slot; ``packed`` is as zstd packs it, ``tar.zst`` has one."""
+
 Make = Callable[..., Path]
 
 
@@ -45,7 +49,7 @@ def conf(number: int) -> bytes:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """Make an image with a placeholder: raw ext4, its sparse twin, or a tar."""
+    """Make an image with a placeholder: raw ext4, its sparse twin, or a tar, packed or not."""
 
     def build(
         kind: str, *options: str, content: bytes | None = None, big: int | None = None
@@ -63,11 +67,16 @@ def make(tmp_path: Path) -> Make:
             (rootfs / "var/big").write_bytes(bytes(big))
         folder = tmp_path / f"made-{kind}"
         folder.mkdir(exist_ok=True)
-        if kind == "tar":
+        if kind in ("tar", "tar.zst", "packed"):
             path = folder / "system.img"
             packed: list[str | Path] = [*options, "-cpf", path, "-C", rootfs, "."]
             subprocess.run(["tar", "--xattrs", "--numeric-owner", *packed], check=True)
             (folder / "system.img.sha1sum").write_text("0" * 40 + "\n")
+            if kind != "tar":
+                path.write_bytes(library().compress(path.read_bytes()))
+            if kind == "tar.zst":
+                with stamping.opened_for_stamping(path, 0, packed_slot):
+                    pass
             return path
         raw = folder / "system.img.raw"
         raw.unlink(missing_ok=True)
@@ -81,6 +90,10 @@ def make(tmp_path: Path) -> Make:
         return path
 
     return build
+
+
+def packed_slot(path: Path, descriptor: int) -> bytes | None:
+    return placing.ensure_packed_slot(path, descriptor, (service_user(), service_user()))
 
 
 @pytest.fixture
@@ -174,8 +187,11 @@ def test_a_stamped_sparse_image_unpacks_to_the_stamped_raw_one(make: Make, tmp_p
         assert (tmp_path / "debian").read_bytes() == raw.read_bytes()
 
 
-def test_a_stamped_tar_unpacks_with_its_owner_and_mode(make: Make, tmp_path: Path) -> None:
-    path = make("tar")
+@pytest.mark.parametrize("kind", ["tar", "tar.zst"])
+def test_a_stamped_tar_unpacks_with_its_owner_and_mode(
+    make: Make, kind: str, tmp_path: Path
+) -> None:
+    path = make(kind)
     stamped(path, 7)
     assert said_sum(path) == true_sum(path)
     out = tmp_path / "out"
@@ -491,7 +507,7 @@ def test_another_devices_identity_is_overwritten_only_where_that_is_asked_for(
     assert run("verify", "copy.img" if way == "a copy" else image, "--serial", SERIAL).code == 0
 
 
-@pytest.mark.parametrize("kind", ["ext4", "tar"])
+@pytest.mark.parametrize("kind", GROWING)
 def test_an_image_that_is_refused_is_not_given_a_larger_slot(
     run: Run, make: Make, scripted: Script, kind: str
 ) -> None:
@@ -518,7 +534,7 @@ def test_an_image_that_cannot_be_stamped_is_found_before_an_account_is_touched(
     assert scripted.requests == []
 
 
-@pytest.mark.parametrize("kind", one_of(["ext4", "tar"]))
+@pytest.mark.parametrize("kind", one_of(GROWING))
 @pytest.mark.parametrize(
     "before", one_of([b"", CONF % (42, 0xABC), b"x" * 3000]), ids=["none", "own", "long"]
 )
@@ -532,6 +548,10 @@ def test_an_image_without_a_placeholder_is_given_one_and_no_old_password_is_left
     assert run("verify", path, "--serial", SERIAL).code == 0
     assert (b"%032x" % 0xABC) not in path.read_bytes()
     assert path.read_bytes().count(b"AZAION_DEVICE_PASSWORD=") == 1
+    if kind == "packed":
+        unpacked = library().decompress(path.read_bytes())
+        assert unpacked.count(b"AZAION_DEVICE_PASSWORD=") == 1
+        assert (b"%032x" % 0xABC) not in unpacked
     if kind == "ext4":
         subprocess.run(["e2fsck", "-fn", path], check=True, capture_output=True)
         return
@@ -543,7 +563,7 @@ def test_an_image_without_a_placeholder_is_given_one_and_no_old_password_is_left
     assert (out / "etc/azaion").stat().st_mode & 0o777 == 0o755
 
 
-@pytest.mark.parametrize("kind", ["ext4", "tar", "sparse"])
+@pytest.mark.parametrize("kind", ["ext4", "tar", "packed", "sparse"])
 def test_an_image_is_named_from_the_folder_that_one_is_in(
     run: Run, make: Make, api_url: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -567,7 +587,7 @@ def test_a_file_of_another_owner_is_found_before_an_account_is_touched(
 
 
 def test_a_new_place_belongs_to_an_owner_whose_number_is_large(make: Make) -> None:
-    for kind in ("ext4", "tar"):
+    for kind in GROWING:
         path = make(kind, content=b"")
         with stamping.opened_for_stamping(
             path, 0, lambda image, fd: placing.ensure_slot(image, fd, (3_000_000, 70_000))

@@ -554,7 +554,7 @@ class Killed(BaseException):
     """The process was."""
 
 
-@pytest.mark.parametrize("where", ["update", "_write", "os.replace"])
+@pytest.mark.parametrize("where", ["update", "write_index", "os.replace"])
 def test_a_crash_between_the_stamp_and_the_note_leads_to_a_walk(
     image: Path, walks: list[str], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
