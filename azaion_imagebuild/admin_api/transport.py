@@ -8,6 +8,7 @@ from codecs import BOM_UTF8
 from ..errors import UsageError
 from ..secret import Secret
 from ..settings import AdminApiSettings
+from ..system.files import read_plain
 from ..system.http import Transport
 from ..system.tls import check_client_pair, checked_certificates
 
@@ -71,9 +72,8 @@ def _token(settings: AdminApiSettings) -> Secret | None:
     if settings.token_file is not None:
         source = str(settings.token_file)
         try:
-            with settings.token_file.open("rb") as stream:
-                data = stream.read(_LONGEST_TOKEN).removeprefix(BOM_UTF8)
-                text = data.decode("ascii", "replace").strip()
+            data = read_plain(settings.token_file, _LONGEST_TOKEN).removeprefix(BOM_UTF8)
+            text = data.decode("ascii", "replace").strip()
         except OSError as error:
             raise UsageError(
                 f"cannot read the token file {source}: {error.strerror}",

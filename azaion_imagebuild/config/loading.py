@@ -11,7 +11,7 @@ from msgspec import structs
 
 from ..errors import UsageError
 from ..settings import ENV_PREFIX, Settings
-from ..system.files import is_own
+from ..system.files import is_own, read_plain
 from .kinds import Key, convert
 
 CONFIG_FILE = "imagebuild.toml"
@@ -108,9 +108,8 @@ def _parse_toml(path: Path) -> dict[str, Any]:
     import tomli
 
     try:
-        with path.open("rb") as stream:
-            # utf-8-sig: Windows editors begin a file with a byte order mark
-            return tomli.loads(stream.read().decode("utf-8-sig"))
+        # utf-8-sig: Windows editors begin a file with a byte order mark
+        return tomli.loads(read_plain(path).decode("utf-8-sig"))
     except OSError as error:
         raise UsageError(
             f"cannot read the configuration {path}: {error.strerror}",

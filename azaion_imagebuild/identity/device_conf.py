@@ -11,6 +11,7 @@ from ..model import DeviceIdentity
 from ..secret import Secret
 from ..settings import LARGEST_DEVICE_CONF, DeviceConfSettings
 from ..shipped import shipped
+from ..system.files import read_plain
 from .placeholder import is_placeholder
 
 EMAIL_KEY = "AZAION_DEVICE_EMAIL"
@@ -59,8 +60,7 @@ def template_of(settings: DeviceConfSettings) -> str:
     """
     path = settings.template or shipped("templates") / "device.conf"
     try:
-        with path.open("rb") as stream:
-            text = stream.read(LONGEST + 1)[:LONGEST].decode("utf-8-sig")
+        text = read_plain(path, LONGEST).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise UsageError(

@@ -16,6 +16,7 @@ from typing import BinaryIO
 from msgspec import Struct
 
 from ..errors import UsageError
+from ..system.files import opened_plain
 from .serial import email_for, parse_serial
 
 STDIN = "-"
@@ -189,7 +190,7 @@ def _is_shut(source: str) -> bool:
 
 def _content_of(path: Path) -> str:
     try:
-        with path.open("rb") as stream:
+        with opened_plain(path, _LARGEST_FILE) as stream:
             return _content(str(path), stream)
     except OSError as error:
         raise UsageError(

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from ..errors import ImageBuildError, UsageError
+from ..system.files import opened_image
 from ..system.holes import data_ranges
 
 _FICLONE = 0x40049409  # ioctl_ficlone(2): share the blocks of another file
@@ -43,7 +44,7 @@ def copy_image(source: Path, target: Path) -> None:
     """
     try:
         with (
-            source.open("rb") as old,
+            opened_image(source) as old,
             os.fdopen(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "wb") as new,
         ):
             try:
@@ -64,7 +65,7 @@ def copy_image(source: Path, target: Path) -> None:
 def shares_blocks(source: Path, folder: Path) -> bool:
     """Tell whether a copy of ``source`` in ``folder`` would share its blocks and take no space."""
     try:
-        with source.open("rb") as old, tempfile.TemporaryFile(dir=folder) as new:
+        with opened_image(source) as old, tempfile.TemporaryFile(dir=folder) as new:
             fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
     except OSError:
         return False

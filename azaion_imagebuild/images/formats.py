@@ -9,6 +9,7 @@ from typing import BinaryIO, Protocol
 
 from ..errors import VerificationError
 from ..model import LUKS, FileEntry
+from ..system.files import opened_image
 from . import tar
 from .entry import Entry
 from .ext4 import Ext4
@@ -172,7 +173,7 @@ def opened_file(image: Path) -> Iterator[BinaryIO]:
         VerificationError: it cannot be opened, or is damaged where it is read.
     """
     try:
-        with image.open("rb") as stream:
+        with opened_image(image) as stream:
             yield stream
     except CorruptImage as error:
         raise VerificationError(

@@ -28,6 +28,7 @@ from ..images.stream import CorruptImage
 from ..model import DEVICE_CONF, Build, Finding, Image, Ownership, StagedFile
 from ..proof import completeness
 from ..rootfs.staging import stage_placeholder, unstage
+from ..system.files import read_plain
 from . import firmware, image_files
 from .flashing import flash_method
 from .image_files import BASE_NOTE
@@ -192,7 +193,7 @@ def _tree(build: Build) -> Path:
 
 def _read_note(tree: Path) -> dict[str, Any]:
     try:
-        note = json.loads((tree / BASE_NOTE).read_text())
+        note = json.loads(read_plain(tree / BASE_NOTE))
     except (OSError, ValueError):
         return {}
     usable = isinstance(note, dict) and isinstance(note.get("image"), list)

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from ..model import Build, Finding
+from ..system.files import read_text
 
 BUILT_LAYOUT = "bootloader/flash.xml"
 """The layout that flash.sh filled in."""
@@ -52,7 +53,6 @@ _ATTRIBUTE = re.compile(r'(\w+)="([^"]*)"')
 _FILENAME = re.compile(r"<filename>\s*([^<]*?)\s*</filename>")
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _MOST_CONFS = 8
-_LONGEST = 4 << 20
 
 
 def preflight_findings(tree: Path, build: Build) -> Iterator[Finding]:
@@ -147,7 +147,6 @@ def _confs(tree: Path, board: str) -> Iterator[str]:
 
 def _text(path: Path) -> str:
     try:
-        with path.open("rb") as stream:
-            return stream.read(_LONGEST).decode("utf-8", "replace")
+        return read_text(path)
     except OSError:
         return ""

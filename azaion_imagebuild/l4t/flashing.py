@@ -11,6 +11,7 @@ from ..errors import FlashError, ImageBuildError
 from ..images import format_of
 from ..images.formats import EXT4_ZST, TAR_ZST
 from ..model import LUKS, Build, FlashResult, Image, InLane
+from ..system.files import read_text
 from . import cleanup, image_files, initrd_wrapper
 from .bsp import FLASH_SH, INITRD_FLASH_SH, INITRD_INTERNAL_SH
 from .chip_id import read_chip_id
@@ -150,7 +151,7 @@ class InitrdFlash(Struct, frozen=True):
         logs = [
             log for log in self.tree.glob("initrdlog/*.log") if log.stat().st_mtime >= since - 2
         ]
-        return "\n".join(log.read_text(errors="replace")[-65536:] for log in sorted(logs))
+        return "\n".join(read_text(log)[-65536:] for log in sorted(logs))
 
     def _options(self, build: Build) -> list[str]:
         settings = build.settings.bsp

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..model import Build, Finding
+from ..system.files import read_text
 from . import host_programs
 from .initrd_host import is_reference
 
@@ -178,7 +179,7 @@ def _interfaces_in_the_way() -> list[str]:
 
 def _text(path: str) -> str:
     try:
-        return (ROOT / path).read_text(errors="replace")
+        return read_text(ROOT / path)
     except OSError:
         return ""
 

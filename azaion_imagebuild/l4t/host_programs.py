@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..model import Build, Finding
+from ..system.files import read_text
 from ..system.process import find_program, run
 
 PREREQUISITES = "tools/l4t_flash_prerequisites.sh"
@@ -153,6 +154,6 @@ def _find(build: Build, name: str) -> str | None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(errors="replace")
+        return read_text(path)
     except OSError:
         return ""

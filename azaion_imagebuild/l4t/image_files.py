@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..images.tar_index import NOTES
+from ..system.files import read_text
 
 IMAGES = (
     "bootloader/system.img",
@@ -49,7 +50,7 @@ def packed_app(folder: Path) -> Path:
     line counts, as in a shell.
     """
     try:
-        names = _APP.findall((folder / "flash.cfg").read_text(errors="replace"))
+        names = _APP.findall(read_text(folder / "flash.cfg"))
     except OSError:
         names = []
     return folder / (names[-1] if names else "system.img")

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from ..errors import FlashError, PreflightError
 from ..model import Build, Finding
+from ..system.files import read_text
 from .bsp import INITRD_FLASH_SH, INITRD_INTERNAL_SH
 from .initrd_host import Host, host_of
 from .nfs_exports import export, unexport
@@ -76,7 +77,7 @@ def packed_parameters(tree: Path, build: Build) -> list[str]:
         FlashError: there are none, or they are of another board.
     """
     try:
-        words = shlex.split((tree / PARAMETERS).read_text())
+        words = shlex.split(read_text(tree / PARAMETERS))
     except (OSError, ValueError):
         words = []
     wanted = [build.settings.bsp.board, build.settings.bsp.rootdev]
@@ -90,7 +91,7 @@ def packed_parameters(tree: Path, build: Build) -> list[str]:
 
 def _packed_numbers(tree: Path) -> set[int]:
     try:
-        text = (tree / BOOT_IMAGES).read_text()
+        text = read_text(tree / BOOT_IMAGES)
     except OSError:
         return set()
     return {int(number) for number in re.findall(r"^flashimg([0-9])=", text, re.MULTILINE)}
@@ -145,9 +146,9 @@ def _link_rules(host: Host, tree: Path, undo: contextlib.ExitStack) -> None:
 def _keep_awake(host: Host, tree: Path, undo: contextlib.ExitStack) -> None:
     """Keep the kernel from suspending USB devices, if this BSP's own wrapper does so."""
     try:
-        does_so = "autosuspend" in (tree / INITRD_FLASH_SH).read_text()
-        before = host.autosuspend.read_text()
-    except (OSError, UnicodeDecodeError):
+        does_so = "autosuspend" in read_text(tree / INITRD_FLASH_SH)
+        before = read_text(host.autosuspend)
+    except OSError:
         return
     if does_so and before.strip() != "-1":
         host.autosuspend.write_text("-1\n")

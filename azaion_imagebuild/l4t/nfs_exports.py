@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import PreflightError, StagingError
-from ..system.files import replace_file
+from ..system.files import read_plain, replace_file
 from ..system.mounts import unescaped
 from .initrd_host import Host
 
@@ -84,7 +84,7 @@ def _escaped(path: Path) -> str:
 def _remove_nvidias_entry(exports: Path, folder: Path) -> None:
     """Remove what NVIDIA's scripts added to /etc/exports for a lane: a mark and a line."""
     try:
-        lines = exports.read_text().splitlines(keepends=True)
+        lines = read_plain(exports).decode().splitlines(keepends=True)
     except (OSError, UnicodeDecodeError):
         return
     kept: list[str] = []

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from ..system.files import read_text
+
 VENDOR = "0955"
 
 
@@ -129,7 +131,7 @@ def _module_of(conf: Path) -> str | None:
     module's ``p3767.conf.common``.
     """
     try:
-        text = f"/{conf.resolve().name}\n{conf.read_text(errors='replace')[:65536]}"
+        text = f"/{conf.resolve().name}\n{read_text(conf)[:65536]}"
     except OSError:
         return None
     found = _MODULE.search(text)

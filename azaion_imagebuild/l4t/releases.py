@@ -18,6 +18,7 @@ from msgspec import Struct
 from ..errors import OperatorError
 from ..model import RELEASE_FILE, Build, Finding
 from ..rootfs.tree import Rootfs
+from ..system.files import read_text
 
 Step = Literal["package", "flash"]
 
@@ -258,7 +259,7 @@ def _conf(tree: Path, name: str, seen: set[str]) -> str:
         return ""
     seen.add(name)
     try:
-        text = (tree / name).read_text(errors="replace")
+        text = read_text(tree / name)
     except OSError:
         return ""
     sourced = re.findall(r"^\s*(?:source|\.)\s+\"?\$\{LDK_DIR\}/([^\"\s;]+)", text, re.MULTILINE)

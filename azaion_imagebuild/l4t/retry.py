@@ -17,6 +17,7 @@ from ..identity.placeholder import padded
 from ..images import format_of
 from ..images.stamp import blank, opened_images, stamp
 from ..model import DEVICE_CONF, LUKS, Build, DeviceIdentity, Image, StagedFile
+from ..system.files import read_plain
 from .image_files import RETRY_NOTE, present_images
 from .origin import origin_of
 
@@ -69,7 +70,7 @@ def kept_image(
 
 
 def _noted(build: Build, tree: Path, staged: Sequence[StagedFile]) -> Image | None:
-    note = json.loads((tree / RETRY_NOTE).read_text())
+    note = json.loads(read_plain(tree / RETRY_NOTE))
     if note["serial"] != build.serial or [each.path for each in staged] != [DEVICE_CONF]:
         return None
     there = {str(path.relative_to(tree)): path for path in present_images(tree)}

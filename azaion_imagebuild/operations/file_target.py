@@ -17,7 +17,7 @@ from ..identity import device_conf
 from ..identity.placeholder import placeholder
 from ..model import Build, DeviceIdentity
 from ..pipeline.target import Opened
-from ..system.files import opened_folder, prepared_file
+from ..system.files import opened_folder, prepared_file, read_plain
 from ..system.locks import locked
 from .existing import parsed
 
@@ -69,7 +69,7 @@ class _OpenedFile:
     def publish(self) -> None:
         with self._errors():
             self._publish()
-            found = self._path.read_bytes()
+            found = read_plain(self._path)
         if found != self._data:
             raise VerificationError(
                 f"{self._path} reads back other bytes than were written", hint="check its disk"
@@ -94,8 +94,7 @@ def _check_existing(path: Path, build: Build) -> None:
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
             raise UsageError(f"{path} is not a regular file", hint="name a new file")
-        with path.open("rb") as stream:
-            data = stream.read(device_conf.LONGEST)
+        data = read_plain(path, device_conf.LONGEST)
     except FileNotFoundError:
         return
     except OSError as error:

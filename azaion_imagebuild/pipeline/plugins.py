@@ -13,6 +13,7 @@ import pluggy
 from ..errors import UsageError
 from ..settings import HooksSettings
 from ..shipped import shipped
+from ..system.files import check_plain
 from . import hookspecs
 
 GROUP = "azaion_imagebuild"
@@ -102,6 +103,7 @@ def _load(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses of the plug-in look their module up
     try:
+        check_plain(path)
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]

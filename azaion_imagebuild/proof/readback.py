@@ -11,6 +11,7 @@ from ..identity import device_conf
 from ..identity.device_conf import DeviceConf
 from ..model import DEVICE_CONF, FileEntry
 from ..rootfs.tree import Rootfs
+from ..system.files import read_plain
 
 
 def of_device_conf(path: Path) -> DeviceConf:
@@ -20,9 +21,8 @@ def of_device_conf(path: Path) -> DeviceConf:
         UsageError: it cannot be read, or is not a device.conf.
     """
     try:
-        with path.open("rb") as stream:
-            data = stream.read(device_conf.LONGEST).removeprefix(BOM_UTF8)
-            return device_conf.parse(data)
+        data = read_plain(path, device_conf.LONGEST).removeprefix(BOM_UTF8)
+        return device_conf.parse(data)
     except OSError as error:
         raise UsageError(
             f"cannot read {path}: {error.strerror}", hint="check --device-conf"

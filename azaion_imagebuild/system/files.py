@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ NEW_SUFFIX = ".azaion-new"
 """Ends the name of an unfinished file. It is fixed, so that the next run finds a killed run's."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_PLAIN = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # not waiting for the other end of a pipe
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -89,6 +91,70 @@ def new_file(
     with prepared_file(folder, name, new, durable=durable) as (stream, publish):
         yield stream
         publish()
+
+
+LONGEST_TEXT = 16 << 20
+"""Bytes; a longer configuration, script or list of certificates is something else."""
+
+
+def read_plain(path: Path, limit: int = LONGEST_TEXT) -> bytes:
+    """Return the content of a regular file that another one than this tool has made.
+
+    Raises:
+        OSError: it cannot be read, is a pipe, a device or a folder, or longer than ``limit`` bytes.
+    """
+    with opened_plain(path, limit) as stream:
+        data = stream.read(limit + 1)
+    if len(data) > limit:  # it has grown, or /proc gives it no size
+        raise _too_long(path, limit)
+    return data
+
+
+def read_text(path: Path, limit: int = LONGEST_TEXT) -> str:
+    """Return the same as text; bytes that are not UTF-8 become U+FFFD."""
+    return read_plain(path, limit).decode("utf-8", "replace")
+
+
+def check_plain(path: Path, limit: int = LONGEST_TEXT) -> None:
+    """Check what a library reads by its name: it would wait at a pipe, or read a device for ever.
+
+    Raises:
+        OSError: see :func:`read_plain`.
+    """
+    with opened_plain(path, limit):
+        pass
+
+
+def opened_plain(path: Path, limit: int) -> BinaryIO:
+    """Open a regular file to read it; see :func:`read_plain`."""
+    stream = open(os.open(path, _PLAIN), "rb")  # noqa: SIM115
+    found = os.stat(stream.fileno())
+    if stat.S_ISREG(found.st_mode) and found.st_size <= limit:
+        return stream
+    stream.close()
+    raise _too_long(path, limit) if stat.S_ISREG(found.st_mode) else _not_plain(path)
+
+
+def opened_image(path: Path) -> BinaryIO:
+    """Open a regular file, or a disk's partition, to read it.
+
+    Raises:
+        OSError: it cannot be read, or is something else, such as a pipe.
+    """
+    stream = open(os.open(path, _PLAIN), "rb")  # noqa: SIM115
+    mode = os.stat(stream.fileno()).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
+        return stream
+    stream.close()
+    raise _not_plain(path)
+
+
+def _not_plain(path: Path) -> OSError:
+    return OSError(errno.EINVAL, "it is not a regular file", str(path))
+
+
+def _too_long(path: Path, limit: int) -> OSError:
+    return OSError(errno.EFBIG, f"it is longer than {limit} bytes", str(path))
 
 
 def replace_file(

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from ..errors import UsageError
+from .files import check_plain
 
 _LONGEST_WAIT = 1.0  # seconds
 
@@ -21,6 +22,7 @@ def checked_certificates(path: Path, what: str) -> Path:
         UsageError: it does not, or cannot be read; ``what`` names the setting.
     """
     try:
+        check_plain(path)
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     except OSError as error:  # ssl.SSLError is one
         reason = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
@@ -45,6 +47,8 @@ def check_client_pair(cert: Path, key: Path | None, section: str) -> None:
         raise _Locked  # OpenSSL would ask for it at the terminal
 
     try:
+        for path in filter(None, (cert, key)):
+            check_plain(path)
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, ask)
     except _Locked:
         raise UsageError(
@@ -64,7 +68,7 @@ def _pair_problem(error: Exception, cert: Path, key: Path) -> str:
     if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
         return f"{key} is the key of another certificate than {cert}"
     if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
-        return f"cannot read {cert} or {key}: {error.strerror}"
+        return f"cannot read {error.filename or f'{cert} or {key}'}: {error.strerror}"
     try:
         checked_certificates(cert, "client_cert")
     except UsageError:
