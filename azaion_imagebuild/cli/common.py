@@ -1,4 +1,4 @@
-"""What several commands share: where images go, and how a command ends."""
+"""What several commands share: the folder of images, and the end of a command."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class Console:
     """Writes events to one stream, redacted: text, or with ``is_json`` one JSON object a line."""
 
     def __init__(self, stream: TextIO | None, *, is_json: bool = False) -> None:
-        # None: closed by the caller (2>&-)
+        # None: the caller closed it (2>&-)
         stream = None if stream is None else cast("TextIO", Lasting(stream))
         self._stream = stream
         self.debug = False
@@ -69,7 +69,7 @@ class Console:
             print(line, file=self._stream, flush=True)
 
     def __call__(self, event: Event) -> None:
-        """Tell what happens in a build: this console is a watcher."""
+        """Show an event: a console is a watcher."""
         if event.name == "started":
             self._progress.started(event.fields["step"])
         elif event.name in ("step", "error"):
@@ -87,7 +87,7 @@ class Console:
         self.tell(Event(name="progress", message=line.strip()), line)
 
     def stopped(self) -> None:
-        """Remove the live line: the step has stopped, perhaps by an interrupt."""
+        """Remove the live line after the step, or after an interrupt."""
         self._progress.ended()
 
     def failed(self, error: OperatorError, whose: Mapping[str, str] = MappingProxyType({})) -> None:
@@ -97,7 +97,7 @@ class Console:
             self(event.with_fields(whose))
 
     def exited(self, exit_code: int, seconds: float) -> None:
-        """Tell a program that the command ends."""
+        """Write the last event, for programs."""
         fields = {"exit_code": exit_code, "seconds": round(seconds, 3)}
         self.tell(Event(name="exit", message=f"exit {exit_code}", fields=fields))
 
@@ -113,7 +113,7 @@ class Console:
             self._screen.close()
 
     def fleet(self, *, scans: bool) -> Watcher:
-        """Return what shows a fleet."""
+        """Return the watcher that shows a fleet."""
         from .fleet_display import answers_to, failures_to, lines_to, with_lanes
 
         if self.screen is None:
@@ -122,7 +122,7 @@ class Console:
         return with_lanes(self.screen, lines, counts=not scans)
 
     def station(self, *, scans: bool) -> Watcher:
-        """Return what shows a station."""
+        """Return the watcher that shows a station."""
         from .fleet_display import answers_to, timed_lines_to, with_lanes
 
         if not scans:
@@ -132,7 +132,7 @@ class Console:
 
 
 def _lines_of(event: Event) -> list[str]:
-    """Return what a person sees of an event; a step is shown when it has ended."""
+    """Return the lines of an event for a person; a step is shown at its end."""
     if event.name in ("warning", "error"):
         return [f"{event.level}: {event.message}", f"hint: {event.fields['hint']}"]
     if event.name == "step":

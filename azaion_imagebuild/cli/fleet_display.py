@@ -1,4 +1,4 @@
-"""What a person sees of a fleet: lines, and on a terminal a row for each lane below them."""
+"""How a person sees a fleet: as lines, and on a terminal with a row for each lane below."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def lines_to(console: Console) -> Watcher:
             total = event.fields["todo"]
         if event.name == "device":
             ended += 1
-            whole = f"/{total}" if total else ""  # nobody knows how many will be scanned
+            whole = f"/{total}" if total else ""  # the number of scans is unknown
             console.tell(event, f"  {ended:>{len(str(total))}}{whole}  {event.message}")
         else:
             pass_on(event, console)
@@ -77,7 +77,7 @@ def _with_hint(event: Event) -> list[str]:
 
 
 def pass_on(event: Event, console: Console) -> None:
-    """Tell the console all but what many devices do at the same time, step by step."""
+    """Pass everything to the console, except the steps of devices at the same time."""
     if "lane" not in event.fields:
         console(event)
     elif event.name == "warning":

@@ -1,7 +1,7 @@
 """The keyboard, or a scanner that is one: lines without the terminal's echo.
 
-The terminal would echo a label into the middle of a line that is being printed; so what is typed
-is shown by the screen, below all lines.
+The terminal would echo a label into the middle of a line that is being printed, so the screen shows
+what is typed below all lines.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from collections.abc import Iterator
 
 from .screen import Screen
 
-_LOOK = 1.0  # seconds until the terminal's mode is looked at: a shell sets it back at Ctrl-Z
+_LOOK = 1.0  # seconds between two checks of the terminal's mode, which a shell resets at Ctrl-Z
 _ESCAPED = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z~]|O[A-Z]|.)?")  # arrows and the like
 _BACKSPACE, _LINE, _WORD, _END = ("\x7f", "\x08"), "\x15", "\x17", "\x04"
 
 
 @contextlib.contextmanager
 def typed_lines(fd: int, screen: Screen) -> Iterator[Iterator[str]]:
-    """Yield the lines that are typed at a terminal, shown on the screen; then set it back."""
+    """Yield the lines typed at a terminal, and show them on the screen; restore the terminal."""
     before = termios.tcgetattr(fd)
     try:
         _silence(fd)

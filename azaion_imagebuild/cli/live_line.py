@@ -1,4 +1,4 @@
-"""What a long step is doing: a live line on a terminal, a plain line now and then elsewhere."""
+"""The progress of a long step: a live line on a terminal, otherwise a plain line now and then."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _WIDTH = 72
 
 
 class Lasting:
-    """A stream that may go away (a terminal that is closed): what is lost then stops no build."""
+    """A stream that may close (such as a terminal): lost output must not stop a build."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write what can be written."""
+        """Write, if the stream is open."""
         with contextlib.suppress(OSError, ValueError):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Hand it on, if there is still somebody."""
+        """Flush, if the stream is open."""
         with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
 
@@ -35,7 +35,7 @@ class Lasting:
 
 
 class Quiet:
-    """For a log file or a pipe: the last line of a script, at most every 15 seconds."""
+    """For a log file or a pipe: a script's last line, at most every 15 seconds."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say

@@ -1,4 +1,4 @@
-"""The command line: parse it, run the command, and always end with an exit code."""
+"""The command line: parsing it, running the command, and always ending with an exit code."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _speaks_json(argv: Sequence[str]) -> bool:
-    """Tell whether stderr must be JSON: needed before parsing, to report a wrong line."""
+    """Tell whether stderr must be JSON; needed before parsing, to report a usage error."""
     words = [word for each in argv for word in each.split("=", 1)]
     if "--log-format" in words:
         return words[words.index("--log-format") + 1 :][:1] == ["json"]
@@ -87,7 +87,7 @@ def _held_at_its_end() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _permitted() -> Iterator[None]:
-    """Report a path without read permission as a usage error, wherever it was opened."""
+    """Report any path without read permission as a usage error."""
     try:
         yield
     except PermissionError as error:
@@ -98,7 +98,7 @@ def _permitted() -> Iterator[None]:
 
 def _deliver_traces() -> None:
     """Wait briefly until the collector has the traces; an interrupt ends the wait."""
-    tracing = sys.modules.get("azaion_imagebuild.pipeline.trace")  # most commands trace nothing
+    tracing = sys.modules.get("azaion_imagebuild.pipeline.trace")  # most commands make no traces
     if tracing is not None:
         with contextlib.suppress(KeyboardInterrupt):
             tracing.deliver()

@@ -47,7 +47,7 @@ FLAGS: dict[str, tuple[str, str]] = {
 """Flag → the setting that it overrides."""
 
 _PASSWORD = re.compile(r"://[^/@]*:[^@]+@|[?&](ssl)?password=")
-"""In a database's URL."""
+"""A password in a database's URL."""
 
 
 def settings_of(args: argparse.Namespace, console: Console) -> Settings:
@@ -129,7 +129,7 @@ def site(parser: argparse.ArgumentParser) -> None:
 
 
 def bsp(parser: argparse.ArgumentParser) -> None:
-    """Add what an image is built from, and how it is flashed."""
+    """Add the BSP and the device, and how the image is built and flashed."""
     bsp = parser.add_argument_group("the BSP and the device")
     bsp.add_argument("--bsp", metavar="DIR", help="the Linux_for_Tegra folder")
     bsp.add_argument(
@@ -165,7 +165,7 @@ def bsp(parser: argparse.ArgumentParser) -> None:
 
 
 def lanes(parser: argparse.ArgumentParser) -> None:
-    """Add the USB instances to flash at, or what replaces flashing."""
+    """Add the USB instances to flash at, and the flags for images instead."""
     parser.add_argument(
         "--lane",
         metavar="BUS-PORT",
@@ -253,7 +253,7 @@ def verdict(parser: argparse.ArgumentParser) -> None:
 
 def path(text: str) -> Path:
     """Return the path in a value, which must not be empty."""
-    if not text:  # Path("") would be the current folder
+    if not text:  # Path("") would mean the current folder
         raise argparse.ArgumentTypeError("it is empty")
     return Path(text)
 

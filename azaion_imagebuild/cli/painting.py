@@ -1,4 +1,4 @@
-"""Colours: green for what succeeded, red for what did not. The words say it, too."""
+"""Colours: green for success, red for failure. The words alone say the same."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def has_colours(stream: TextIO | None) -> bool:
 
 
 def painted(line: str) -> str:
-    """Return a line with its first word in a colour, if the word says how something ended."""
+    """Return a line with its first word coloured, if that is an outcome."""
     for colour, words in _COLOURS.items():
         if found := words.match(line):
             start, end = found.span(1)

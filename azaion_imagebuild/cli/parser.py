@@ -1,4 +1,4 @@
-"""The parser: the program's own help, and the commands out of the files of :mod:`.commands`."""
+"""The parser: the program's help, and the commands from the files of :mod:`.commands`."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ EPILOG = (
 
 
 class Command(Struct, frozen=True, kw_only=True):
-    """One command: its help, its flags and its function, or the commands that it groups."""
+    """A command: its help, its flags and its function; or a group of commands."""
 
     name: str
-    """As it is typed: ``image``, ``ledger show``."""
+    """As typed: ``image``, ``ledger show``."""
     summary: str
     """Its line in the list of commands."""
     usage: str
-    """Its arguments, as a person would write them."""
+    """Its arguments, for the usage line."""
     about: str
     examples: tuple[str, ...]
     """Command lines without the program's name."""
     add_flags: Callable[[argparse.ArgumentParser], None] | None = None
     run: Callable[[argparse.Namespace, Console], int] | None = None
-    """Do it and return the exit code. Heavy libraries are imported in here, not with the file."""
+    """Runs it and returns the exit code. Heavy libraries are imported here, not by the file."""
     verbs: tuple[Command, ...] = ()
-    """What a group consists of: ``ledger list``, ``ledger show``."""
+    """The commands of a group: ``ledger list``, ``ledger show``."""
     default_verb: str = ""
     """The verb to assume when an option follows the group's name."""
 
@@ -69,7 +69,7 @@ def _add(
     parser: argparse.ArgumentParser, table: Sequence[Command], argv: Sequence[str]
 ) -> str | None:
     """Add the called command of a table and return its name; add all if none is called."""
-    # only the called one, because adding arguments takes time
+    # only the called one: adding arguments takes time
     called = [each for each in table if each.name.split()[-1:] == list(argv[:1])]
     places = parser.add_subparsers(
         title="commands", metavar="COMMAND", required=True, prog=parser.prog
@@ -153,11 +153,11 @@ def every_command() -> Iterator[Command]:
 
 
 class Help(argparse.HelpFormatter):
-    """argparse's layout, with room for the longest command; examples keep their lines."""
+    """argparse's layout, with space for the longest command; examples keep their lines."""
 
     def add_argument(self, action: argparse.Action) -> None:
         super().add_argument(action)
-        if isinstance(action, argparse._SubParsersAction):  # they are indented once more
+        if isinstance(action, argparse._SubParsersAction):  # they are indented again
             self._action_max_length += self._indent_increment
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
@@ -169,7 +169,7 @@ class Help(argparse.HelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse with our errors and exit code."""
+    """argparse, with our errors and exit codes."""
 
     called: str | None = None
     """The called command: what its parser does not know, the main parser reports."""

@@ -12,16 +12,16 @@ from typing import TextIO, TypeGuard
 
 from ..text import visible
 
-_PAUSE = 0.1  # seconds between two drawings at most
-_TICK = 1.0  # seconds until rows that tell the time are looked at again
+_PAUSE = 0.1  # minimum seconds between two drawings
+_TICK = 1.0  # seconds between two drawings of rows that show a time
 Rows = Callable[[], Sequence[str]]
 
 
 class Screen:
     """Draws rows at the bottom of a terminal, and prints lines above them. Thread-safe.
 
-    It writes only when something has changed, in one piece, and never hides the cursor: a program
-    that is killed leaves a terminal that works.
+    It writes only after a change, in one piece, and never hides the cursor: a killed program leaves
+    a working terminal.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -66,7 +66,7 @@ class Screen:
             self._draw()
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Remove everything that was drawn."""
         with self._lock:
             self._rows = self._typed = None
             self._draw()
@@ -103,7 +103,7 @@ class Screen:
         return [fitted(visible(row), columns - 1) for row in rows]
 
     def _erased(self) -> str:
-        """Return what removes the rows and leaves the cursor where they began."""
+        """Return the text that removes the rows and leaves the cursor where they began."""
         up = f"\x1b[{len(self._drawn) - 1}A" if len(self._drawn) > 1 else ""
         return f"\r{up}\x1b[J" if self._drawn else ""
 

@@ -1,4 +1,4 @@
-"""Stdin: a scanner or a program that hands over one line after the other, or a list."""
+"""Stdin: a scanner or a program that sends one line after another, or a list."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def is_terminal() -> bool:
     try:
         return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()  # not in the background
     except OSError:
-        return True  # a terminal of another session, such as a scanner's serial port
+        return True  # the terminal of another session, such as a scanner's serial port
 
 
 def is_live() -> bool:
@@ -29,7 +29,7 @@ def is_live() -> bool:
         return True
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
-    except (AttributeError, OSError, ValueError):  # closed, or a test's
+    except (AttributeError, OSError, ValueError):  # closed, or a stream of a test
         return False
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 

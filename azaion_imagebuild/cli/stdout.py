@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def reserved() -> contextlib.AbstractContextManager[Any]:
-    """Send what plug-ins print to stderr, because stdout holds one line of JSON or nothing."""
+    """Send what plug-ins print to stderr: stdout holds one line of JSON or nothing."""
     return contextlib.redirect_stdout(sys.stderr)
 
 
@@ -70,7 +70,7 @@ def print_line(line: str, console: Console) -> None:
 
 @contextlib.contextmanager
 def stream() -> Iterator[TextIO]:
-    """Yield stdout for output that must be complete; only a reader that is gone may cut it.
+    """Yield stdout for output that must be complete, unless the reader is gone.
 
     Raises:
         UsageError: stdout is closed, or cannot be written.

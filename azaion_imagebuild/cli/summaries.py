@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def build_ended(record: BuildRecord, console: Console) -> None:
-    """Show how a build ended: what a person checks at a glance."""
+    """Show how a build ended."""
     event = events.finished(record)
     if record.error is not None:
         console.failed(record.error, events.whose(record.build))
@@ -53,7 +53,7 @@ def _facts_of_image(record: BuildRecord) -> list[tuple[str, str]]:
     facts = [("image", f"{record.image.path} ({record.image.format})")]
     if record.image_sha256 is not None:
         facts.append(("digest", f"{record.image_sha256} (fs-verity)"))
-    if record.enrolled is not None and record.build.bsp_dir is not None:  # a base never is
+    if record.enrolled is not None and record.build.bsp_dir is not None:  # a base is never flashed
         device = f"yes ({record.flashed.device})" if record.flashed else "no (FLASH=0)"
         facts.append(("flashed", device))
     return facts
@@ -66,7 +66,7 @@ def say_all(lines: Iterable[str], console: Console) -> None:
 
 
 def fleet_ended(fleet: Mapping[str, Any], console: Console) -> None:
-    """Show what a fleet has done, and what is left."""
+    """Show the result of a fleet, and what is left."""
     from ..report import summary_lines
 
     *lines, last = summary_lines(fleet)
@@ -75,7 +75,7 @@ def fleet_ended(fleet: Mapping[str, Any], console: Console) -> None:
 
 
 def station_ended(station: Mapping[str, Any], console: Console) -> None:
-    """Show how many devices a station has built."""
+    """Show how many devices a station has made."""
     counts = (
         f"{station['done']} done, {station['failed']} failed, {station['unknown']} unknown,"
         f" {station['given_back']} requeued"
@@ -92,7 +92,7 @@ def host_examined(findings: list[Finding], parts: str, console: Console) -> None
 
 
 def image_stamped(record: StampRecord, console: Console) -> None:
-    """Show which images got given credentials, or a placeholder."""
+    """Show which images got given credentials or a placeholder."""
     what = f"carries {record.email}" if record.serial else "holds a placeholder again"
     for path in record.images:
         console.say(f"DONE: {path} {what} ({record.seconds * 1000:.0f} ms)")
@@ -107,7 +107,7 @@ def device_rotated(console: Console, number: int, total: int, record: BuildRecor
 
 
 def rotation_planned(plan: Mapping[str, Any], console: Console) -> None:
-    """Show whose credentials are old."""
+    """Show which credentials are old."""
     for each in plan["devices"]:
         console.say(f"  {each['serial']}  since {to_the_second(each['since'])}")
     where = "SANDBOX: " if plan["sandbox"] else ""
@@ -133,7 +133,7 @@ def smoke_tested(report: SmokeReport, console: Console) -> None:
 
 
 def target_verified(report: Report, console: Console) -> None:
-    """Show whether a target carries the right identity."""
+    """Show whether a target holds the right identity."""
     for each in report.findings:
         console(events.problem("error", each.message, each.hint))
     if not report.findings:

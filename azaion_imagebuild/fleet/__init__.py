@@ -1,1 +1,1 @@
-"""Many devices on one machine: the plan, the places where identities go, and doing it."""
+"""Many devices on one host: plan, destinations, run, report."""

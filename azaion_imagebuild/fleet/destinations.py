@@ -56,19 +56,19 @@ _logger = logging.getLogger(__name__)
 
 
 class Destination(Protocol):
-    """Where one device at a time gets its identity."""
+    """A place where one device at a time gets its identity."""
 
     @property
     def name(self) -> str:
-        """What an operator calls it."""
+        """Its name for the operator."""
         ...
 
     def has_device(self) -> bool:
-        """Tell whether there is something to give an identity to; :meth:`ready` waits for it."""
+        """Tell whether there is a device that needs an identity; :meth:`ready` waits for one."""
         ...
 
     def ready(self, each: Listed) -> contextlib.AbstractContextManager[tuple[Build, Blank]]:
-        """Make an image with a placeholder ready for a device; tidy up behind it."""
+        """Prepare an image with a placeholder for a device; clean up at the end."""
         ...
 
 
@@ -87,9 +87,9 @@ class ImageFolder(Struct, frozen=True, kw_only=True):
 
     @contextlib.contextmanager
     def ready(self, each: Listed) -> Iterator[tuple[Build, Blank]]:
-        """Copy the base to a name of its own; it gets its right name when it is proven.
+        """Copy the base to a temporary name; the proven image gets the final one.
 
-        An older image goes first: its identity is stale as soon as the account is touched.
+        An older image is removed first: its identity is stale once the account is touched.
         """
         new = self.dir / _WORK / f"{each.serial}.new"
         final = image_of(self.dir, each)
@@ -100,7 +100,7 @@ class ImageFolder(Struct, frozen=True, kw_only=True):
 
         image = structs.replace(self.blank.image, path=new, also=())
         build = stamping_build(each.serial, self.settings, sandbox=self.sandbox)
-        build = structs.replace(build, flash=False)  # an image is what was ordered
+        build = structs.replace(build, flash=False)  # the order is for an image
         try:
             _refuse_other_device(final, build)
             copy_image(self.blank.image.path, new)
@@ -147,7 +147,7 @@ class UsbLane(Struct, frozen=True, kw_only=True):
     sandbox: bool
     watch: DeviceWatch
     stopped: Callable[[], bool]
-    """Whether nothing new shall begin: waiting for a device then ends."""
+    """Tells whether to begin nothing new, and to stop waiting for a device."""
 
     @property
     def name(self) -> str:
@@ -174,7 +174,7 @@ class UsbLane(Struct, frozen=True, kw_only=True):
 
 
 def _refuse_other_device(image: Path, build: Build) -> None:
-    """Keep an image that holds another device's identity: only a mistake brought it here."""
+    """Refuse to replace an image with another device's identity: it is here by mistake."""
     entry = None
     with contextlib.suppress(VerificationError):  # missing, or not an image
         entry = images.read_file(image, DEVICE_CONF, device_conf.LONGEST)
@@ -192,22 +192,24 @@ def _remove(image: Path) -> None:
 
 
 def image_of(folder: Path, each: Listed) -> Path:
-    """Return where a device's image lies."""
+    """Return the path of a device's image."""
     return folder / f"{each.serial}.img"
 
 
 @contextlib.contextmanager
 def opened_folder(folder: Path, wait: float) -> Iterator[None]:
-    """Hold the folder of the images for one fleet; take away what a killed one left.
+    """Lock the folder of the images for one fleet; remove what a killed one left.
 
     Raises:
-        UsageError: it cannot be made or written.
+        UsageError: it cannot be created or written.
         PreflightError: another fleet writes into it for longer than ``wait`` seconds.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not is_own(folder):  # who owns it could put another image in the place of a proven one
-            raise PermissionError(errno.EPERM, "it belongs to another user, or all may write it")
+        if not is_own(folder):  # its owner could replace a proven image
+            raise PermissionError(
+                errno.EPERM, "it belongs to another user, or everybody may write it"
+            )
         with locked([folder], wait):
             work = folder / _WORK
             shutil.rmtree(work, ignore_errors=True)
@@ -223,7 +225,7 @@ def opened_folder(folder: Path, wait: float) -> Iterator[None]:
 
 
 def taken(folder: Path, blank: Blank, name: str = "base") -> Blank:
-    """Copy the base into the work folder: nobody else changes it while the fleet runs.
+    """Copy the base into the work folder, so that nobody changes it while the fleet runs.
 
     Raises:
         ImageBuildError: it cannot be copied.
@@ -234,7 +236,7 @@ def taken(folder: Path, blank: Blank, name: str = "base") -> Blank:
 
 
 def image_is_done(folder: Path, each: Listed, standing: Standing) -> Entry | None:
-    """Return the row of a device whose image is there and carries the credential it speaks of."""
+    """Return the row of a device whose image exists and holds the row's credential."""
     row = standing.last
     if row is None or row.outcome != "done" or row.image != str(image_of(folder, each)):
         return None
@@ -248,9 +250,9 @@ def image_is_done(folder: Path, each: Listed, standing: Standing) -> Entry | Non
 
 
 def device_is_done(each: Listed, standing: Standing) -> Entry | None:
-    """Return the row of a device that was flashed, and proven, and passed all that came after.
+    """Return the row of a device that was flashed and finished.
 
-    Of the last attempt: a later one, however it ended, may have given the account a new password.
+    Only the last attempt counts: a later one may have changed the password, however it ended.
     """
     row = standing.last
     return row if row is not None and row.flashed and row.outcome == "done" else None
@@ -266,18 +268,18 @@ def destinations_for(
     *,
     stopped: Callable[[], bool],
 ) -> Iterator[list[Destination]]:
-    """Build the base if need be, and yield the places where devices are made.
+    """Build the base if needed, and yield the destinations.
 
     Args:
-        order: what is asked for; with ``scans`` nobody knows how many devices there will be.
-        settings: of the site, with the sandbox's parts where they are used.
+        order: what is asked for; with ``scans``, the number of devices is unknown.
+        settings: of the site, with the sandbox's parts if they are used.
         plan: which devices.
         hook: the plug-ins.
-        watcher: who is told how the base is built.
-        stopped: whether nothing new shall begin: waiting for a device then ends.
+        watcher: told how the base is built.
+        stopped: tells whether to begin nothing new.
 
     Raises:
-        OperatorError: they cannot be made ready; no account was touched.
+        OperatorError: they cannot be prepared; no account was touched.
     """
     jobs = order.jobs if order.scans else min(order.jobs, len(plan.todo))
     if order.out is None and order.base is None:
@@ -297,7 +299,7 @@ def _copies(
     watcher: Watcher,
     jobs: int,
 ) -> Iterator[list[Destination]]:
-    """Hold the folder of the images; as many copies are made at a time as there are jobs.
+    """Lock the folder of the images; yield a destination for each job.
 
     A given base without a folder is for a site's own plug-in that flashes.
     """
@@ -364,7 +366,7 @@ def _lanes(
 
 
 def _digested(blank: Blank, watcher: Watcher) -> Blank:
-    """Return a base that was given with its digest; reading it is shown as a step."""
+    """Return a given base with its digest; show the reading as a step."""
     began = time.monotonic()
     watcher(events.started("digest_image"))
     digest = image_digest(blank.image.path)
@@ -376,7 +378,7 @@ def _instances(order: Order, settings: Settings, plan: Plan, jobs: int) -> tuple
     """Return the USB instances to flash at: the named ones, or all in recovery mode.
 
     Raises:
-        PreflightError: there is none, they are more than ten, or the list names another.
+        PreflightError: there is none, there are more than ten, or the list names another.
     """
     if order.lanes:
         instances = checked_instances(order.lanes)
@@ -398,7 +400,7 @@ def _instances(order: Order, settings: Settings, plan: Plan, jobs: int) -> tuple
 def _of_base(
     build: Build, hook: pluggy.HookRelay, watcher: Watcher, take: Callable[[Blank], T]
 ) -> T:
-    """Return what ``take`` makes of the BSP's base, while the BSP is locked.
+    """Return the result of ``take`` for the BSP's base, called while the BSP is locked.
 
     Raises:
         OperatorError: there is no base, and none can be built.

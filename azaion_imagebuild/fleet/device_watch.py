@@ -1,4 +1,4 @@
-"""Which device on a USB port is the next one: never the one that was flashed a moment ago."""
+"""Recognizing the next device on a USB port: never the one that was just flashed."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ _PAUSE = 0.2
 
 @dataclass(slots=True)
 class DeviceWatch:
-    """Knows the devices that had their turn, by chip id, or by having been seen to go.
+    """Knows the devices that had their turn, by chip id, or because they were unplugged.
 
-    A device that stays in recovery mode, or comes back to it, must not get a second identity: the
-    label on it says the first one.
+    A device that stays in recovery mode or returns to it must not get a second identity: its label
+    has the first one.
     """
 
     virtual: bool = False
     """The sandbox's devices stay plugged in; each is taken again and again."""
     _chips: set[str] = field(default_factory=set)
     _still_there: set[str] = field(default_factory=set)
-    """USB instances whose device had its turn and has not been seen to go since."""
+    """USB instances whose device had its turn and was not unplugged since."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def is_there(self, sysfs: Path, instance: str) -> bool:
-        """Tell whether a device that had no turn yet is in recovery mode at a USB instance."""
+        """Tell whether a new device is in recovery mode at a USB instance."""
         return self._is_new(instance, device_at(sysfs, instance))
 
     def next_device(
         self, sysfs: Path, instance: str, seconds: float, stopped: Callable[[], bool]
     ) -> RecoveryDevice:
-        """Wait until a device that had no turn yet is in recovery mode at a USB instance.
+        """Wait until a new device is in recovery mode at a USB instance.
 
         Raises:
             PreflightError: there was none in that time.
@@ -62,7 +62,7 @@ class DeviceWatch:
             time.sleep(_PAUSE)
 
     def had_its_turn(self, instance: str, device: RecoveryDevice) -> None:
-        """Note a device that was flashed, or was meant to be."""
+        """Note a device that was flashed, or should have been."""
         with self._lock:
             self._still_there.add(instance)
             if device.ecid is not None:

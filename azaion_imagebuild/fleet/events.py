@@ -14,7 +14,7 @@ from .plan import Plan
 
 
 def planned(plan: Plan) -> Iterator[Event]:
-    """Yield the events of a plan, without what stops the whole of it."""
+    """Yield the events of a plan, without what stops the fleet."""
     fields = {"sandbox": plan.sandbox, "total": plan.total, "todo": len(plan.todo),
               "done_before": len(plan.done_before), "unknown": len(plan.unknown)}  # fmt: skip
     yield Event(name="planned", message=plan.headline(), fields=fields)
@@ -35,13 +35,13 @@ def closed() -> Event:
 
 
 def assigned(lane: str, serial: str) -> Event:
-    """Return the event of a device that a lane takes; it may have to be plugged in first."""
+    """Return the event of a device that a lane takes; it may not be plugged in yet."""
     fields = {"lane": lane, "serial": serial}
     return Event(name="assigned", message=f"{serial} is for {lane}", level="debug", fields=fields)
 
 
 def ready(free: int) -> Event:
-    """Return the event of a lane that waits for the next label; ``free``: how many do."""
+    """Return the event of a lane that waits for the next label; ``free``: how many wait."""
     return Event(name="ready", message="ready for the next label", fields={"free": free})
 
 
@@ -52,7 +52,7 @@ def ended(record: Mapping[str, Any]) -> Event:
 
 
 def _ending(record: Mapping[str, Any]) -> str:
-    """Return ``PASS`` or ``FAIL``, then whose, where, and how long or why."""
+    """Return ``PASS`` or ``FAIL``, then the serial, the lane, and the time or the error."""
     lane = f"  {spoken_lane(record['lane'])}" if record.get("lane") else ""
     if record["outcome"] != "done":
         word = _WORDS.get(record["outcome"], record["outcome"].upper())
@@ -64,7 +64,7 @@ def _ending(record: Mapping[str, Any]) -> str:
 
 
 def spoken_lane(lane: str) -> str:
-    """Return what an operator calls a lane: ``USB 1-3``; others have a name already."""
+    """Return a lane's name for the operator: ``USB 1-3``; other lanes have a name already."""
     return f"USB {lane}" if _USB_INSTANCE.fullmatch(lane) else lane
 
 

@@ -36,7 +36,7 @@ from .summary import summary_of
 
 
 def plan_fleet(order: Order, settings: Settings) -> Plan:
-    """Return what would be done; nothing is changed.
+    """Return what would be done; change nothing.
 
     Raises:
         OperatorError: the list or the settings are wrong, or the ledger cannot be read.
@@ -54,12 +54,12 @@ def plan_fleet(order: Order, settings: Settings) -> Plan:
 def run_fleet(
     order: Order, settings: Settings, watcher: Watcher, typed: Iterator[str] | None = None
 ) -> dict[str, Any]:
-    """Do a list of devices to its end, and return the one JSON object that says how.
+    """Provision a list of devices; return the JSON object with the result.
 
     Args:
         order: what is asked for.
         settings: of the site.
-        watcher: who is told how the base is built, and how the devices go on.
+        watcher: told of the base build and of the devices.
         typed: the lines that are scanned; None: they come from stdin.
 
     Raises:
@@ -116,7 +116,7 @@ def _told_whatever_comes(run: Run) -> Iterator[None]:
 
 
 def _reported(folder: Path, fleet: dict[str, Any], watcher: Watcher) -> str | None:
-    """Write the report; a disk that is full by now must not hide what was done."""
+    """Write the report; a full disk must not hide what was done."""
     try:
         return str(write_report(folder, fleet))
     except UsageError as error:
@@ -144,7 +144,7 @@ def _refuse_nothing(feed: ScanFeed) -> None:
 def _run(
     order: Order, settings: Settings, plan: Plan, run: Run, typed: Iterator[str] | None
 ) -> None:
-    """Get the places ready and do every device."""
+    """Prepare the destinations and make every device."""
     with destinations_for(
         order, settings, plan, run.hook, run.watcher, stopped=lambda: run.feed.closed
     ) as places:

@@ -28,14 +28,14 @@ class Order(Struct, frozen=True, kw_only=True):
     source: str
     """A list, ``-``, a range or a serial: see :mod:`azaion_imagebuild.identity.serial_list`."""
     scans: bool = False
-    """Devices come one by one from stdin, a terminal or a pipe: nobody knows how many."""
+    """Devices come one by one from stdin, a terminal or a pipe: their number is unknown."""
     attended: bool = False
     """Stdin is a terminal: a person scans and reads the answers."""
     jobs: int = 8
     out: Path | None = None
     """Folder of the images; None: devices are flashed."""
     work: Path | None = None
-    """Folder for what is needed meanwhile; None: one in the state folder."""
+    """Folder for temporary files; None: one in the state folder."""
     base: Path | None = None
     """An image with a placeholder; None: the BSP's own base, built when it is out of date."""
     lanes: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ def parts_for(order: Order, settings: Settings) -> Iterator[tuple[Settings, bool
     """Yield the settings to work with; a given base needs no BSP.
 
     Raises:
-        UsageError: the settings do not fit together, or ask to burn fuses.
+        UsageError: the settings contradict each other, or ask to burn fuses.
     """
     refuse_fuses(settings)
     if order.base is None:
@@ -76,7 +76,7 @@ def is_for_sandbox(order: Order, settings: Settings) -> bool:
 
 
 def refuse_fuses(settings: Settings) -> None:
-    """What cannot be undone is done with one device in front of one operator."""
+    """Refuse to burn fuses, which an operator must watch, one device at a time."""
     if settings.build.fuse:
         raise UsageError(
             "a fleet and a station burn no fuses",

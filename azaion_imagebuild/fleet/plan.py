@@ -1,4 +1,4 @@
-"""What a fleet is about to do, found out without touching anything."""
+"""What a fleet is about to do, without touching anything."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from ..model import Finding
 from ..report.durations import spoken
 from ..settings import LedgerSettings
 
-_RECENT = 200  # attempts that tell how long one takes
+_RECENT = 200  # attempts by which the time is estimated
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """Which devices are to be done, and what speaks against it."""
+    """The devices to make, and what prevents it."""
 
     serials: tuple[str, ...]
-    """All of the list, in its order."""
+    """All serials of the list, in its order."""
     todo: tuple[Listed, ...]
     done_before: tuple[tuple[Listed, Entry], ...] = ()
-    """With the row of the ledger that says so."""
+    """With the row of the ledger that shows it."""
     unknown: tuple[tuple[Listed, Entry], ...] = ()
     """Their last attempt died while flashing; only a person can tell what those devices hold."""
     refused: tuple[tuple[Listed, PreflightError], ...] = ()
-    """Devices that the ledger speaks against; they do not stop the others."""
+    """Devices that the ledger refuses; they do not stop the others."""
     findings: tuple[Finding, ...] = ()
-    """What is wrong with the list as a whole."""
+    """What is wrong with the whole list."""
     space_needed: int = 0
-    """Bytes that the images take at most."""
+    """The most bytes that the images can take."""
     space_free: int | None = None
     seconds: float | None = None
     """An estimate, from the ledger's recent attempts."""
@@ -47,7 +47,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of_all(cls, plans: Iterable[Plan], *, sandbox: bool) -> Plan:
-        """Return one plan for what was planned piece by piece."""
+        """Return one plan for several."""
         every = list(plans)
         return cls(
             serials=tuple(serial for plan in every for serial in plan.serials),
@@ -65,7 +65,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         return f"{where}{self.total} devices: {todo} to do, {done} done before"
 
     def details(self) -> Iterator[str]:
-        """Yield what a person should know besides: unknown devices, space and time."""
+        """Yield more lines for the operator: unknown devices, space and time."""
         if self.unknown:
             yield f"  {len(self.unknown)} unknown: they died while flashing, and are left alone"
         if self.space_needed and self.space_free is not None:
@@ -95,7 +95,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     @property
     def exit_code(self) -> int:
-        """Return what a process that only plans ends with."""
+        """Return the exit code of a process that only plans."""
         return int(ExitCode.PREFLIGHT if self.errors() else ExitCode.DONE)
 
     def errors(self) -> list[tuple[str, str]]:
@@ -106,7 +106,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         """Raise unless the fleet may begin.
 
         Raises:
-            PreflightError: what speaks against it.
+            PreflightError: it may not.
         """
         raise_for(self.findings, PreflightError)
 
@@ -125,12 +125,12 @@ def make_plan(
 
     Args:
         listed: the devices.
-        ledger: what is known of them.
-        policy: of a serial that was flashed before.
-        sandbox: whether they are the sandbox's.
-        is_done: returns the row that says that nothing is left to do for a device, or None.
-        again: do those that are done, and those that are unknown, once more.
-        jobs: how many are made at a time.
+        ledger: their history.
+        policy: for serials that were flashed before.
+        sandbox: they are devices of the sandbox.
+        is_done: returns the row that shows that a device is done, or None.
+        again: redo devices that are done or unknown.
+        jobs: devices at a time.
 
     Raises:
         LedgerError: it cannot be read.
@@ -138,7 +138,7 @@ def make_plan(
     known = ledger.standings({each.serial: each.email for each in listed}, sandbox=sandbox)
     todo, done_before, unknown, refused = [], [], [], []
     for each in listed:
-        standing = known.pop(each.serial)  # the rows of thousands of devices need not stay
+        standing = known.pop(each.serial)  # do not keep the rows of thousands of devices
         if not again and standing.unknown and standing.last is not None:
             unknown.append((each, standing.last))
         elif not again and (row := is_done(each, standing)):
@@ -182,12 +182,12 @@ def _seconds_each(ledger: Ledger) -> float | None:
 
 
 def _rounded(seconds: float) -> str:
-    """Return an estimate without digits that nobody can know."""
+    """Return an estimate, rounded."""
     return f"{seconds:.0f} s" if seconds < 59.5 else spoken(round(seconds))
 
 
 def space_on(folder: Path) -> int | None:
-    """Return the bytes that are free where ``folder`` is, or will be; None: nobody may look."""
+    """Return the free bytes where ``folder`` is, or will be; None: unknown."""
     import shutil
 
     try:

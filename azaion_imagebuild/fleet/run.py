@@ -1,4 +1,4 @@
-"""Doing a plan: a thread for each place, one failure stops no other device."""
+"""Running a plan: a thread for each destination; a failure does not stop the other devices."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Source(Protocol):
     """Where the devices come from; called by several threads."""
 
     closed: bool
-    """Nothing new shall begin."""
+    """Begin nothing new."""
 
     def next(self, place: Destination) -> Listed | None:
         """Return the next device for a place, or None if the place should stop."""
@@ -59,7 +59,7 @@ class Source(Protocol):
 
 @dataclass(slots=True)
 class Feed:
-    """The devices that are left to do; thread-safe."""
+    """The devices left to make; thread-safe."""
 
     todo: Iterator[Listed]
     pinned: dict[str, list[Listed]] = field(default_factory=dict)
@@ -98,7 +98,7 @@ class Feed:
 
 @dataclass(slots=True)
 class Run:
-    """One run of a fleet."""
+    """A run of a fleet."""
 
     feed: Source
     hook: pluggy.HookRelay
@@ -114,10 +114,10 @@ class Run:
     _unsaid: deque[str] = field(default_factory=deque)
 
     def to_the_end(self, places: Sequence[Destination]) -> None:
-        """Do every device; ``records`` then has one for each that was begun.
+        """Make every device; ``records`` then has one for each that was begun.
 
-        SIGINT once: what is running is finished, nothing new begins. Twice, or SIGTERM: what is
-        running is interrupted, as one build would be.
+        SIGINT once: running devices are finished, no new one begins. Twice, or SIGTERM: running
+        devices are interrupted, as a single build would be.
         """
         self.watcher(events.opened([place.name for place in places]))
         try:
@@ -154,7 +154,7 @@ class Run:
             return None
 
     def _tell(self) -> None:
-        """Say what the signals did: their handler must not print, it may stop a print halfway."""
+        """Report what the signals did: their handler must not print itself."""
         while self._unsaid:
             self.watcher(said(self._unsaid.popleft(), "warning"))
 
@@ -208,7 +208,7 @@ def made(
     ledger: Book,
     watcher: Watcher,
 ) -> dict[str, Any]:
-    """Make one device, and return its record: whatever goes wrong ends there."""
+    """Make one device, and return its record, whatever goes wrong."""
     took: dict[str, float] = {}
     watcher(events.assigned(place.name, each.serial))
     began = time.time()
@@ -243,7 +243,7 @@ def _not_made(each: Listed, error: BaseException, place: str) -> dict[str, Any]:
 
 
 def _timed(watcher: Watcher, lane: str, serial: str, took: dict[str, float]) -> Watcher:
-    """Return a watcher that times the steps of one device, and says whose the events are."""
+    """Return a watcher that times the steps of a device, and adds its serial to the events."""
 
     def tell(event: Event) -> None:
         if event.name in ("began", "started"):
@@ -256,7 +256,7 @@ def _timed(watcher: Watcher, lane: str, serial: str, took: dict[str, float]) -> 
 
 
 def blank_record(each: Listed) -> dict[str, Any]:
-    """Return the record of a device of which nothing is known yet."""
+    """Return the record of a device before it is known."""
     return {
         "serial": each.serial,
         "email": each.email,
@@ -280,7 +280,7 @@ def blank_record(each: Listed) -> dict[str, Any]:
 
 
 def failed(each: Listed, error: OperatorError, *, place: str | None = None) -> dict[str, Any]:
-    """Return the record of a device that could not even be begun."""
+    """Return the record of a device that could not begin."""
     return {
         **blank_record(each),
         "outcome": "failed",
@@ -293,6 +293,6 @@ def failed(each: Listed, error: OperatorError, *, place: str | None = None) -> d
 
 
 def exit_code(outcome: str) -> ExitCode:
-    """Return what the process ends with."""
+    """Return the process's exit code."""
     codes = {"done": ExitCode.DONE, "interrupted": ExitCode.INTERRUPTED}
     return codes.get(outcome, ExitCode.FLEET_INCOMPLETE)

@@ -1,4 +1,4 @@
-"""Devices as an operator scans them: a free lane gets each at once, or it waits for one."""
+"""Devices as an operator scans them: a free lane takes each at once, or it waits for one."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class ScanFeed:
         return accepted(each.serial, lane)
 
     def _left_alone(self, plan: Plan) -> Answer:
-        """Answer for a device that the ledger speaks against; what it knows is for the report."""
+        """Answer for a device that the ledger refuses; its row goes into the report."""
         for each, row in plan.done_before:
             self.plans.setdefault(each.serial, plan)
             message = f"{each.serial} is done already ({spoken_time(row.at)})"

@@ -1,4 +1,4 @@
-"""What a scanned line becomes: accepted, waiting for a lane, a double, or refused."""
+"""The answer to a scanned line: accepted, waiting for a lane, a double, or refused."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _HOPELESS = 100  # refused lines in a row: this is not a list of serials
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """What became of one scanned line."""
+    """The answer to a scanned line."""
 
     kind: Kind
     message: str
     """One line for the operator: ``AZJN-0901 accepted for USB 1-3``."""
     hint: str = ""
-    """What to do next, for a line that was refused."""
+    """What to do next, if the line was refused."""
     serial: str | None = None
     """None: the line is not a serial."""
     lane: str | None = None
@@ -85,13 +85,13 @@ class Scans:
     """The scans of one run; a terminal, a pipe and a page may scan at the same time."""
 
     take: Callable[[Listed], Answer]
-    """Takes a device that is not in work, or says why not; raises an OperatorError to refuse it."""
+    """Takes a device that is not in progress, or says why not; raises to refuse it."""
     watcher: Watcher
-    """Told of every answer, before the device begins."""
+    """Told every answer, before the device begins."""
     pattern: str | None = None
     """The site's own pattern of a serial."""
     refused: list[Answer] = field(default_factory=list)
-    """Scans that were refused: slips are no failed devices."""
+    """Refused scans; they do not count as failed devices."""
     count: int = 0
     """Lines that were scanned."""
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -145,7 +145,7 @@ class Scans:
             scan.state = "done"
 
     def waits_again(self, serial: str) -> None:
-        """A device went back into the queue."""
+        """A device was requeued."""
         if scan := self._scans.get(serial):
             scan.state = "waiting"
 
@@ -193,7 +193,7 @@ def _serials(text: str) -> Iterable[str]:
     try:
         return list(expanded(text))
     except OperatorError:
-        return [text]  # refused with its own words, as one line
+        return [text]  # refused with its own message, on one line
 
 
 def _ago(seconds: float) -> str:

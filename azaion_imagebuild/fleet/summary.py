@@ -1,4 +1,4 @@
-"""The JSON object that says how a fleet ended."""
+"""The JSON object with the result of a fleet."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def summary_of(
 ) -> dict[str, Any]:
     """Return the fleet's JSON object: totals, and a record for each serial.
 
-    Refused scans are no failed devices. A person has seen them and scanned again; to a program that
-    piped a list they say that some of it is not done.
+    Refused scans do not count as failed devices. A person has seen them and scanned again; to a
+    program that piped a list, they say that part of it is not done.
     """
     records = [
         *run.records.values(),

@@ -23,7 +23,7 @@ from .durations import device_median, spoken, step_times
 from .totals import Totals, percent
 
 _FEW = 10
-"""How many failed devices are listed one by one, and how many causes, and serials of a cause."""
+"""How many failed devices are listed, and how many causes, and serials of a cause."""
 
 _LONGEST = 500  # characters of an error on the terminal; report.json has all of it
 
@@ -31,11 +31,11 @@ _LONGEST = 500  # characters of an error on the terminal; report.json has all of
 def write_report(folder: Path, fleet: Mapping[str, Any]) -> Path:
     """Write report.json, report.csv and report.html into ``folder``; return the HTML's path.
 
-    The folder is made (0700) if it is missing. Each file is 0600 and appears whole or not at all;
-    an older report stays until then.
+    The folder is created (0700) if it is missing. Each file is 0600 and appears whole or not at
+    all; an older report stays until then.
 
     Args:
-        folder: where to.
+        folder: of the report.
         fleet: what ``fleet --json`` prints; all of its text is untrusted.
 
     Raises:
@@ -57,7 +57,7 @@ def write_report(folder: Path, fleet: Mapping[str, Any]) -> Path:
 
 
 def check_folder(folder: Path) -> None:
-    """Make the folder of a report before the run.
+    """Create the folder of a report before the run.
 
     Raises:
         UsageError: it cannot be written.
@@ -95,7 +95,7 @@ def summary_lines(fleet: Mapping[str, Any]) -> list[str]:
 
 
 def _plain(fleet: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fleet as nothing but JSON, without the value of any living secret."""
+    """Return the fleet as plain JSON values, redacted."""
     text = json.dumps(fleet, default=str)
     # NaN and Infinity, which a plug-in may have put in, are invalid JSON for other readers.
     plain: dict[str, Any] = redacted(json.loads(text, parse_constant=lambda name: None))

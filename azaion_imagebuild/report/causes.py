@@ -1,4 +1,4 @@
-"""Why devices failed: failures that differ only in names and numbers are one cause."""
+"""Why devices failed; failures that differ only in names and numbers have one cause."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 from msgspec import Struct
 
 NOT_DONE = ("failed", "unknown")
-"""The outcomes that have a cause; a device that was not started has none."""
+"""Outcomes with a cause; a device that was not started has none."""
 
-_LONGEST = 2000  # characters of a message that are compared
+_LONGEST = 2000  # compared characters of a message
 _OWN = ("image", "email", "attempt", "serial", "ecid", "device", "usb_instance")
 _PATH = re.compile(r"/(?:[^\s'\",;:()/]+/)+(?=[^\s'\",;:()/])")
 _NUMBER = re.compile(
@@ -26,18 +26,18 @@ _NOBODY_SAW = (
 
 
 class Cause(Struct, frozen=True, kw_only=True):
-    """One reason, and the devices that failed because of it."""
+    """A cause, and the devices that failed because of it."""
 
     outcome: str
     step: str
     error: str
-    """What is wrong, in the words of the first device."""
+    """What is wrong, by the first device's message."""
     hint: str
     exit_code: int | None
     same: bool
     """All devices have exactly the same error and hint."""
     devices: tuple[tuple[int, str], ...]
-    """(place in the records, serial) of each, in the order of the records."""
+    """(index in the records, serial) of each, in the order of the records."""
 
 
 def find_causes(records: Iterable[Mapping[str, Any]]) -> list[Cause]:
@@ -50,7 +50,7 @@ def find_causes(records: Iterable[Mapping[str, Any]]) -> list[Cause]:
 
 
 def said(record: Mapping[str, Any]) -> tuple[str, str]:
-    """Return a record's error and hint, or what to say if it has none."""
+    """Return a record's error and hint, or defaults."""
     error, hint = record.get("error"), record.get("hint")
     if not error and record.get("outcome") == "unknown":
         return _NOBODY_SAW

@@ -1,4 +1,4 @@
-"""How long each step took for a fleet's devices, and where that is on an axis."""
+"""The times of each step of a fleet's devices, and their positions on an axis."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TICKS = {
 
 
 class StepTimes(Struct, frozen=True, kw_only=True):
-    """The seconds of one step, over all devices that took it to its end."""
+    """The seconds of a step, over all devices that completed it."""
 
     step: str
     count: int
@@ -30,11 +30,11 @@ class StepTimes(Struct, frozen=True, kw_only=True):
     """95 % of the devices took less."""
     high: float
     share: float
-    """Of the time of all steps of all devices, 0 to 1."""
+    """Share of the time of all steps of all devices, 0 to 1."""
 
 
 class Axis(Struct, frozen=True, kw_only=True):
-    """A logarithmic axis of seconds; places on it are percents from its left."""
+    """A logarithmic axis of seconds; positions are percents from its left."""
 
     low: float
     high: float
@@ -50,7 +50,7 @@ class Axis(Struct, frozen=True, kw_only=True):
         return cls(low=low, high=high)
 
     def place(self, seconds: float) -> float:
-        """Return where ``seconds`` are; a time off the axis is at its end."""
+        """Return the position of ``seconds``; a time off the axis is at its end."""
         if seconds <= self.low:
             return 0.0
         along = math.log(seconds / self.low) / math.log(self.high / self.low)
@@ -58,7 +58,7 @@ class Axis(Struct, frozen=True, kw_only=True):
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
-        """Return (place, label) of every tick."""
+        """Return (position, label) of every tick."""
         within = [mark for mark in _TICKS if self.low <= mark <= self.high]
         return [(self.place(mark), _TICKS[mark]) for mark in within]
 
@@ -67,7 +67,7 @@ def step_times(records: Sequence[Mapping[str, Any]]) -> list[StepTimes]:
     """Return the times of every step of this run, in the order of the steps."""
     found: dict[str, list[float]] = {}
     taken = [record.get("steps") or {} for record in records if _in_this_run(record)]
-    for step in max(taken, key=len, default={}):  # a failed device did not reach them all
+    for step in max(taken, key=len, default={}):  # a failed device did not reach all steps
         found[step] = []
     for steps in taken:
         for step, seconds in steps.items():
@@ -88,7 +88,7 @@ def device_median(records: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def spoken(seconds: float | None) -> str:
-    """Return seconds as a person would say them, to three digits."""
+    """Return seconds for a reader, to three digits."""
     if seconds is None:
         return "–"
     if seconds <= 0:
@@ -123,7 +123,7 @@ def _times(step: str, seconds: list[float], whole: float) -> StepTimes:
 
 
 def _quantile(ascending: Sequence[float], share: float) -> float:
-    """Return the value below which a share lies, interpolated between neighbours."""
+    """Return the quantile of a share, interpolated between neighbours."""
     at = share * (len(ascending) - 1)
     below = math.floor(at)
     above = min(below + 1, len(ascending) - 1)

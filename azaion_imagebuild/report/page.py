@@ -21,10 +21,10 @@ _GROUP = 500
 """Devices in one table: a browser lays out only the tables that are open."""
 
 _CAUSES = 50
-"""Causes that are shown; the table has the rest."""
+"""Causes shown; the table has the rest."""
 
 _KINDS = {"done": "done", "done before": "before", "failed": "failed", "unknown": "unknown"}
-_LONGEST = 1000  # characters of an error that are shown; report.json has all of it
+_LONGEST = 1000  # characters shown of an error; report.json has all of it
 _LONGEST_CELL = 300  # and in the table
 
 
@@ -51,7 +51,7 @@ class Row(Struct, frozen=True, kw_only=True):
 
 
 def chunks(fleet: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the page, piece by piece."""
+    """Yield the page in pieces."""
     pieces = _template().stream(_context(fleet))
     pieces.enable_buffering(500)
     yield from pieces
@@ -73,7 +73,7 @@ def _template() -> jinja2.Template:
 
 
 def _finalized(value: Any) -> Any:
-    """Show every value of the page as text without control characters; markup stays as it is."""
+    """Escape control characters in every value of the page, except markup."""
     return value if hasattr(value, "__html__") else visible(word(value), _LONGEST)
 
 
@@ -98,7 +98,7 @@ def _context(fleet: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _facts(fleet: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return who ran it, where and when; unknown facts are left out."""
+    """Return who ran it, where and when; omit unknown facts."""
     facts = [
         ("began", _time(fleet.get("began"))),
         ("ended", _time(fleet.get("ended"))),

@@ -14,7 +14,7 @@ from ..text import spreadsheet_cell, word
 
 _NO_COLUMN = ("proof", "device_conf", "ledger", "log")
 FIELDS = tuple(name for name in FLEET_FIELDS if name not in _NO_COLUMN)
-"""The columns that are fields of a record; those of the ledger and the steps follow."""
+"""The columns from fields of a record; those of the ledger and the steps follow."""
 
 _UNTIMED = ("pre_provision", "post_provision", "build_failed", "cleanup")
 _TIMED = tuple(step for step in EVERY_STEP if step not in _UNTIMED)
@@ -24,7 +24,7 @@ COLUMNS = (*FIELDS, "ledger_row", "ledger_hash", *(f"seconds_{step}" for step in
 
 
 def lines(fleet: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines, the heading first; each ends in CRLF."""
+    """Yield the lines, first the heading; each ends in CRLF."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     yield _line(buffer, writer, COLUMNS)

@@ -19,15 +19,15 @@ class Totals(Struct, frozen=True, kw_only=True):
     """By an earlier run of the same command."""
     failed: int
     unknown: int
-    """Their process is gone, and nobody saw how they ended."""
+    """Their process is gone, and their end is unknown."""
     not_started: int
     refused: int = 0
-    """Scans that were no device's, or that the ledger refused."""
+    """Scans that were not serials, or that the ledger refused."""
     seconds: float
 
     @classmethod
     def of(cls, fleet: Mapping[str, Any]) -> Totals:
-        """Take the numbers from a fleet's JSON, and count what is missing there."""
+        """Take the numbers from a fleet's JSON; count those that are missing."""
         records = fleet.get("records") or ()
         counted = Counter(record.get("outcome") for record in records)
 
@@ -48,7 +48,7 @@ class Totals(Struct, frozen=True, kw_only=True):
 
     @property
     def ready(self) -> int:
-        """Return how many devices are done, whichever run did them."""
+        """Return how many devices are done, in any run."""
         return self.done + self.done_before
 
     @property
@@ -82,7 +82,7 @@ class Totals(Struct, frozen=True, kw_only=True):
 
 
 def percent(share: float | None) -> str:
-    """Return a share for a reader: 0 % only for none, 100 % only for all."""
+    """Return a share for a reader: 0 % means none, 100 % means all."""
     if share is None:
         return "–"
     if 0 < share < 0.001:

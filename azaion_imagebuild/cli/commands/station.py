@@ -108,7 +108,7 @@ def reassign(args: argparse.Namespace, console: Console) -> int:
         taken, moved = reassign(ledger, args.name)
     for each in taken:
         console.say(f"{each.serial} of {each.station} is {each.outcome}: {each.reason}")
-    console.say(f"DONE: {len(taken)} taken away, {len(moved)} waiting ones back in the queue")
+    console.say(f"DONE: {len(taken)} taken over, {len(moved)} moved to the common queue")
     if args.json:
         found = {"taken": [structs.asdict(each) for each in taken], "moved": moved}
         stdout.print_json({"outcome": "done", **found}, console)
