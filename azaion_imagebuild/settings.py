@@ -393,6 +393,14 @@ class StationSettings(Struct, frozen=True, kw_only=True):
     keep: Annotated[
         int, Option("whole", "hours for which station status shows an unfinished device")
     ] = 168
+    page_socket: Annotated[
+        Path | None,
+        Option("path", "socket of the page; default: page/page.sock in state_dir"),
+    ] = None
+    page_group: Annotated[
+        str | None,
+        Option("text", "group whose users may serve the page; default: only this user"),
+    ] = None
 
 
 class LogSettings(Struct, frozen=True, kw_only=True):

@@ -88,6 +88,8 @@ EXAMPLES: dict[str, Any] = {
     "ledger.database": "postgresql://factory@db.internal.example.com/azaion",
     "ledger.station": "S1",
     "ledger.operator": "line 2, shift A",
+    "station.page_socket": "/run/azaion-imagebuild/page.sock",
+    "station.page_group": "operators",
     "smoke.loader_url": "http://{serial}.local:8080",
     "smoke.ca_file": "/etc/azaion-imagebuild/loader.pem",
     "smoke.certificate_name": "azaion-loader",

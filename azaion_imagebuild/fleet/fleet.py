@@ -28,6 +28,7 @@ from ..settings import Settings
 from . import events
 from .destinations import destinations_for, device_is_done, image_is_done
 from .order import Order, is_for_sandbox, parts_for, refuse_fuses
+from .page_socket import page_socket
 from .plan import Plan, make_plan, space_on
 from .run import Feed, Run
 from .scan_feed import ScanFeed
@@ -69,7 +70,11 @@ def run_fleet(
     listed = [] if order.scans else read_list(order.source, settings.serial.pattern)
     began = time.time()
     folder = order.report or state_dir_of(settings) / "fleet" / unique_name()
-    with parts_for(order, settings) as (used, sandbox), the_ledger(settings) as ledger:
+    with (
+        parts_for(order, settings) as (used, sandbox),
+        the_ledger(settings) as ledger,
+        page_socket(settings, ledger, watcher, sandbox=sandbox, run="fleet") as watcher,
+    ):
 
         def planned(listed: Sequence[Listed]) -> Plan:
             return _planned(order, used, listed, ledger, sandbox=sandbox)
@@ -80,6 +85,7 @@ def run_fleet(
         plan.refuse_errors()
         check_folder(folder)
         scan_feed = _scan_feed(order, used, planned, watcher) if order.scans else None
+        watcher.scan = scan_feed.scans.scan if scan_feed else None
         run = Run(
             feed=scan_feed or Feed.of(plan.todo, pinned=order.out is None),
             hook=hook,

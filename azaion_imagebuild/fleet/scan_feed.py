@@ -98,6 +98,10 @@ class ScanFeed:
         return self.lanes is None or each.usb_instance in (None, lane)
 
     def _take(self, each: Listed) -> Answer:
+        if self.closed or self._is_over:
+            raise PreflightError(
+                "this run takes no more devices", hint="start fleet - again, then scan the label"
+            )
         plan = self.planned([each])
         if not plan.todo:
             return self._left_alone(plan)

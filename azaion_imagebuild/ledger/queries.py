@@ -11,7 +11,7 @@ from ..errors import LedgerError
 from ..model import Receipt
 from .entry import FIELDS, KINDS, OUTCOMES, Entry, odd_hash, odd_values
 from .schema import HIDDEN, head, rows
-from .standing import FUSE, ROTATE, Credential, Standing
+from .standing import FLASH, FUSE, ROTATE, Credential, Standing
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Select
@@ -55,6 +55,28 @@ def attempts(connection: Connection, serial: str | None) -> Iterator[Entry]:
     query = sql.select(rows).where(rows.c.row.in_(newest)).order_by(rows.c.row)
     for row in _streamed(connection, query):
         yield entry_of(row)
+
+
+def newest(connection: Connection) -> Iterator[Entry]:
+    """Yield every row, newest first: a reader of the last ones stops early."""
+    for row in _streamed(connection, sql.select(rows).order_by(rows.c.row.desc())):
+        yield entry_of(row)
+
+
+def unknown(connection: Connection, *, sandbox: bool) -> list[Entry]:
+    """Return the last row of each serial whose device may hold anything, the oldest first."""
+    later = rows.alias()
+    is_open = (
+        rows.c.outcome == "started",
+        rows.c.step == FLASH,
+        ~sql.exists().where(later.c.attempt == rows.c.attempt, later.c.row > rows.c.row),
+    )
+    perhaps = sql.or_(rows.c.outcome == "unknown", sql.and_(*is_open))
+    query = sql.select(rows.c.serial, rows.c.email).where(perhaps).distinct()
+    accounts = {row.serial: row.email for row in connection.execute(query)}
+    found = standings(connection, accounts, sandbox=sandbox).values()
+    last = [each.last for each in found if each.unknown and not each.at_work and each.last]
+    return sorted(last, key=lambda row: row.at)
 
 
 def credentials(connection: Connection, *, sandbox: bool) -> list[Credential]:

@@ -148,6 +148,20 @@ class Ledger:
         with self.reading() as connection:
             yield from queries.attempts(connection, serial)
 
+    def newest(self) -> Iterator[Entry]:
+        """Yield every row, newest first; a reader of the last ones stops early."""
+        from . import queries
+
+        with self.reading() as connection:
+            yield from queries.newest(connection)
+
+    def unknown(self, *, sandbox: bool) -> list[Entry]:
+        """Return the last row of each serial whose device may hold anything, the oldest first."""
+        from . import queries
+
+        with self.reading() as connection:
+            return queries.unknown(connection, sandbox=sandbox)
+
     def credentials(self, *, sandbox: bool) -> list[Credential]:
         """Return the last known credential of each device in use, the oldest first."""
         from . import queries

@@ -22,6 +22,7 @@ from ..errors import BugError, ExitCode, LedgerError, PreflightError
 from ..fleet import events
 from ..fleet.destinations import Destination, destinations_for
 from ..fleet.order import Order, parts_for
+from ..fleet.page_socket import PageSocket, page_socket
 from ..fleet.plan import Plan
 from ..fleet.run import failed, made
 from ..identity.serial_list import Listed, scanned
@@ -102,11 +103,12 @@ def run_station(
     with (
         shared_ledger(settings, patience=float("inf")) as ledger,
         parts_for(order, settings) as (used, sandbox),
+        page_socket(settings, ledger, watcher, sandbox=sandbox, run="station") as pages,
     ):
         prepare(ledger)
         nothing_yet = Plan(serials=(), todo=(), sandbox=sandbox)
         with destinations_for(
-            order, used, nothing_yet, hook, watcher, stopped=stopping.is_set
+            order, used, nothing_yet, hook, pages, stopped=stopping.is_set
         ) as places:
             me = Station(
                 name=name,
@@ -123,17 +125,18 @@ def run_station(
                 ledger=ledger,
                 hook=hook,
                 settings=settings.station,
-                lanes=LaneDisplay(watcher, me.lanes),
+                lanes=LaneDisplay(pages, me.lanes),
                 stopping=stopping,
                 scans=StationScans(
                     station=name,
                     sandbox=sandbox,
                     ledger=ledger,
                     settings=settings,
-                    watcher=watcher,
+                    watcher=pages,
                     free_lane=lambda promised: work.free_lane(promised),
                 ),
                 duty=duty,
+                pages=pages,
                 typed=typed,
             )
             work.to_the_end(places)
@@ -152,6 +155,7 @@ class _Work:
     stopping: threading.Event
     scans: StationScans
     duty: Duty
+    pages: PageSocket
     typed: Iterator[str] | None
     stops: int = 0
     """How often it was told to stop."""
@@ -246,6 +250,7 @@ class _Work:
         return self.me.worker
 
     def _begin_to_scan(self) -> None:
+        self.pages.scan = self.scans.scans.scan
         if self.duty.scans and not self._is_scanning:
             self._is_scanning = True  # it may sign on again
             if self.duty.attended:
