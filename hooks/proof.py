@@ -40,7 +40,7 @@ def verify_image(
     ]
     if differences or build.stamps:
         return differences  # a base was proven to be whole when it was built
-    left_out = firmware.built_findings(build.bsp_dir) if build.bsp_dir else ()
+    left_out = firmware.built_findings(build.bsp_dir, build) if build.bsp_dir else ()
     return [*completeness.findings(build, image), *left_out]
 
 

@@ -219,5 +219,5 @@ def _findings(build: Build, image: Image, staged: StagedFile) -> list[Finding]:
             findings.append(Finding(message=message, hint="look at the log, then build it again"))
     return findings or [
         *completeness.findings(build, image),
-        *firmware.built_findings(_tree(build)),
+        *firmware.built_findings(_tree(build), build),
     ]

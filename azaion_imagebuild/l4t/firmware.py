@@ -11,9 +11,11 @@ import shlex
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 from ..model import Build, Finding
 from ..system.files import read_text
+from . import releases
 
 BUILT_LAYOUT = "bootloader/flash.xml"
 """The layout that flash.sh filled in."""
@@ -39,13 +41,39 @@ _VARIABLES: dict[str, str] = {
     "SPEFILE": "SPEFILE",
     "CAMERAFW": "CAMERAFW",
     "APEFILE": "APEFILE",
+    "TOSFILE": "TOSFILE",
+    "TBCFILE": "TBCFILE",
+    "SCEFILE": "SCEFILE",
+    "MTSPREBOOT": "MTSPREBOOT",
+    "MTS_MCE": "MTS_MCE",
+    "MTSPROPER": "MTSPROPER",
 }
 """The words of a layout that flash.sh replaces by a file which must be there before, and the
 variable of the board's configuration that names it (flash.sh of R35.3.1). Other words stand for
 files that flash.sh makes itself, such as the kernel's image."""
 
-_BY_NAME = ("adsp-fw.bin",)  # Orin's layouts call it so, for APEFILE
-_ASSIGNED = re.compile(r'^[ \t]*([A-Z_0-9]+)="?(bootloader/[\w./+-]+)"?;?[ \t]*$', re.MULTILINE)
+_NOT_SHIPPED = {
+    "TSECFW": "as OPTIONAL says",
+    "IST_UCODE": "the in-system test, which NVIDIA delivers apart",
+    "FSIFWFILE": "the safety island, which NVIDIA delivers apart",
+    "CBOOTOPTION_FILE": "a site's own options of cboot",
+    "DFLT_CUSTOMER_INFO": "a site's own data",
+    "BADPAGEFILE": "made by flash.sh",
+    "UEFIBL": "made by flash.sh",
+    "RCM_UEFIBL": "made by flash.sh",
+}
+"""Variables that name a file which a complete BSP does not contain, with the reason (all 58 boards
+of R35.3.1)."""
+
+_BY_NAME = ("adsp-fw.bin",)  # layouts of Orin name it so, for APEFILE
+_WHERE = ("", "bootloader", "bootloader/*", "bootloader/*/BCT", "bootloader/*/cfg", "kernel/dtb")
+"""Where flash.sh looks for what a board's configuration names, depending on the variable."""
+
+_ASSIGNED = re.compile(
+    r'^[ \t]*([A-Z_0-9]+)="?([\w./+-]+\.(?:bin|img|fw|dtb|dtbo|dts|dtsi|cfg|dat))"?;?'
+    r"[ \t]*(?:#.*)?$",
+    re.MULTILINE,
+)
 _LAYOUT = re.compile(r'^EMMC_CFG="?([\w.+-]+\.xml)"?;?[ \t]*$', re.MULTILINE)
 _SOURCED = re.compile(r'^[ \t]*(?:source|\.)[ \t]+"?\$\{LDK_DIR\}/([\w.+-]+)"?', re.MULTILINE)
 _PARTITION = re.compile(r"<partition\b([^>]*)>(.*?)</partition>", re.DOTALL)
@@ -53,56 +81,96 @@ _ATTRIBUTE = re.compile(r'(\w+)="([^"]*)"')
 _FILENAME = re.compile(r"<filename>\s*([^<]*?)\s*</filename>")
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _MOST_CONFS = 8
+_RAN = 35  # the release whose boards were all looked at
 
 
 def preflight_findings(tree: Path, build: Build) -> Iterator[Finding]:
     """Find the firmware that flash.sh would omit, before anything is built."""
     confs = list(_confs(tree, build.settings.bsp.board))
-    named: dict[str, list[str]] = {}
-    for variable, path in (found for text in confs for found in _ASSIGNED.findall(text)):
-        named.setdefault(variable, []).append(path)
-    reported = set()
+    named = _named(confs)
+    reported: set[str] = set()
     for layout in _layouts(tree, build, confs):
         for word in _FILENAME.findall(_COMMENT.sub("", _text(layout))):
             paths = _paths(word, named)
             if paths and word not in reported and not any(_is_there(tree, each) for each in paths):
-                reported.add(word)
-                yield _lacking(tree, paths, layout)
+                reported.update((word, _VARIABLES.get(word, word)))
+                yield _lacking(paths, str(layout.relative_to(tree)))
+    for variable in named.keys() - reported - _NOT_SHIPPED.keys():
+        paths = _alternatives(named[variable])
+        if not any(_is_anywhere(tree, each) for each in paths):
+            conf = f"{build.settings.bsp.board}.conf or what it includes, as {variable},"
+            severe = releases.release_of(build).number == _RAN
+            yield _lacking(paths, conf, "error" if severe else "warning")
 
 
-def built_findings(tree: Path) -> Iterator[Finding]:
-    """Find the partitions whose file flash.sh omitted from what it built."""
+def built_findings(tree: Path, build: Build) -> Iterator[Finding]:
+    """Find the partitions whose file flash.sh left out of what it built."""
+    wanted = set(_with_firmware(tree, build))
     for attributes, content in _PARTITION.findall(_COMMENT.sub("", _text(tree / BUILT_LAYOUT))):
         partition = dict(_ATTRIBUTE.findall(attributes))
         name, kind = partition.get("name", "?"), partition.get("type", "")
-        if "" in _FILENAME.findall(content) and kind not in OPTIONAL:
+        files = _FILENAME.findall(content)
+        # flash.sh empties the name of some files, and takes the whole line of others out.
+        left_out = "" in files or (not files and name in wanted)
+        if left_out and kind not in OPTIONAL:
             yield Finding(
-                message=f"flash.sh left the firmware of the partition {name!a} out: its file name"
-                f" in {tree / BUILT_LAYOUT} is empty",
+                message=f"flash.sh left the firmware of the partition {name!a} out:"
+                f" {tree / BUILT_LAYOUT} names no file for it",
                 hint="put the missing file into bootloader/ of the BSP, then run the same command"
                 " again; do not flash this image",
             )
 
 
-def _lacking(tree: Path, paths: list[str], layout: Path) -> Finding:
+def _with_firmware(tree: Path, build: Build) -> Iterator[str]:
+    """Yield the names of the partitions for which a layout and the board's files have firmware."""
+    confs = list(_confs(tree, build.settings.bsp.board))
+    named = _named(confs)
+    for layout in _layouts(tree, build, confs):
+        for attributes, content in _PARTITION.findall(_COMMENT.sub("", _text(layout))):
+            words = _FILENAME.findall(content)
+            if any(_is_there(tree, path) for word in words for path in _paths(word, named)):
+                yield dict(_ATTRIBUTE.findall(attributes)).get("name", "?")
+
+
+def _named(confs: list[str]) -> dict[str, list[str]]:
+    """Return the files that a board's configuration names, by variable."""
+    named: dict[str, list[str]] = {}
+    for variable, path in (found for text in confs for found in _ASSIGNED.findall(text)):
+        named.setdefault(variable, []).append(path)
+    return named
+
+
+def _lacking(
+    paths: list[str], where: str, severity: Literal["error", "warning"] = "error"
+) -> Finding:
     return Finding(
-        message=f"the BSP lacks {' or '.join(paths)}, or it is empty:"
-        f" {layout.relative_to(tree)} names it",
+        message=f"the BSP lacks {' or '.join(paths)}, or it is empty: {where} names it",
         hint="extract the BSP again: flash.sh leaves a missing firmware file out silently",
+        severity=severity,
     )
 
 
 def _paths(word: str, named: dict[str, list[str]]) -> list[str]:
     """Return where a file of a layout may be; several, if boards of one configuration differ."""
     if word in _VARIABLES:
-        found = named.get(_VARIABLES[word], [])
-        return list(dict.fromkeys(path for each in found for path in _by_fuse_level(each)))
+        return _alternatives(named.get(_VARIABLES[word], []))
     return [f"bootloader/{word}"] if word in _BY_NAME else []
 
 
+def _alternatives(paths: list[str]) -> list[str]:
+    """Return the files that may be meant: boards, and fuse levels, of one configuration differ."""
+    return list(dict.fromkeys(each for path in paths for each in _by_fuse_level(path)))
+
+
 def _by_fuse_level(path: str) -> tuple[str, ...]:
-    """The board's configuration replaces one word by the other (process_fuse_level())."""
-    return (path, path.replace("_dev", "_prod"), path.replace("_prod", "_dev"))
+    """process_fuse_level() of the board's configuration replaces one word by the other."""
+    xavier = path.replace("_c10_cr", "_c10_prod_cr")
+    return (path, path.replace("_dev", "_prod"), path.replace("_prod", "_dev"), xavier)
+
+
+def _is_anywhere(tree: Path, path: str) -> bool:
+    folders = [tree, *(each for where in _WHERE if where for each in tree.glob(where))]
+    return any(_is_there(each, path) for each in folders)
 
 
 def _is_there(tree: Path, path: str) -> bool:

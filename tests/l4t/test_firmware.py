@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from world import SERIAL, Ran, Run, replace_script
+from thorough import one_of
+from world import SERIAL, Ran, Run, Script, replace_script
 
 from azaion_imagebuild.l4t import firmware, image_files
-from azaion_imagebuild.sandbox import Accounts
+from azaion_imagebuild.model import Build
+from azaion_imagebuild.settings import Settings
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="NVIDIA's scripts need root")
 
@@ -21,54 +23,100 @@ def image(run: Run, bsp: Path, api_url: str) -> Callable[[], Ran]:
     return lambda: run(*args)
 
 
+@pytest.fixture
+def build(tmp_path: Path) -> Build:
+    """A build of a board without a configuration."""
+    (tmp_path / "bootloader").mkdir()
+    return Build(serial=SERIAL, email="", attempt="", settings=Settings(), rootfs_dir=tmp_path,
+                 bsp_dir=tmp_path, log_dir=tmp_path)  # fmt: skip
+
+
 @needs_root
-@pytest.mark.parametrize("name", ["adsp-fw.bin", "mb1_reference_prod.bin"])
+@pytest.mark.parametrize(
+    ("name", "named_by"),
+    one_of(
+        [
+            ("adsp-fw.bin", "flash_reference.xml"),
+            ("mb1_reference_prod.bin", "flash_reference.xml"),
+            ("tos_reference.img", "flash_reference.xml"),
+            ("t186ref/BCT/reference-pinmux.dtsi", "jetson-orin-nano-devkit.conf"),
+        ]
+    ),
+)
 @pytest.mark.parametrize("how", [Path.unlink, lambda path: path.write_bytes(b"")])
-def test_firmware_that_the_layout_names_must_be_there_before_anything_is_done(
-    image: Callable[[], Ran],
+def test_firmware_that_board_or_layout_name_must_be_there_before_anything_is_sent(
+    run: Run,
     bsp: Path,
-    accounts: Accounts,
+    scripted: Script,
     name: str,
+    named_by: str,
     how: Callable[[Path], object],
 ) -> None:
+    r35(bsp)
     how(bsp / "bootloader" / name)
-    ran = image()
+    ran = run("image", "--serial", SERIAL, "--bsp", bsp, "--api-url", scripted.url, "--json")
     assert ran.code == 3, ran.err
-    assert f"the BSP lacks bootloader/{name}" in ran.json["error"]
-    assert "flash_reference.xml names it" in ran.json["error"]
+    assert f"the BSP lacks {'' if 'BCT' in name else 'bootloader/'}{Path(name).name}" in (
+        ran.json["error"].replace("bootloader/t186ref/BCT/", "")
+    )
+    assert named_by in ran.json["error"]
+    assert scripted.requests == []
     assert (bsp.parent / "device.img").stat().st_size == 0
 
 
 @needs_root
-def test_a_build_that_left_firmware_out_is_not_flashed(image: Callable[[], Ran], bsp: Path) -> None:
+def test_a_file_that_an_unknown_release_may_not_have_is_a_warning(
+    image: Callable[[], Ran], bsp: Path
+) -> None:
+    r35(bsp, "R36 (release), REVISION: 4.3")
+    (bsp / "bootloader/t186ref/BCT/reference-pinmux.dtsi").unlink()
+    ran = image()
+    assert ran.code == 0, ran.err
+    assert "warning: the BSP lacks reference-pinmux.dtsi, or it is empty" in ran.err
+
+
+def r35(bsp: Path, release: str = "R35 (release), REVISION: 3.1") -> None:
+    (bsp / "rootfs/etc/nv_tegra_release").write_text(f"# {release}, GCID: 0\n")
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("name", "partition"),
+    one_of([("adsp-fw.bin", "A_adsp-fw"), ("tos_reference.img", "A_secure-os")], kept=1),
+)
+def test_a_build_that_left_firmware_out_is_not_flashed(
+    image: Callable[[], Ran], bsp: Path, name: str, partition: str
+) -> None:
     replace_script(
         bsp / "flash.sh",
         '[[ "$*" == *--no-flash* ]] || exec ./flash.sh.real "$@"\n'
-        "mv bootloader/adsp-fw.bin aside\n"
-        './flash.sh.real "$@"; code=$?; mv aside bootloader/adsp-fw.bin; exit $code\n',
+        f"mv bootloader/{name} aside\n"
+        f'./flash.sh.real "$@"; code=$?; mv aside bootloader/{name}; exit $code\n',
     )
     ran = image()
     assert ran.code == 8, ran.err
-    assert "left the firmware of the partition 'A_adsp-fw' out" in ran.json["error"]
+    assert f"left the firmware of the partition '{partition}' out" in ran.json["error"]
     assert (bsp.parent / "device.img").stat().st_size == 0
     assert image_files.present_images(bsp) == []
 
 
 @pytest.mark.parametrize("layout", ["", "<partition", "<partition name='x'></partition>", "\0\xff"])
-def test_a_layout_without_partitions_says_nothing(tmp_path: Path, layout: str) -> None:
-    (tmp_path / "bootloader").mkdir()
+def test_a_layout_without_partitions_says_nothing(
+    tmp_path: Path, build: Build, layout: str
+) -> None:
     (tmp_path / firmware.BUILT_LAYOUT).write_text(layout)
-    assert list(firmware.built_findings(tmp_path)) == []
+    assert list(firmware.built_findings(tmp_path, build)) == []
 
 
-def test_only_the_partitions_in_the_table_may_be_empty_each_with_a_reason(tmp_path: Path) -> None:
-    (tmp_path / "bootloader").mkdir()
+def test_only_the_partitions_in_the_table_may_be_empty_each_with_a_reason(
+    tmp_path: Path, build: Build
+) -> None:
     (tmp_path / firmware.BUILT_LAYOUT).write_text(
         '<!-- <partition name="c" type="c"><filename></filename></partition> -->'
         '<partition name="a" type="tsec_fw"><filename>  </filename></partition>'
         '<partition name="b" type="ape_fw"><filename>\n</filename></partition>'
         '<partition name="d" type="data"></partition>'
     )
-    (found,) = firmware.built_findings(tmp_path)
+    (found,) = firmware.built_findings(tmp_path, build)
     assert "partition 'b'" in found.message
     assert all(len(reason) > 20 for reason in firmware.OPTIONAL.values())

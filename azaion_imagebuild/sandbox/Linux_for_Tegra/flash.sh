@@ -88,6 +88,7 @@ fill_in_layout() {
         [ -f "$path" ] || path=
         edits+=(-e "s/$word/${path##*/}/")
     done
+    edits+=(-e "$([ -f "$TOSFILE" ] && echo "s/TOSFILE/${TOSFILE##*/}/" || echo /TOSFILE/d)")
     rm -f bootloader/flash.xml
     sed "${edits[@]}" "bootloader/t186ref/cfg/$EMMC_CFG" > bootloader/flash.xml
 }
