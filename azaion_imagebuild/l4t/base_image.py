@@ -199,7 +199,9 @@ def _read_note(tree: Path) -> dict[str, Any]:
     usable = isinstance(note, dict) and isinstance(note.get("image"), list)
     usable = usable and isinstance(note.get("devices", 1), int)
     usable = usable and isinstance(note.get("sha256"), str)
-    if not usable or not note["image"] or not set(note["image"]) <= set(image_files.IMAGES):
+    if not usable or not note["image"]:
+        return {}
+    if not all(isinstance(each, str) and image_files.is_image(each) for each in note["image"]):
         return {}
     return dict(note)
 

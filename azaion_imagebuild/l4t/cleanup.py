@@ -15,7 +15,7 @@ from ..model import Build, DeviceIdentity, Image
 from ..secret import Secret
 from ..system import mounts
 from ..system.holes import data_ranges
-from . import image_files
+from . import image_files, packed_files
 from .image_files import BASE_NOTE, RETRY_NOTE
 
 _WINDOW = 1 << 20
@@ -41,8 +41,11 @@ def clean_up(build: Build, identity: DeviceIdentity, image: Image, tree: Path) -
     # hooks/base.py has cleared the images of a build that stamps.
     removed = [] if build.stamps else remove_images_since(tree, build.began, kept)
     in_lane = build.lane is not None
-    holders = files_with_secret(tree, identity.password, build.began, linked=in_lane)
-    found = [str(path.relative_to(tree)) for path in holders if path not in kept]
+    # Of a build that stamps, the scripts have packed a placeholder only.
+    holders = files_with_secret(
+        tree, identity.password, build.began, linked=in_lane, packed=not build.stamps
+    )
+    found = [str(path.relative_to(tree)) for path in holders if not _is_in(path, kept)]
     if found:
         raise VerificationError(
             f"the device's password was still found in {', '.join(found)}",
@@ -58,7 +61,12 @@ def _kept(build: Build, image: Image, tree: Path) -> list[Path]:
     # The initrd flash writes only below its own folder.
     packed = tree / "tools/kernel_flash"
     initrd = build.settings.bsp.method == "initrd"
-    return [path for path in image.files if not initrd or path.is_relative_to(packed)]
+    images = [path for path in image.files if not initrd or path.is_relative_to(packed)]
+    return [*images, *image_files.unified_outputs(tree)]
+
+
+def _is_in(path: Path, kept: Iterable[Path]) -> bool:
+    return any(path.is_relative_to(each) for each in kept)
 
 
 def clean(tree: Path) -> list[str]:
@@ -112,7 +120,7 @@ def remove_massflash_archives(tree: Path) -> None:
 
 
 def remove_images_since(tree: Path, since: float, keep: Iterable[Path] = ()) -> list[str]:
-    """Remove a build's images, their backups and massflash's archives; return their names.
+    """Remove a build's images, their backups and what is packed of them; return their names.
 
     Args:
         tree: the Linux_for_Tegra folder.
@@ -124,15 +132,23 @@ def remove_images_since(tree: Path, since: float, keep: Iterable[Path] = ()) -> 
         *image_files.present_images(tree),
         *image_files.backups(tree),
         *image_files.massflash_archives(tree),
+        *image_files.unified_outputs(tree),
         *image_files.derived_files(tree),
     ]
     removed = []
     for path in candidates:
-        if path in kept or path.lstat().st_ctime < since - _CLOCK:
+        if not path.exists() or _is_in(path, kept) or not _is_since(path, since - _CLOCK):
             continue
         _remove(path)
         removed.append(str(path.relative_to(tree)))
     return removed
+
+
+def _is_since(path: Path, since: float) -> bool:
+    """Tell whether a file, or anything in a folder, was changed since then."""
+    if path.lstat().st_ctime >= since:
+        return True
+    return path.is_dir() and any(True for _ in _changed(path, since, linked=False))
 
 
 def _remove(path: Path) -> None:
@@ -143,7 +159,7 @@ def _remove(path: Path) -> None:
 
 
 def files_with_secret(
-    tree: Path, secret: Secret, since: float, *, linked: bool = False
+    tree: Path, secret: Secret, since: float, *, linked: bool = False, packed: bool = True
 ) -> list[Path]:
     """Return the files below ``tree`` that hold the secret, among those changed since then.
 
@@ -154,10 +170,11 @@ def files_with_secret(
         since: seconds since the epoch, compared with each file's ctime.
         linked: the tree is a lane. A file that it shares with others counts by its mtime: every
             lane that is made or removed changes the ctime of all of them.
+        packed: look into compressed files, too.
     """
     needle = secret.reveal().encode()
     changed = _changed(tree, since - _CLOCK, linked)
-    return [path for path in changed if _holds(path, needle)]
+    return [path for path in changed if _holds(path, needle, packed)]
 
 
 def _changed(tree: Path, since: float, linked: bool) -> Iterator[Path]:
@@ -174,16 +191,34 @@ def _changed(tree: Path, since: float, linked: bool) -> Iterator[Path]:
                 yield path
 
 
-def _holds(path: Path, needle: bytes) -> bool:
-    return _matches(path, lambda data: needle in data, len(needle) - 1)
+def _holds(path: Path, needle: bytes, packed: bool) -> bool:
+    return _matches(path, lambda data: needle in data, len(needle) - 1, packed)
 
 
 def _has_credential(path: Path) -> bool:
     return _matches(path, lambda data: _CREDENTIAL.search(data) is not None, _LONGEST_MATCH - 1)
 
 
-def _matches(path: Path, wanted: Callable[[bytes], bool], overlap: int) -> bool:
-    """Tell whether part of a file's data is wanted; blocks overlap by ``overlap`` bytes."""
+def _matches(
+    path: Path, wanted: Callable[[bytes], bool], overlap: int, packed: bool = True
+) -> bool:
+    """Tell whether part of a file is wanted, as it is or unpacked; parts overlap."""
+    return _matches_as_it_is(path, wanted, overlap) or (
+        packed and _matches_unpacked(path, wanted, overlap)
+    )
+
+
+def _matches_unpacked(path: Path, wanted: Callable[[bytes], bool], overlap: int) -> bool:
+    tail = b""
+    for data in packed_files.unpacked(path):
+        joined = tail + data
+        if wanted(joined):
+            return True
+        tail = joined[-overlap:]
+    return False
+
+
+def _matches_as_it_is(path: Path, wanted: Callable[[bytes], bool], overlap: int) -> bool:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

@@ -9,23 +9,20 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..images.tar_index import NOTES
-from ..system.files import read_text
+from ..system.files import NEW_SUFFIX, read_text
 
-IMAGES = (
-    "bootloader/system.img",
-    "bootloader/system.img.raw",
-    "bootloader/system.img_b",
-    "bootloader/system.img_b.raw",
-    "tools/kernel_flash/images/internal/system.img",
-    "tools/kernel_flash/images/external/system.img",
-    "tools/kernel_flash/images/internal/system.img_b",
-    "tools/kernel_flash/images/external/system.img_b",
-    "tools/kernel_flash/images/internal/system.img.zst",
-    "tools/kernel_flash/images/external/system.img.zst",
-    "tools/kernel_flash/images/internal/system.img_b.zst",
-    "tools/kernel_flash/images/external/system.img_b.zst",
+_PLACES = (
+    "bootloader/system.img*",
+    "tools/kernel_flash/images/*/system.img*",
+    "unified_flash/out/bsp_images*/**/system.img*",
 )
-"""Every file in a Linux_for_Tegra into which NVIDIA's scripts put the root filesystem."""
+"""Where NVIDIA's scripts put the root filesystem, in R35, R36 and R38."""
+
+_IMAGE = re.compile(
+    r"(bootloader|tools/kernel_flash/images/[^/]+|unified_flash/out/bsp_images[^/]*(/[^/]+)*)"
+    r"/system\.img(_[a-z]+)?(\.raw)?(\.zst)?"
+)
+"""``system.img_b`` is of ROOTFS_AB; R36.4 and newer pack ``system.img.zst`` for ``--sparse``."""
 
 BASE_NOTE = "bootloader/azaion-base.json"
 """What a base was built from (see :mod:`.base_image`); it is removed together with its images."""
@@ -35,12 +32,20 @@ RETRY_NOTE = "bootloader/azaion-retry.json"
 """Which images wait for the next attempt (see :mod:`.retry`); it is removed together with them."""
 
 _MASSFLASH_ARCHIVES = ("mfi_*",)
+_UNIFIED_OUTPUTS = ("unified_flash/out/bsp_images*",)
+_UNFINISHED = tuple(
+    f"{folder}/.system.img*{NEW_SUFFIX}" for folder in ("bootloader", "tools/kernel_flash/images/*")
+)
 _TAR_INDEXES = (f"bootloader/{NOTES}", f"tools/kernel_flash/images/*/{NOTES}")
 _UNPACKED = (
     "bootloader/mnt/etc/azaion/device.conf",
     "tools/kernel_flash/images/mnt/etc/azaion/device.conf",
 )
-_BACKUPS = ("bootloader/system.img*.bak", "bootloader/system.img*.orig", "bootloader/system.img*~")
+_BACKUPS = tuple(
+    f"{folder}/system.img*{suffix}"
+    for folder in ("bootloader", "tools/kernel_flash/images/*")
+    for suffix in (".bak", ".orig", "~")
+)
 
 
 def packed_app(folder: Path) -> Path:
@@ -56,9 +61,18 @@ def packed_app(folder: Path) -> Path:
     return folder / (names[-1] if names else "system.img")
 
 
+def is_image(name: str) -> bool:
+    """Tell whether a file, named from the tree on, is an image of the root filesystem."""
+    return _IMAGE.fullmatch(name) is not None and ".." not in name.split("/")
+
+
 def present_images(tree: Path) -> list[Path]:
     """Return the images that exist in the tree; links do not count."""
-    return [path for name in IMAGES if (path := tree / name).is_file() and not path.is_symlink()]
+    return [
+        path
+        for path in _matching(tree, _PLACES)
+        if is_image(path.relative_to(tree).as_posix()) and path.is_file() and not path.is_symlink()
+    ]
 
 
 def hide_images(tree: Path) -> None:
@@ -86,7 +100,7 @@ def hidden_from_others(tree: Path) -> Iterator[None]:
 
 def derived_files(tree: Path) -> list[Path]:
     """Return what scripts and this tool derive from images: unpacked copies, tar indexes."""
-    return _matching(tree, (*_UNPACKED, *_TAR_INDEXES))
+    return _matching(tree, (*_UNPACKED, *_TAR_INDEXES, *_UNFINISHED))
 
 
 def backups(tree: Path) -> list[Path]:
@@ -97,6 +111,11 @@ def backups(tree: Path) -> list[Path]:
 def massflash_archives(tree: Path) -> list[Path]:
     """Return what massflash packs for other hosts: the rootfs and every image once more."""
     return _matching(tree, _MASSFLASH_ARCHIVES)
+
+
+def unified_outputs(tree: Path) -> list[Path]:
+    """Return the folders in which R38's unified flash (Thor) keeps every image once more."""
+    return _matching(tree, _UNIFIED_OUTPUTS)
 
 
 def _matching(tree: Path, patterns: Iterable[str]) -> list[Path]:

@@ -28,7 +28,7 @@ from .. import images
 from ..errors import OperatorError
 from ..identity import device_conf
 from ..identity.placeholder import is_placeholder
-from ..images import sha1sum
+from ..images import sha1sum, tar_index
 from ..images.copy import shares_blocks
 from ..l4t import image_files
 from ..model import DEVICE_CONF, Finding, Image
@@ -70,13 +70,16 @@ def make_tree(tree: Path, rootfs: Path, base: Image, lane: Path) -> Image:
     def share(path: str) -> Share:
         if _LEFT_OUT.fullmatch(path) or (path == "rootfs" and not inside):
             return Share.LEAVE
-        if path in image_files.IMAGES and path not in carrying:
+        if image_files.is_image(path) and path not in carrying:
             return Share.LINK if path.startswith("tools/") else Share.LEAVE
         if path.startswith(_OWN) and not _ONLY_READ.fullmatch(path):
             return Share.COPY
         return Share.LINK
 
-    twin(tree, lane, share)
+    with contextlib.ExitStack() as indexes:
+        for name in carrying:
+            indexes.enter_context(tar_index.copied_with(tree / name, lane / name))
+        twin(tree, lane, share)
     if not inside:
         twin(rootfs.resolve(), lane / "rootfs", lambda path: share(f"rootfs/{path}"))
     (lane / "initrdlog").mkdir(mode=0o700)

@@ -386,7 +386,12 @@ partition_xml = "tools/kernel_flash/flash_l4t_external.xml"
 """
 
 
-@pytest.mark.parametrize("config", one_of(["", INITRD]))
+ZSTD = f"""{INITRD}environment = {{ ZSTD = "1" }}
+"""
+"""Packs as R36.4 and newer do."""
+
+
+@pytest.mark.parametrize("config", one_of(["", INITRD, *([ZSTD] if shutil.which("zstd") else [])]))
 def test_a_fleet_flashes_every_device_with_its_own_identity(
     run: Run, state: Path, config: str
 ) -> None:

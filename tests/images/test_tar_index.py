@@ -32,7 +32,7 @@ from azaion_imagebuild.images.copy import copy_image
 from azaion_imagebuild.images.stream import read_exactly
 from azaion_imagebuild.images.tar import BLOCK, Tar
 from azaion_imagebuild.images.version import Version
-from azaion_imagebuild.l4t import cleanup, image_files
+from azaion_imagebuild.l4t import cleanup
 from azaion_imagebuild.model import DEVICE_CONF, RELEASE_FILE, FileEntry
 from azaion_imagebuild.sandbox import Sandbox
 from azaion_imagebuild.settings import PLACEHOLDER_SIZE
@@ -687,7 +687,10 @@ def test_a_note_goes_with_its_image(run: Run, tmp_path: Path) -> None:
 
 def test_notes_are_removed_with_the_images_of_a_tree(tmp_path: Path) -> None:
     for clear in (cleanup.remove_images, lambda tree: cleanup.remove_images_since(tree, 0)):
-        for name in image_files.IMAGES:
+        names = ("system.img", "system.img.raw", "system.img_b", "system.img_b.raw")
+        packed = "tools/kernel_flash/images"
+        folders = ("bootloader", f"{packed}/internal", f"{packed}/external")
+        for name in (f"{folder}/{each}" for folder in folders for each in names):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_bytes(tar_of(rootfs()))
             write(tmp_path / name, conf(1))

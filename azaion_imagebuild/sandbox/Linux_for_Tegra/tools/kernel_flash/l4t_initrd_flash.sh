@@ -12,6 +12,7 @@ while [ $# -gt 0 ]; do
     case $1 in
         --no-flash) no_flash=1 ;;
         --flash-only) flash_only=1 ;;
+        --sparse) ;;
         --external-device|-c|-p|-S|--massflash) shift ;;
         --network) network=$2; shift ;;
         --usb-instance) usb_instance=$2; shift ;;

@@ -4,6 +4,8 @@
 # device and "flashes" it by unpacking that image into a filesystem in a file. It takes the arguments
 # of NVIDIA's (L4T R35), finds the images beside itself as that one does, and prints what that one
 # prints; it shares no code with it. Like NVIDIA's it restarts the NFS server for every device.
+# With ZSTD=1 it packs and writes as R36.4 and newer do: the archive by zstd under the same name, with
+# --sparse the raw image as system.img.zst; the device goes by the name's end.
 set -eu
 
 die() { echo "Error: $*"; exit 1; }
@@ -12,10 +14,12 @@ tree=$(cd "$(dirname "$0")/../.." && pwd)
 here=$tree/tools/kernel_flash
 cd "$tree"
 no_flash=0 flash_only=0 external= layout= network= size= massflash= usb_instance= device_instance=0
+sparse=0
 while [ $# -gt 0 ]; do
     case $1 in
         --no-flash) no_flash=1 ;;
         --flash-only) flash_only=1 ;;
+        --sparse) sparse=1 ;;
         --external-device) external=$2; shift ;;
         -c) layout=$2; shift ;;
         -p) shift ;;
@@ -38,18 +42,17 @@ export PATH="$PATH:/usr/sbin:/sbin" REFERENCE_HOST=$OUTSIDE/host
 where=internal
 [ -z "$external" ] || where=external
 packed=$here/images/$where/system.img
+[ "${ZSTD:-0}$sparse" != 11 ] || packed=$packed.zst
 
 pack() {
     rm -rf "$here/images"
     mkdir -p "$here/images/$where"
+    local number
     ./flash.sh --no-flash ${size:+-S "$size"} "$board" internal
+    pack_app
     rm -f bootloader/system.img
-    local copy=$here/images/mnt number
-    mkdir "$copy"
-    (cd rootfs && tar --numeric-owner -cf - ./*) | tar --numeric-owner -xpf - -C "$copy"
-    tar --xattrs --numeric-owner -cpf "$packed" -C "$copy" .
-    rm -rf "$copy"
     sha1sum "$packed" | cut -d' ' -f1 > "$packed.sha1sum"
+    echo "APP${external:+_ext}=${packed##*/}" > "${packed%/*}/flash.cfg"
     echo "${external:+--external-device $external -c \"$layout\"} ${size:+-S $size}" \
         "${network:+--network $network} $board $rootdev" > "$here/initrdflashparam.txt"
     rm -f "$here/initrdflashimgmap.txt"
@@ -59,6 +62,26 @@ pack() {
     done
     [ -z "$massflash" ] || pack_for_other_hosts
     echo "Success"
+}
+
+pack_app() {
+    if [ "$sparse" -eq 1 ]; then
+        if [ "${ZSTD:-0}" = 1 ]; then
+            zstd -q -T0 bootloader/system.img.raw -o "$packed"
+        else
+            cp bootloader/system.img "$packed"
+        fi
+        return
+    fi
+    local copy=$here/images/mnt
+    mkdir "$copy"
+    (cd rootfs && tar --numeric-owner -cf - ./*) | tar --numeric-owner -xpf - -C "$copy"
+    if [ "${ZSTD:-0}" = 1 ]; then
+        tar -c -I 'zstd -T0' -pf "$packed" --numeric-owner --xattrs -C "$copy" .
+    else
+        tar --xattrs --numeric-owner -cpf "$packed" -C "$copy" .
+    fi
+    rm -rf "$copy"
 }
 
 pack_for_other_hosts() {
@@ -89,10 +112,18 @@ write() {
         bootloader/mksparse --expand "$packed" "$device"
         return
     fi
+    local unpack=()
+    if [ "$(head -c 4 "$packed" | od -An -tx1 | tr -d ' ')" = 28b52ffd ]; then
+        if [ "${packed%.zst}" != "$packed" ]; then
+            zstd -T0 -dqc "$packed" > "$device"
+            return
+        fi
+        unpack=(-I 'zstd -T0')
+    fi
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
     mkdir "$work/root"
-    tar --xattrs -xpf "$packed" -C "$work/root" --numeric-owner
+    tar "${unpack[@]}" --xattrs -xpf "$packed" -C "$work/root" --numeric-owner
     mke2fs -q -t ext4 -F -b 4096 -m 0 -d "$work/root" "$work/image" 16M
     # What parted prints on a disk larger than the layout, in a good flash.
     echo "Error: The backup GPT table is corrupt, but the primary appears OK, so that will be used."
@@ -101,6 +132,8 @@ write() {
 }
 
 flash() {
+    local named=$here/images/$where/flash.cfg
+    [ ! -f "$named" ] || packed=$here/images/$where/$(sed -n 's/^APP\(_ext\)\?=//p' "$named")
     [ -f "$packed" ] || die "$packed not found"
     if [ "$network" = usb0 ]; then
         tools/reference_host/service nfs-kernel-server restart
