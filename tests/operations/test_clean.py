@@ -51,6 +51,32 @@ def test_the_printed_command_flashes_the_proven_image(
     assert accounts.login(EMAIL, found.password.reveal())
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="a BSP is prepared by root")
+def test_a_value_that_may_be_a_key_is_nowhere_in_the_printed_command(
+    run: Run, bsp: Path, api_url: str, tmp_path: Path
+) -> None:
+    Path("imagebuild.toml").write_text(
+        "[bsp]\n"
+        'environment = { BOARDID = "3767", CHIP_SKU = "00:00:00:D6", SITE_KEY = "hush hush" }\n'
+    )
+    ran = run("image", "--serial", SERIAL, "--bsp", bsp, "--api-url", api_url, "--flash=0",
+              "--json")  # fmt: skip
+    assert ran.code == 0, ran.err
+    line = ran.json["flash_command"]
+    assert ' BOARDID=3767 CHIP_SKU=00:00:00:D6 SITE_KEY="$SITE_KEY" USER=root ' in line
+    written = [path.read_bytes() for path in tmp_path.rglob("*.log")]
+    assert len(written) >= 2
+    assert not any("hush" in text for text in (ran.out, ran.err, str(written)))
+    script = bsp / "flash.sh"
+    script.rename(script.with_name("flash.sh.real"))
+    script.write_text('#!/bin/bash\necho "$BOARDID $SITE_KEY"\n')
+    script.chmod(0o755)
+    call = ["bash", "-c", line.replace(" sudo ", " ")]
+    own = {**os.environ, "SITE_KEY": "hush hush"}
+    done = subprocess.run(call, capture_output=True, text=True, check=True, env=own)
+    assert done.stdout == "3767 hush hush\n"
+
+
 def test_what_stays_is_for_its_owner_only_and_clean_removes_it(
     kept: Ran, run: Run, bsp: Path
 ) -> None:
