@@ -16,11 +16,17 @@ _BLOCK = Path("/sys/block")
 
 def mounts_below(folder: Path, mountinfo: Path = _MOUNTINFO) -> list[Path]:
     """Return the mount points inside ``folder``, the last mounted first (proc_pid_mountinfo(5))."""
+    return [point for point, _ in _mounted(folder, mountinfo)]
+
+
+def _mounted(folder: Path, mountinfo: Path = _MOUNTINFO) -> list[tuple[Path, Path]]:
+    """Return (mount point, what is mounted) inside ``folder``, the last mounted first."""
     root = folder.resolve()
     # A path may hold any byte, and any control character: only a newline ends a line.
     lines = os.fsdecode(mountinfo.read_bytes()).split("\n")
-    points = [Path(unescaped(line.split(" ")[4])) for line in lines if line]
-    return [point for point in reversed(points) if root in point.parents]
+    fields = [line.split(" ") for line in lines if line]
+    found = [(Path(unescaped(each[4])), Path(unescaped(each[-2]))) for each in fields]
+    return [each for each in reversed(found) if root in each[0].parents]
 
 
 def loops_of(folder: Path, block: Path = _BLOCK) -> list[Path]:
@@ -39,15 +45,23 @@ def loops_of(folder: Path, block: Path = _BLOCK) -> list[Path]:
 
 
 def release(folder: Path) -> list[str]:
-    """Unmount and detach what is left in ``folder``; return what could not be released.
+    """Unmount and detach what scripts left in ``folder``; return what could not be released.
+
+    NVIDIA's scripts mount images of the tree, by loop devices. Any other mount there is the site's
+    own (a disk for ``bootloader/``, say) and stays.
 
     Only for the holder of the tree's lock: nobody else is working there.
     """
-    for point in mounts_below(folder):
+    for point in _images_mounted(folder):
         run(["umount", str(point)], cwd=Path("/"), timeout=60)
     for device in loops_of(folder):
         run(["losetup", "-d", str(device)], cwd=Path("/"), timeout=60)
-    return [str(each) for each in (*mounts_below(folder), *loops_of(folder))]
+    return [str(each) for each in (*_images_mounted(folder), *loops_of(folder))]
+
+
+def _images_mounted(folder: Path) -> list[Path]:
+    loops = loops_of(folder)
+    return [point for point, source in _mounted(folder) if source in loops]
 
 
 def users_of(folder: Path, proc: Path = Path("/proc")) -> list[str]:

@@ -680,7 +680,8 @@ def test_mounts_and_loop_devices_of_a_killed_script_are_given_back(tmp_path: Pat
 def test_a_busy_mount_names_the_process_that_keeps_it(image: Callable[..., Ran], bsp: Path) -> None:
     where = bsp / "bootloader/mnt"
     where.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "none", where], check=True)
+    subprocess.run(["mke2fs", "-q", bsp / "bootloader/system.img.raw", "8M"], check=True)
+    subprocess.run(["mount", "-o", "loop", bsp / "bootloader/system.img.raw", where], check=True)
     with subprocess.Popen(["sleep", "60"], cwd=where) as user:
         try:
             ran = image()
@@ -689,8 +690,22 @@ def test_a_busy_mount_names_the_process_that_keeps_it(image: Callable[..., Ran],
             user.wait()
             subprocess.run(["umount", where], check=True)
     assert ran.code == 6, ran.err
-    assert f"{where} could not be unmounted" in ran.json["error"]
+    assert ran.json["error"].startswith(f"{where}, /dev/loop")
+    assert "could not be unmounted or detached" in ran.json["error"]
     assert f"stop process {user.pid} (sleep); then run umount" in ran.json["hint"]
+
+
+@needs_root
+def test_a_mount_of_the_sites_own_stays(image: Callable[..., Ran], bsp: Path) -> None:
+    where = bsp / "bootloader"
+    subprocess.run(["mount", "--bind", where, where], check=True)
+    try:
+        ran = image()
+        assert ran.code == 0, ran.err
+        assert mounts_below(bsp) == [where]
+    finally:
+        subprocess.run(["umount", where], check=True)
+    assert mounts_below(bsp) == []
 
 
 @needs_root
