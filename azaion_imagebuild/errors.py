@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
@@ -147,6 +148,43 @@ class InterruptedBuild(OperatorError):
 def problems_of(findings: Iterable[Finding]) -> list[tuple[str, str]]:
     """Return message and hint of each error among the findings; ignore warnings."""
     return [(each.message, each.hint) for each in findings if each.severity == "error"]
+
+
+def exhausted(error: BaseException) -> tuple[str, str] | None:
+    """Return message and hint if this host has run out of something; None: that is not why.
+
+    A chain of errors is searched: a library may have put its own one on top.
+    """
+    seen: list[BaseException] = []
+    at: BaseException | None = error
+    while at is not None and at not in seen and len(seen) < _LONGEST_CHAIN:
+        seen.append(at)
+        if found := _shortage(at):
+            return found
+        at = at.__cause__ or at.__context__
+    return None
+
+
+_LONGEST_CHAIN = 20
+_NO_MEMORY = ("cannot allocate memory", "failed to map segment", "can't start new thread")
+_AGAIN = "then run the same command again"
+
+
+def _shortage(error: BaseException) -> tuple[str, str] | None:
+    text, number = str(error).lower(), getattr(error, "errno", None)
+    where = f": {error.filename}" if isinstance(error, OSError) and error.filename else ""
+    if number in (errno.EMFILE, errno.ENFILE) or "too many open files" in text:
+        return "too many files are open for this process", f"raise ulimit -n, {_AGAIN}"
+    if isinstance(error, MemoryError) or number == errno.ENOMEM or _says(text, _NO_MEMORY):
+        hint = "free some memory, or raise the limit for this process (ulimit -v, ulimit -u)"
+        return "there is not enough memory", f"{hint}, {_AGAIN}"
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return f"there is no space left on the disk{where}", f"make room, {_AGAIN}"
+    return None
+
+
+def _says(text: str, phrases: Iterable[str]) -> bool:
+    return any(each in text for each in phrases)
 
 
 def raise_for(findings: Iterable[Finding], kind: type[OperatorError]) -> None:

@@ -11,8 +11,18 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..errors import ExitCode, InterruptedBuild, OperatorError, UsageError, denied, is_denied
+from ..errors import (
+    ExitCode,
+    InterruptedBuild,
+    OperatorError,
+    PreflightError,
+    UsageError,
+    denied,
+    exhausted,
+    is_denied,
+)
 from ..settings import ENV_PREFIX
+from ..system import limits
 from ..system.signals import hold_to_the_end, taken
 from . import stdout
 from .console import Console
@@ -50,13 +60,12 @@ def _ended(argv: Sequence[str], console: Console) -> int:
         words = with_verb(argv)
         args = parser(words).parse_args(words)
         console.debug = args.debug
+        if words[:1] not in _LIGHT:
+            limits.check()
         with _permitted(), _held_at_its_end():
             code = _called(args, console)
     except OperatorError as error:
-        console.failed(error)
-        if "--json" in argv:
-            stdout.print_json({"outcome": "failed", **_failure(error)}, console)
-        return int(error.exit_code)
+        return _refused(error, argv, console)
     except KeyboardInterrupt:
         ended = InterruptedBuild(
             "interrupted", hint="run the same command again: repeating it is safe"
@@ -67,13 +76,26 @@ def _ended(argv: Sequence[str], console: Console) -> int:
         return int(ExitCode.INTERRUPTED)
     except SystemExit:  # --help, --version
         raise
-    except BaseException:
+    except BaseException as error:
+        if problem := exhausted(error):
+            return _refused(PreflightError.of_problems([problem]), argv, console)
         logging.getLogger(__name__).exception("a bug of azaion-imagebuild")
         if "--json" in argv:
             bug = {"outcome": "failed", "error": "a bug", "exit_code": int(ExitCode.BUG)}
             stdout.print_json(bug, console)
         return int(ExitCode.BUG)
     return code
+
+
+_LIGHT = (["completion"], ["hooks"], ["ledger"], ["verify"])
+"""Commands that need little of the host."""
+
+
+def _refused(error: OperatorError, argv: Sequence[str], console: Console) -> int:
+    console.failed(error)
+    if "--json" in argv:
+        stdout.print_json({"outcome": "failed", **_failure(error)}, console)
+    return int(error.exit_code)
 
 
 @contextlib.contextmanager

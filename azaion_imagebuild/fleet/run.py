@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import pluggy
 from msgspec import structs
 
-from ..errors import BugError, ExitCode, InterruptedBuild, OperatorError
+from ..errors import BugError, ExitCode, InterruptedBuild, OperatorError, PreflightError, exhausted
 from ..identity.serial_list import Listed
 from ..ledger import Ledger
 from ..model import BuildRecord
@@ -237,6 +237,8 @@ def _not_made(each: Listed, error: BaseException, place: str) -> dict[str, Any]:
         return {**blank_record(each), "lane": place}
     if isinstance(error, OperatorError):
         return failed(each, error, place=place)
+    if problem := exhausted(error):
+        return failed(each, PreflightError.of_problems([problem]), place=place)
     _logger.error("a bug while making %s", each.serial, exc_info=error)
     bug = BugError(f"a bug: {type(error).__name__}: {error}", hint="report it")
     return failed(each, bug, place=place)

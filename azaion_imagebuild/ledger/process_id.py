@@ -55,11 +55,15 @@ def is_alive(host: str | None, process: str | None) -> bool:
 
 
 def is_running(process: str) -> bool | None:
-    """Tell whether a process runs; None if it belongs to another machine, container or boot."""
+    """Tell whether a process runs.
+
+    None: it belongs to another machine, container or boot, or this user cannot see it.
+    """
     boot, pid, started, namespace, _ = _words(process)
     if boot != _boot() or namespace not in (_UNKNOWN, _namespace()):
         return None
-    return pid.isdigit() and _started(int(pid)) == started
+    now = _started(int(pid)) if pid.isdigit() else "gone"
+    return None if now != "gone" and _UNKNOWN in (now, started) else now == started
 
 
 def _words(process: str) -> list[str]:
@@ -95,5 +99,16 @@ def _started(pid: int) -> str:
         # The program's name, in parentheses, may contain spaces and parentheses.
         words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return "gone"
+        return _UNKNOWN if _is_hidden(pid) else "gone"
     return "gone" if words[0] in ("Z", "X") else words[19]
+
+
+def _is_hidden(pid: int) -> bool:
+    """Tell whether a process runs that procfs does not show (hidepid=2, or it is not mounted)."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True

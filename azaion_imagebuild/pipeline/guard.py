@@ -13,7 +13,21 @@ from typing import Any
 import pluggy
 from msgspec import structs
 
-from ..errors import BugError, InterruptedBuild, OperatorError, PreflightError, denied, is_denied
+from ..errors import (
+    BugError,
+    FlashError,
+    ImageBuildError,
+    InterruptedBuild,
+    LedgerError,
+    OperatorError,
+    PreflightError,
+    ProvisioningError,
+    StagingError,
+    VerificationError,
+    denied,
+    exhausted,
+    is_denied,
+)
 from ..model import Build, BuildRecord
 from ..shipped import shipped
 from ..system.locks import locked
@@ -66,16 +80,41 @@ def _for_operator(attempt: Attempt, error: BaseException) -> OperatorError:
         return interrupted
     if is_denied(error) and attempt.current in ("lock", "preflight"):
         return PreflightError.of_problems([denied(error)])
+    return _with_flashed(attempt, _shortage(attempt, error) or _bug(attempt, error))
+
+
+def _shortage(attempt: Attempt, error: BaseException) -> OperatorError | None:
+    """Return the error if the host ran out of memory, files or space; None: it did not."""
+    problem = exhausted(error)
+    if problem is None:
+        return None
+    return _KINDS.get(attempt.current, StagingError).of_problems([problem])
+
+
+_KINDS: dict[str, type[OperatorError]] = {
+    **dict.fromkeys(("lock", "preflight", "prepare"), PreflightError),
+    **dict.fromkeys(("provision_identity", "activate_identity"), ProvisioningError),
+    "ledger": LedgerError,
+    "build_image": ImageBuildError,
+    "verify_image": VerificationError,
+    "flash": FlashError,
+}
+
+
+def _bug(attempt: Attempt, error: BaseException) -> OperatorError:
     _logger.error("a bug in the step %s", attempt.current, exc_info=error)
-    bug = BugError(
+    return BugError(
         f"a bug in {_culprit(error, attempt.hook)}, step {attempt.current}:"
         f" {type(error).__name__}: {error}",
         hint="report it with the traceback above; --disable NAME turns a plug-in off",
     )
+
+
+def _with_flashed(attempt: Attempt, error: OperatorError) -> OperatorError:
     if attempt.flashed is not None:
         told = f"the device {attempt.flashed.device} is flashed already, and has its new password"
-        bug.problems += ((told, "if you run the same command again, flash that very device"),)
-    return bug
+        error.problems += ((told, "if you run the same command again, flash that very device"),)
+    return error
 
 
 def _culprit(error: BaseException, hook: Any) -> str:

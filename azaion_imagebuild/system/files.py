@@ -68,10 +68,11 @@ def prepared_file(
             os.fsync(folder)
 
     try:
-        with stream:
-            os.chmod(stream.fileno(), 0o600)  # regardless of the umask
-            yield stream, publish
+        os.chmod(stream.fileno(), 0o600)  # regardless of the umask
+        yield stream, publish
     finally:
+        with contextlib.suppress(OSError):  # what could not be written is not wanted either
+            stream.close()
         if not published:  # otherwise this could be another process's file
             with contextlib.suppress(OSError):
                 os.unlink(new, dir_fd=folder)
