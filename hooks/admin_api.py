@@ -63,12 +63,14 @@ def _api(build: Build) -> Iterator[AdminApi]:
 
 
 def _require_update(settings: AdminApiSettings) -> None:
-    """Find out before an image is built, which takes minutes, that its password cannot be set.
+    """Check that the API can set the password, before building an image, which takes minutes.
 
     Raises:
         ProvisioningError: the admin API has no request that updates an account.
     """
-    from azaion_imagebuild.admin_api.probe import missing_update  # late: few builds need it
+    from azaion_imagebuild.admin_api.probe import (
+        missing_update,
+    )  # imported late: few builds need it
 
     found = missing_update(settings)
     if found is None:
@@ -101,7 +103,7 @@ def _warnings(settings: AdminApiSettings) -> list[Finding]:
 
 
 def _unreachable(settings: AdminApiSettings, api: AdminApi) -> list[Finding]:
-    """Knock at the API's port: a VPN that is down is better found before anything changes."""
+    """Connect to the API, to find a VPN that is down before anything changes."""
     try:
         api.reach()
     except Unreachable as error:

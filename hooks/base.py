@@ -15,7 +15,7 @@ def pre_flash(
 ) -> list[StagedFile] | None:
     if not _stamps(build):
         return None
-    from azaion_imagebuild.images import stamp  # imported late: only a build that stamps needs it
+    from azaion_imagebuild.images import stamp  # imported late: only stamping needs it
 
     return [stamp.to_be_stamped(stamp.stamped_content(build, identity), ownership)]
 

@@ -1,4 +1,4 @@
-"""device.conf: puts it into the rootfs with its owner and mode, and takes it out again."""
+"""device.conf: writes it into the rootfs with its owner and mode, and removes it afterwards."""
 
 from __future__ import annotations
 

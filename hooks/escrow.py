@@ -1,4 +1,4 @@
-"""Escrow: keeps each new credential encrypted to the site's public keys, where [escrow] asks so."""
+"""Escrow: keeps each new credential, encrypted to the public keys of [escrow]."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def preflight(build: Build) -> list[Finding]:
 def pre_provision(build: Build) -> list[Finding]:
     if not build.settings.escrow.recipients:
         return []
-    from azaion_imagebuild.identity import escrow  # late: most sites need none
+    from azaion_imagebuild.identity import escrow  # imported late: most sites have none
 
     return escrow.findings(build)
 

@@ -1,4 +1,4 @@
-"""The image: has NVIDIA's scripts build it without a device, and later write it to one."""
+"""The image: NVIDIA's scripts build it without a device, and later write it to one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ def build_image(
 ) -> Image | None:
     if build.bsp_dir is None or build.stamps:
         return None
-    from azaion_imagebuild.l4t.flashing import flash_method  # late: `provision` needs none of it
+    from azaion_imagebuild.l4t.flashing import (
+        flash_method,
+    )  # imported late: `provision` does not need it
     from azaion_imagebuild.l4t.retry import kept_image
 
     kept = kept_image(build, identity, staged)

@@ -10,7 +10,7 @@ from azaion_imagebuild.model import Build, Finding, FuseResult
 def preflight(build: Build) -> list[Finding]:
     if not build.fuse:
         return []
-    from azaion_imagebuild.l4t import fuses  # late: most builds need none
+    from azaion_imagebuild.l4t import fuses  # imported late: most builds do not need it
 
     return fuses.findings(build)
 

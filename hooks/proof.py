@@ -1,4 +1,4 @@
-"""The proof: reads every file that holds the finished image back: its identity, then the rest."""
+"""The proof: reads every file of the finished image back; first its identity, then the rest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def verify_image(
     build: Build, identity: DeviceIdentity, staged: Sequence[StagedFile], image: Image
 ) -> list[Finding]:
     from azaion_imagebuild.l4t import firmware
-    from azaion_imagebuild.proof import completeness  # late: `provision` needs none
+    from azaion_imagebuild.proof import completeness  # imported late: `provision` does not need it
     from azaion_imagebuild.proof.identity import Expected, prove
 
     (conf,) = (each for each in staged if each.path == DEVICE_CONF)
@@ -39,7 +39,7 @@ def verify_image(
         for finding in prove(entry, str(path), expected)
     ]
     if differences or build.stamps:
-        return differences  # a base was proven to be whole when it was built
+        return differences  # the base was proven when it was built
     left_out = firmware.built_findings(build.bsp_dir, build) if build.bsp_dir else ()
     return [*completeness.findings(build, image), *left_out]
 
@@ -64,5 +64,5 @@ def _device_confs(build: Build, image: Image) -> Iterator[tuple[Path, FileEntry 
         else:
             entry = images.read_file(path, DEVICE_CONF, device_conf.LONGEST, largest)
         if path in image.aside and (entry is None or is_placeholder(entry.data)):
-            continue  # no identity is in it, and it reaches no device
+            continue  # it holds no identity and reaches no device
         yield path, entry

@@ -12,7 +12,9 @@ from azaion_imagebuild.model import Build, DeviceIdentity, Image
 def post_flash(build: Build, identity: DeviceIdentity, image: Image) -> dict[str, Any]:
     if build.bsp_dir is None:
         return {}
-    from azaion_imagebuild.l4t.cleanup import clean_up  # late: `provision` does not need it
+    from azaion_imagebuild.l4t.cleanup import (
+        clean_up,
+    )  # imported late: `provision` does not need it
 
     said = clean_up(build, identity, image, build.bsp_dir)
     if not build.flash:

@@ -13,7 +13,9 @@ def preflight(build: Build) -> list[Finding]:
     settings = build.settings.smoke
     if settings.loader_url is None:
         return []
-    from azaion_imagebuild.loader import client as loader  # late: most builds need none
+    from azaion_imagebuild.loader import (
+        client as loader,
+    )  # imported late: most builds do not need it
 
     try:
         loader.loader_url(settings, build.serial, build.usb_instance)

@@ -40,7 +40,7 @@ for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(_number, signal.SIG_DFL)
 
 # An installed tool has its bytecode. Without it every process that a test starts would compile the
-# package anew, and every worker the tests.
+# package again, and every worker the tests.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 # The sandbox's scripts ask the PATH for python3: a shim there (pyenv's) costs more than they do.

@@ -53,7 +53,7 @@ class Answer(Struct, frozen=True, kw_only=True):
         return Event(name="scanned", message=self.message, level=level, fields=fields)
 
     def as_json(self) -> dict[str, str | None]:
-        """Return a refused scan as it stands in the record of a fleet."""
+        """Return a refused scan for the record of a fleet."""
         return {"scan": self.scan, "serial": self.serial, "error": self.message, "hint": self.hint}
 
 

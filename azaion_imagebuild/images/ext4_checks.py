@@ -68,7 +68,7 @@ def check_features(incompat: int, ro_compat: int) -> None:
 
 
 def check_fields(sb: bytes) -> None:
-    """Check fields that do not matter for reading, but for the kernel's mount.
+    """Check fields that matter for the kernel's mount only.
 
     Raises:
     CorruptImage: a field of the superblock has a value that the kernel refuses.

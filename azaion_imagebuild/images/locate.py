@@ -106,7 +106,7 @@ def in_zstd(archive: ZstdTar, stream: Readable) -> Location | None:
         stream: the file that it is in.
 
     Raises:
-        CorruptImage: it is no regular file, or compressed, or the archive is damaged.
+        CorruptImage: it is not a regular file, or compressed, or the archive is damaged.
     """
     member = archive.find(DEVICE_CONF)
     if member is None:

@@ -1,4 +1,4 @@
-"""A slot in an archive that zstd packed: the archive is packed anew, once, with device.conf last.
+"""A slot in a zstd archive: the archive is packed again, once, with device.conf last.
 
 Everything else becomes one frame, in its order; device.conf and the archive's end become a stored
 one (:mod:`.zstd_index`). Both passes stream, in bounded memory. The new file takes the old one's
@@ -62,7 +62,7 @@ def reframe(
     size: int,
     check: Callable[[bytes], object] = lambda old: None,
 ) -> bytes | None:
-    """Pack an archive anew, with a slot of at least ``size`` bytes.
+    """Pack an archive again, with a slot of at least ``size`` bytes.
 
     A device.conf that is there and long enough keeps its data, owner and mode.
 
@@ -95,7 +95,7 @@ def reframe(
             os.fchmod(new.fileno(), stat.S_IMODE(found.st_mode))
     except OSError as error:
         raise ImageBuildError(
-            f"cannot pack {path} anew: {error.strerror}",
+            f"cannot pack {path} again: {error.strerror}",
             hint="make room beside it, as much as it takes, then run the same command again",
         ) from None
     version = Version.of(path)
@@ -125,7 +125,7 @@ def _parts(archive: Unpacked, plan: _Plan) -> Iterator[bytes]:
         while position < start:
             part = archive.read(start - position)
             if not part:
-                raise CorruptImage("it became shorter while it was packed anew")
+                raise CorruptImage("it became shorter while it was packed again")
             position += len(part)
             yield part
         position = after

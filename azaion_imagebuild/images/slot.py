@@ -3,7 +3,7 @@
 Raw ext4: with debugfs (e2fsprogs). Its exit code means nothing, so our reader reads the result back
 and e2fsck checks it. Tar: by appending a member, because the last one of a name counts. Before
 that, the data of the old file (or of every earlier member) is overwritten with zeros: removing a
-file would leave its password in free blocks. An archive that zstd packed is packed anew without the
+file would leave its password in free blocks. A zstd archive is packed again without the
 old members (:mod:`.reframe`). debugfs sees no secret: the identity comes later.
 """
 

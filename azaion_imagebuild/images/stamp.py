@@ -158,7 +158,7 @@ def opened_for_stamping(
 
 @contextlib.contextmanager
 def _locked(path: Path, wait: float) -> Iterator[int]:
-    """Open and lock the file at ``path``; one that another process replaced meanwhile is none."""
+    """Open and lock the file at ``path``; ignore one that another process replaced meanwhile."""
     descriptor = _opened(path)
     try:
         while True:

@@ -261,7 +261,7 @@ def _is_skippable(head: bytes) -> bool:
 
 def _check_header(head: bytes, offset: int) -> None:
     if not head.startswith(MAGIC):
-        raise CorruptImage(f"what follows at byte {offset} is no zstd frame")
+        raise CorruptImage(f"what follows at byte {offset} is not a zstd frame")
     header = frame_header(head)
     if header.window > LARGEST_WINDOW:
         raise CorruptImage(

@@ -60,7 +60,7 @@ def build_base(build: Build, ownership: Ownership) -> Image:
 def _make_ready(build: Build, image: Image, ownership: Ownership) -> None:
     """Make device.conf the last member of each archive: a stamp then changes only its end.
 
-    What zstd packed is packed anew, because a stamp cannot change compressed data.
+    A zstd archive is packed again, because a stamp cannot change compressed data.
     """
     settings = build.settings
 

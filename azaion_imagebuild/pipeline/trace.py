@@ -125,7 +125,7 @@ def deliver() -> None:
         provider = _providers.pop()
         sending = threading.Thread(target=provider.shutdown, daemon=True)
         sending.start()
-        sending.join(_PATIENCE + 0.5)  # it logs by itself what it gave up in time
+        sending.join(_PATIENCE + 0.5)  # it logs what it could not send in time
         if sending.is_alive():
             atexit.unregister(provider.shutdown)
             _logger.warning("the trace: the collector takes too long to answer")

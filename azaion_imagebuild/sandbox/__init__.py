@@ -41,7 +41,7 @@ class Sandbox(Struct, frozen=True):
 
     @property
     def sysfs(self) -> Path:
-        """What the sandbox has in place of /sys/bus/usb/devices."""
+        """The sandbox's substitute for /sys/bus/usb/devices."""
         return self.dir / "sysfs"
 
     def device_at(self, usb_instance: str) -> Path:
@@ -49,9 +49,9 @@ class Sandbox(Struct, frozen=True):
         return self.dir / "devices" / f"{usb_instance}.img"
 
     def usb_instances(self, number: int) -> list[str]:
-        """Plug in so many virtual devices, all in recovery mode; return their USB instances.
+        """Plug in a number of virtual devices, all in recovery mode; return their USB instances.
 
-        They are ``0-1``, ``0-2`` and so on. Others are unplugged; what was flashed to them stays.
+        They are ``0-1``, ``0-2`` and so on. Others are unplugged, with what was flashed to them.
 
         Raises:
             UsageError: the sandbox cannot be written.
@@ -73,7 +73,7 @@ class Sandbox(Struct, frozen=True):
         return Accounts(self.dir / "admin-api.sqlite3")
 
     def create(self, lock_wait: float) -> None:
-        """Make what is missing.
+        """Create what is missing.
 
         Raises:
             UsageError: the folder cannot be written.
@@ -90,7 +90,7 @@ class Sandbox(Struct, frozen=True):
         """Remove the sandbox with its accounts and its device.
 
         Raises:
-            UsageError: the folder is no sandbox, or it cannot be removed.
+            UsageError: the folder is not a sandbox, or it cannot be removed.
             PreflightError: a build is at work in it.
         """
         if not self.dir.exists():
@@ -98,7 +98,7 @@ class Sandbox(Struct, frozen=True):
         if not is_reference_bsp(self.bsp):
             raise UsageError(
                 f"{self.dir} holds no sandbox of this tool",
-                hint="look at what it is; remove it yourself if that is meant",
+                hint="check what it is, and remove it yourself",
             )
         try:
             with locked([self.dir, self.bsp], 0.0):
@@ -126,7 +126,7 @@ class Sandbox(Struct, frozen=True):
                 settings,
                 admin_api=structs.replace(of_the_runbook(settings.admin_api), url=api.url),
                 bsp=structs.replace(settings.bsp, dir=self.bsp, sysfs_usb=self.sysfs),
-                image=structs.replace(settings.image, keep=True),  # to look at
+                image=structs.replace(settings.image, keep=True),  # for people to look at
                 smoke=structs.replace(settings.smoke, loader_url=loader_url, wait=0.0),
             )
 

@@ -19,13 +19,13 @@ _SCHEMA = """CREATE TABLE IF NOT EXISTS users (
     cost INTEGER NOT NULL,
     created TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
     updated TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP)"""
-# What was hashed before the cost was kept was hashed at this one.
+# Older hashes, without a stored cost, have this one.
 _ADD_COST = "ALTER TABLE users ADD COLUMN cost INTEGER NOT NULL DEFAULT 4096"
 _ROLES = ("CompanionPC",)
 
 
 class Account(Struct, frozen=True, kw_only=True):
-    """One account, without its password's hash."""
+    """An account, without its password's hash."""
 
     email: str
     role: str
@@ -38,7 +38,7 @@ class Accounts:
     """The accounts of the sandbox, in one SQLite file (0600).
 
     Attributes:
-        cost: scrypt's N for a new password; it is kept beside the hash. 2**12: some 10 ms.
+        cost: scrypt's N for new passwords, stored beside the hash. 2**12 takes about 10 ms.
     """
 
     cost = 2**12
@@ -50,7 +50,9 @@ class Accounts:
             connection.execute(_SCHEMA)
             columns = [row[1] for row in connection.execute("PRAGMA table_info(users)")]
             if "cost" not in columns:
-                with contextlib.suppress(sqlite3.OperationalError):  # another has added it since
+                with contextlib.suppress(
+                    sqlite3.OperationalError
+                ):  # another process has just added it
                     connection.execute(_ADD_COST)
 
     def create(self, email: str, password: str, role: str) -> bool:
@@ -108,12 +110,12 @@ def _hash(password: str, salt: bytes, cost: int) -> bytes:
 
 
 def admin_api(accounts: Accounts, port: int = 0) -> Server:
-    """Return a server of the runbook's contract over ``accounts``, and POST /login."""
+    """Return a server for ``accounts``, with the runbook's contract and POST /login."""
     return Server(routes(accounts), port)
 
 
 def routes(accounts: Accounts) -> dict[str, Action]:
-    """Return what answers the requests of the runbook's contract, and POST /login."""
+    """Return the actions for the runbook's contract and POST /login."""
 
     def create(body: dict[str, str]) -> Answer:
         if body["role"] not in _ROLES:

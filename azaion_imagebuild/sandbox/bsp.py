@@ -25,14 +25,14 @@ _EXECUTABLE = (
 def service_user() -> int:
     """Return the uid of the sandbox's service user: the caller's own, or 1000 for root.
 
-    An ordinary user cannot give files away, so the account ``azaion`` of the sandbox's rootfs has
-    the caller's uid: the ownership in the image is then true, without root.
+    An ordinary user cannot chown files, so the account ``azaion`` of the sandbox's rootfs has the
+    caller's uid: the owner in the image is then right without root.
     """
     return os.geteuid() or 1000
 
 
 def create_bsp(bsp: Path) -> Path:
-    """Make the reference BSP at ``bsp``, again if it is of another version; return it."""
+    """Create the reference BSP at ``bsp``, again if its version differs; return it."""
     mark = bsp / REFERENCE_MARK
     version = _version()
     if bsp.exists() and not mark.is_file():
@@ -60,7 +60,7 @@ def is_reference_bsp(bsp: Path) -> bool:
 
 
 def create_rootfs(rootfs: Path, uid: int) -> None:
-    """Make a root filesystem in miniature, with the service user ``azaion`` (``uid``)."""
+    """Create a small root filesystem with the service user ``azaion`` (``uid``)."""
     for folder in (
         "bin",
         "boot/extlinux",
@@ -87,7 +87,7 @@ def create_rootfs(rootfs: Path, uid: int) -> None:
 
 
 def _make_readable(tree: Path) -> None:
-    """Set the modes that NVIDIA's trees have, because the umask may have taken bits from them."""
+    """Set the modes of NVIDIA's trees, because the umask may have removed bits."""
     for path in (tree, *tree.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
 

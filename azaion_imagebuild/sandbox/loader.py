@@ -20,8 +20,8 @@ def loader(
     """Return a server that behaves like the Loader of the device in the file ``device``.
 
     GET /health is 200 only when the device's own credentials log in at ``resource_api``.
-    POST /login takes the device's own credentials only, and forwards them. For each of ``others``
-    (name → file) /NAME/health and /NAME/login do the same.
+    POST /login accepts only the device's own credentials, and forwards them. For each of ``others``
+    (name → file), /NAME/health and /NAME/login do the same.
     """
     routes = _routes("", device, resource_api)
     for name, file in (others or {}).items():

@@ -18,7 +18,7 @@ _BAD_BODY: Answer = (400, {"error": "the body must be a JSON object of texts, up
 
 
 class Server:
-    """Serves actions in the background while its context lasts, on a port of its own choice."""
+    """Serves actions in the background while its context lasts, on a free port."""
 
     def __init__(
         self,
@@ -26,9 +26,9 @@ class Server:
         port: int = 0,
         handler: type[JsonHandler] | None = None,
     ) -> None:
-        """``routes``: "METHOD /path" → what answers the request's JSON object.
+        """``routes``: "METHOD /path" → the action that answers the request's JSON object.
 
-        ``handler`` is who answers in place of :class:`JsonHandler`.
+        ``handler`` replaces :class:`JsonHandler`.
         """
         handler = type("Handler", (handler or JsonHandler,), {"routes": routes})
         self._server = _QuietServer(("127.0.0.1", port), handler)
@@ -58,11 +58,11 @@ class _QuietServer(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is no news."""
+        """Ignore errors: clients may disconnect."""
 
 
 class JsonHandler(BaseHTTPRequestHandler):
-    """Answers a JSON object of texts with another one, by the server's routes."""
+    """Answers a JSON object of strings with another one, by the server's routes."""
 
     routes: ClassVar[dict[str, Action]]
     protocol_version = "HTTP/1.1"
@@ -83,14 +83,14 @@ class JsonHandler(BaseHTTPRequestHandler):
     do_PATCH = do_PUT = do_POST
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Stay silent: the story on stderr is the build's."""
+        """Log nothing: stderr is for the build."""
 
     def respond(self, data: bytes) -> None:
         """Answer the request that has the body ``data``."""
         self.send(*self.answer(data))
 
     def answer(self, data: bytes) -> Answer:
-        """Return what the routes answer."""
+        """Return the routes' answer."""
         action = self.routes.get(f"{self.command} {self.path}")
         if action is None:
             return _NOT_FOUND
@@ -105,7 +105,7 @@ class JsonHandler(BaseHTTPRequestHandler):
     def send(
         self, status: int, body: Mapping[str, Any] | bytes, headers: Mapping[str, str] | None = None
     ) -> None:
-        """Send an answer: JSON, or the very bytes."""
+        """Send an answer, as JSON or as the given bytes."""
         payload = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
         for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
@@ -116,7 +116,9 @@ class JsonHandler(BaseHTTPRequestHandler):
 
     def _body(self) -> bytes | None:
         try:
-            length = int(self.headers.get("Content-Length", "none"))  # no chunks are read
+            length = int(
+                self.headers.get("Content-Length", "none")
+            )  # chunked bodies are not supported
         except ValueError:
             return None
         return self.rfile.read(length) if 0 <= length <= _LARGEST_BODY else None

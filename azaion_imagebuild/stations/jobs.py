@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 TASK = "azaion-imagebuild:make"
+GIVEN_BACK = "given back"
+"""The outcome of a requeued device; the database and ``--json`` keep this word."""
+
 _COMMON, _SANDBOX = "devices", "sandbox"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,23}")
 """Short, because a channel is named after its queue, and PostgreSQL allows 63 bytes for that."""

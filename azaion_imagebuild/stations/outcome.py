@@ -14,16 +14,14 @@ from ..errors import ExitCode
 from ..ledger.standing import FLASH
 from ..settings import StationSettings
 from .claim import Claim
-
-GIVEN_BACK = "given back"
-"""The device is in the queue again. The database and ``--json`` keep this word."""
+from .jobs import GIVEN_BACK
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
     """How one device ended, for the operator and for the queue."""
 
     outcome: str
-    """``done``, ``failed``, ``unknown``, ``waits`` (for a retry) or :data:`GIVEN_BACK`."""
+    """``done``, ``failed``, ``unknown``, ``waits`` (for a retry) or :data:`.jobs.GIVEN_BACK`."""
     wait: float | None = None
     """Seconds until the retry; None: the station does not retry it."""
     orphaned: bool = False

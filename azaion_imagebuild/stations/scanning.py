@@ -12,6 +12,7 @@ from ..identity.serial_list import Listed
 from ..ledger import Ledger
 from ..pipeline.events import Watcher
 from ..settings import Settings
+from .jobs import GIVEN_BACK
 from .submit import Submission, SubmitOrder, queue
 
 _FIRST = 1
@@ -57,8 +58,8 @@ class StationScans:
         self._promised.pop(serial, None)
 
     def ended(self, serial: str, outcome: str) -> None:
-        """A device has ended, or went back into the queue."""
-        if outcome == "given back":
+        """A device has ended, or was requeued."""
+        if outcome == GIVEN_BACK:
             self.scans.waits_again(serial)
         else:
             self.scans.ended(serial, done=outcome == "done")

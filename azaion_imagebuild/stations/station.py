@@ -36,7 +36,7 @@ from ..pipeline.shared import SharedResources
 from ..settings import Settings, StationSettings
 from ..system.signals import heard_by, hold_to_the_end, let_threads_go_on, stop_threads
 from .claim import Claim
-from .jobs import TASK, Job, checked_name, queue_of
+from .jobs import GIVEN_BACK, TASK, Job, checked_name, queue_of
 from .lane_display import Lane, LaneDisplay
 from .roster import Station, sign_off
 from .scanning import StationScans
@@ -315,7 +315,7 @@ class _Work:
         Raises:
             Undone: the job's lane is busy.
         """
-        from .outcome import GIVEN_BACK, Outcome, Undone
+        from .outcome import Outcome, Undone
 
         wanted = job.usb_instance
         fit = [each for each in self._free if wanted in (None, each.place.name)]
@@ -378,8 +378,6 @@ class _Work:
 
     def told(self, seconds: float) -> dict[str, Any]:
         """Return the station's JSON object."""
-        from .outcome import GIVEN_BACK
-
         interrupted = self.stops > 1
         outcomes = ("done", "failed", "unknown", GIVEN_BACK)
         return {

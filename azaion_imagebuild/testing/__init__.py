@@ -1,10 +1,10 @@
-"""For authors of plug-ins: what a plug-in promises, as tests to inherit, and the parts they need.
+"""For authors of plug-ins: the promises of a plug-in as tests to inherit, and the parts they need.
 
-A pytest plug-in, named by who wants it (docs/plugins.md)::
+It is a pytest plug-in, which tests have to name (docs/plugins.md)::
 
     pytest_plugins = ["azaion_imagebuild.testing"]  # in the topmost conftest.py
 
-Nothing else of this package needs pytest.
+Nothing else in this package needs pytest.
 """
 
 from .admin_api import AccountBook, FallibleAdminApi, Fault, Request

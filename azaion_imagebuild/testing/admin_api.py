@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Answer = tuple[int, Any]
-"""An HTTP status, and what is sent as JSON."""
+"""An HTTP status, and the value that is sent as JSON."""
 
-_SHORTEST_PASSWORD = 6  # a shorter text stands anywhere by chance
+_SHORTEST_PASSWORD = 6  # a shorter text may be anywhere by chance
 _DRIP = 0.05  # seconds between two bytes of an answer that drips
 
 
 class AccountBook(Protocol):
-    """What the kit asks about the accounts that a plug-in enrolls devices at."""
+    """What the kit asks about the accounts of a plug-in's devices."""
 
     def login(self, email: str, password: str) -> bool:
         """Tell whether the password opens the account."""
@@ -43,7 +43,7 @@ class AccountBook(Protocol):
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """A request that came in."""
+    """A received request."""
 
     method: str
     path: str
@@ -60,17 +60,17 @@ class Request(Struct, frozen=True, kw_only=True):
 
 
 class Fault(Struct, frozen=True, kw_only=True):
-    """One way in which an answer can be wrong."""
+    """A way in which an answer can be wrong."""
 
     name: str
     status: int | None = None
-    """None: the one that would be right."""
+    """None: the right status."""
     body: bytes = b'{"error": "told to fail"}'
     content_type: str = "application/json"
     carries_out: bool = False
-    """Whether the request is carried out all the same."""
+    """The request is carried out nevertheless."""
     echoes: bool = False
-    """Whether the body is the request's own, with the password in it."""
+    """The body is the request's own, with the password in it."""
     manner: Literal["answers", "hangs up", "stays silent", "drips", "breaks off"] = "answers"
     delay: float = 0.0
     """Seconds before the answer."""
@@ -90,7 +90,7 @@ def redirects(status: int) -> Fault:
 
 
 LOST_REPLY = Fault(name="lost reply", carries_out=True, manner="hangs up")
-"""The request is carried out, and nobody hears of it."""
+"""The request is carried out, but not answered."""
 BROKEN = Fault(name="broken connection", manner="hangs up")
 NO_JSON = Fault(name="invalid JSON", body=b'{"email": "azaion-', carries_out=True)
 CUT_OFF = Fault(name="cut off answer", carries_out=True, manner="breaks off")
@@ -105,15 +105,15 @@ SLOW = Fault(name="slow answer", carries_out=True, delay=0.4)
 SILENT = Fault(name="no answer", manner="stays silent")
 SILENT_AFTERWARDS = Fault(name="no answer afterwards", carries_out=True, manner="stays silent")
 DRIPPING = Fault(name="dripping answer", status=200, manner="drips")
-"""A byte now and then: a time limit for each read alone would wait for ever."""
+"""A byte now and then: a time limit for each read alone would never end it."""
 ECHO = Fault(name="echo of the request", status=500, echoes=True)
 
 
 class FallibleAdminApi:
     """Serves the runbook's contract, or another one, while its context lasts; fails when told to.
 
-    It remembers its requests, and checks while it answers one that the password in it is in no
-    process's command line or environment.
+    It remembers its requests, and checks during each that its password is in no process's command
+    line or environment.
     """
 
     def __init__(
@@ -131,11 +131,11 @@ class FallibleAdminApi:
         self.requests: list[Request] = []
         """Every request, in order."""
         self.elsewhere: list[Request] = []
-        """What arrived at the address that a redirect points to."""
+        """Requests that arrived at the target of a redirect."""
         self.passwords: list[str] = []
-        """Every password that it was sent, whatever it answered."""
+        """Every password that it received, whatever it answered."""
         self.seen_in_processes: list[str] = []
-        """Where a password stood for every user of the host to see."""
+        """Places where every user of the host could see a password."""
         self._contract = answer
         self._password_field = password_field
         self._plan = _Plan()
@@ -168,7 +168,7 @@ class FallibleAdminApi:
         times: int | None = None,
         with_password: bool = False,
     ) -> None:
-        """Answer ``after`` more requests as they should be, then ``times`` wrongly.
+        """Answer ``after`` more requests correctly, then ``times`` wrongly.
 
         Without ``times`` it fails until :meth:`recovers` is called. ``with_password``: only
         requests that carry a password count, and fail.
@@ -177,7 +177,7 @@ class FallibleAdminApi:
             self._plan = _Plan(fault=fault, after=after, times=times, with_password=with_password)
 
     def recovers(self) -> None:
-        """Answer as it should from now on; who waits for an answer is hung up on."""
+        """Answer correctly from now on; close connections that wait for an answer."""
         with self._lock:
             self._plan = _Plan()
             self._released.set()
@@ -195,7 +195,7 @@ class FallibleAdminApi:
         return self._running.enter_context(Server({}, handler=handler)).url
 
     def _noted(self, request: Request) -> tuple[Fault | None, threading.Event]:
-        """Remember a request; return how it is to be failed, and what ends the waiting."""
+        """Remember a request; return its fault, and an event that ends the waiting."""
         with self._lock:
             self.requests.append(request)
             passwords = list(_passwords(request, self._password_field))
@@ -207,7 +207,7 @@ class FallibleAdminApi:
 
 @dataclass(slots=True)
 class _Plan:
-    """Which of the coming requests are answered wrongly."""
+    """The next requests to answer wrongly."""
 
     fault: Fault | None = None
     after: int = 0
@@ -226,7 +226,7 @@ class _Plan:
 
 
 class _Fallible(JsonHandler):
-    """Answers as it should, or as it was told to fail."""
+    """Answers correctly, or with the chosen fault."""
 
     served: ClassVar[FallibleAdminApi]
 
@@ -270,7 +270,7 @@ class _Fallible(JsonHandler):
 
 
 class _Elsewhere(JsonHandler):
-    """Answers everything with 200, for who is led astray."""
+    """Answers everything with 200, for clients that follow a redirect."""
 
     found: ClassVar[list[Request]]
 
@@ -286,7 +286,7 @@ def _request(handler: JsonHandler, data: bytes) -> Request:
 
 
 def _passwords(request: Request, name: str) -> Iterator[str]:
-    """Yield the texts that a field of this name holds, in JSON or in a form."""
+    """Yield the values of the fields with this name, in JSON or in a form."""
     queue = [request.json]
     while queue:
         part = queue.pop()
@@ -301,7 +301,7 @@ def _passwords(request: Request, name: str) -> Iterator[str]:
 
 
 def _processes_with(password: str) -> list[str]:
-    """Return the processes in whose command line or environment the password stands."""
+    """Return the processes with the password in their command line or environment."""
     if len(password) < _SHORTEST_PASSWORD:
         return []
     needle, found = password.encode(), []

@@ -23,7 +23,7 @@ SERIAL = "AZJN-0042"
 
 @pytest.fixture
 def sandbox_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No setting, proxy, home or temporary folder of this host; a working folder of its own."""
+    """Hide this host's settings, proxies, home and temporary folder; use a new working folder."""
     for name in list(os.environ):
         if name.startswith(ENV_PREFIX) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
@@ -41,20 +41,20 @@ def sandbox_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 def sandbox_accounts(tmp_path: Path) -> Accounts:
     """The accounts of an admin API; ``login`` tells whether a password opens one."""
     accounts = Accounts(tmp_path / "accounts.sqlite3")
-    accounts.cost = 2  # nothing is guarded by the passwords of a test
+    accounts.cost = 2  # the passwords of a test guard nothing
     return accounts
 
 
 @pytest.fixture
 def sandbox_admin_api(sandbox_accounts: Accounts) -> Iterator[FallibleAdminApi]:
-    """The runbook's admin API, for real, on a port of its own; ``fails`` makes it fail."""
+    """A real server of the runbook's admin API, on a free port; ``fails`` makes it fail."""
     with FallibleAdminApi(sandbox_accounts) as api:
         yield api
 
 
 @pytest.fixture
 def sandbox_rootfs(tmp_path: Path) -> Path:
-    """A root filesystem in miniature, with the service user ``azaion``."""
+    """A small root filesystem with the service user ``azaion``."""
     path = tmp_path / "rootfs"
     create_rootfs(path, service_user())
     return path
@@ -107,7 +107,7 @@ def sandbox_build(tmp_path: Path, sandbox_environment: Path) -> MakeBuild:
 
 @pytest.fixture(scope="session")
 def _sandbox_bakery(tmp_path_factory: pytest.TempPathFactory) -> Bakery:
-    """Where ``sandbox_image`` gets the first image of each test from."""
+    """The source of the first image of each test for ``sandbox_image``."""
     return Bakery(tmp_path_factory.mktemp("bakery"))
 
 
@@ -117,8 +117,8 @@ def sandbox_image(
 ) -> MakeImage:
     """Build an image in ``sandbox_bsp``: ``sandbox_image(serial, settings=…)``.
 
-    It is what the step ``flash`` gets: built by the reference scripts, with an identity in it. A
-    second one in the same test takes its place.
+    The step ``flash`` gets such an image: built by the reference scripts, with an identity in it. A
+    second one in the same test replaces it.
     """
     made = 0
 

@@ -1,4 +1,4 @@
-"""What a plug-in of the step ``flash`` promises, as tests to inherit."""
+"""The promises of a plug-in for the step ``flash``, as tests to inherit."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ _FAILURES = {
 class FlashConformance(Conformance):
     """The promises of everything that writes the proven image to a device.
 
-    By default the plug-in flashes by NVIDIA's script of the sandbox's BSP. One with a writer of
-    its own overrides ``device``, where the writer is to write, and ``other_writer``.
+    By default the plug-in flashes with NVIDIA's script of the sandbox's BSP. One with its own
+    writer overrides ``device``, the file to write to, and ``other_writer``.
     """
 
     method: ClassVar[str] = "flash"
@@ -72,7 +72,7 @@ class FlashConformance(Conformance):
     def other_writer(
         self, flashable: FlashableImage, script: str | None
     ) -> AbstractContextManager[None]:
-        """Put a shell script in the place of the program that writes, while the context lasts.
+        """Replace the program that writes by a shell script, while the context lasts.
 
         Without a script the program is missing.
         """
@@ -83,7 +83,7 @@ class FlashConformance(Conformance):
     def flashable(
         self, device: Path, sandbox_image: MakeImage, settings: Settings
     ) -> FlashableImage:
-        """An image that has been proven, and a device for it."""
+        """A proven image, and a device for it."""
         return sandbox_image(settings=settings)
 
     @pytest.fixture
@@ -115,7 +115,7 @@ class FlashConformance(Conformance):
         self, flash: Flash, flashable: FlashableImage, device: Path, sandbox_image: MakeImage,
         settings: Settings,
     ) -> None:  # fmt: skip
-        """Nothing of the device before is kept: no image, no decision."""
+        """Nothing of the previous device is kept: no image, no decision."""
         flash(flashable)
         other = sandbox_image("AZJN-0043", settings=settings)
         flash(other)
@@ -225,7 +225,7 @@ class FlashConformance(Conformance):
         self, pytestconfig: pytest.Config, settings: Settings, device: Path,
         sandbox_build: MakeBuild, sandbox_bsp: Path, sandbox_admin_api: FallibleAdminApi,
     ) -> WholeBuild:  # fmt: skip
-        """Do every step of a build in the sandbox, ``flash`` by the plug-in."""
+        """Run every step of a build in the sandbox, ``flash`` with the plug-in."""
 
         def build(*, flash: bool = True, also: object = None) -> BuildRecord:
             changed = structs.replace(
@@ -260,7 +260,7 @@ class _Saboteur:
 
 @contextlib.contextmanager
 def replaced(program: Path, script: str | None) -> Iterator[None]:
-    """Put a shell script in a program's place, or nothing, while the context lasts."""
+    """Replace a program by a shell script, or remove it, while the context lasts."""
     aside = program.with_name(program.name + ".aside")
     program.rename(aside)
     if script is not None:
@@ -276,8 +276,8 @@ def replaced(program: Path, script: str | None) -> Iterator[None]:
 def interrupted_when(sign: Path, patience: float) -> Iterator[None]:
     """Send this process a SIGINT when a file appears, as Ctrl-C would.
 
-    A call that goes on all the same loses its processes, whose numbers the file holds: the test
-    then fails, and does not hang.
+    If the call continues, the processes whose numbers are in the file are killed: the test then
+    fails instead of hanging.
     """
     over = threading.Event()
 
@@ -309,7 +309,7 @@ def _with_time_limit(flashable: FlashableImage, seconds: float) -> FlashableImag
 
 
 def _refused(flash: Flash, flashable: FlashableImage) -> Exception:
-    """Return the error that the step ends with; no error is a failure of the test."""
+    """Return the error of the step; fail the test if there is none."""
     try:
         result = flash(flashable)
     except Exception as error:
@@ -326,7 +326,7 @@ def _refuse_running(pids: Path, when: str) -> None:
 
 
 def _fingerprints(image: Image) -> dict[Path, tuple[Any, ...]]:
-    """Return what changes with every write to a file of the image, and its content."""
+    """Return the content of an image's files, and what changes with every write to them."""
     found = {}
     for path in image.files:
         at = path.stat()

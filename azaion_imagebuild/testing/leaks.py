@@ -12,7 +12,7 @@ import pytest
 from ..l4t.cleanup import files_with_secret
 from ..secret import Secret
 
-_SHORTEST_PASSWORD = 6  # a shorter text stands anywhere by chance
+_SHORTEST_PASSWORD = 6  # a shorter text may be anywhere by chance
 
 
 class Shown:
@@ -32,7 +32,7 @@ class Shown:
     def refuse(self, passwords: Iterable[str], *, allowed: Iterable[Path] = ()) -> None:
         """Fail the test if one of the passwords was shown, or is in a file.
 
-        Files in which it must stand are ``allowed``: the image, the device.
+        ``allowed`` are the files that must hold it: the image, the device.
         """
         out, err = self._capture.readouterr()
         self._printed += out + err
@@ -77,7 +77,7 @@ class _Log(logging.Handler):
 
 
 def _all_of(error: BaseException) -> str:
-    """Return all that an error says, with its causes, arguments and attributes."""
+    """Return the whole text of an error, with its causes, arguments and attributes."""
     told = ["".join(traceback.format_exception(error))]
     at: BaseException | None = error
     while at is not None:

@@ -9,18 +9,18 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-_SOON = 3.0  # seconds in which a process that was killed has ended
+_SOON = 3.0  # seconds for a killed process to end
 
 
 def children() -> set[str]:
-    """Return this process's children, ended ones that nobody waited for among them."""
+    """Return this process's children, including zombies."""
     mine = str(os.getpid())
     stats = {path.name: _stat(path.name) for path in Path("/proc").glob("[0-9]*")}
     return {f"{pid} ({at[0]})" for pid, at in stats.items() if at and at[2] == mine}
 
 
 def ended_soon(pids: Iterable[int]) -> bool:
-    """Tell whether none of the processes goes on."""
+    """Tell whether all of the processes have ended."""
     deadline = time.monotonic() + _SOON
     waited_for = list(pids)
     while any(_goes_on(pid) for pid in waited_for):
@@ -31,7 +31,7 @@ def ended_soon(pids: Iterable[int]) -> bool:
 
 
 def end(pids: Iterable[int]) -> None:
-    """Kill those of the processes that go on."""
+    """Kill those of the processes that are still running."""
     for pid in filter(_goes_on, pids):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

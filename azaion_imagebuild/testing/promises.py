@@ -19,12 +19,12 @@ NAME = "the plug-in under test"
 
 
 class Conformance:
-    """A plug-in, and how it is called. Its name keeps pytest from collecting it."""
+    """A plug-in, and calls of it. The class's name keeps pytest from collecting it."""
 
     plugin: ClassVar[Any]
     """The plug-in: a module, an object, or the path of its file (relative to pytest's rootdir)."""
     patience: ClassVar[float] = 60.0
-    """Seconds after which a call of the plug-in counts as one that never ends."""
+    """Seconds after which a call of the plug-in counts as endless."""
 
     @pytest.fixture(autouse=True)
     def _alone(self, sandbox_environment: Path) -> None:
@@ -47,7 +47,7 @@ class Conformance:
         self, rootdir: Path, *instead_of: str, also: object = None
     ) -> pluggy.HookRelay:
         """Return the plug-in together with the shipped ones that it does not replace."""
-        manager = shipped_plugins(instead_of)  # what else is installed on this host is left out
+        manager = shipped_plugins(instead_of)  # ignore what else is installed on this host
         if also is not None:
             add_plugin(manager, also, f"beside {NAME}")
         add_plugin(manager, self._found(rootdir), NAME)
@@ -60,7 +60,7 @@ class Conformance:
         return rootdir / found if isinstance(found, str | Path) else found
 
     def ended(self, call: Callable[[], T]) -> T:
-        """Return what a call returns or raise what it raises; one that never ends is a failure."""
+        """Return or raise the result of a call; an endless one fails the test."""
         outcome: list[Any] = []
 
         def run() -> None:
@@ -97,4 +97,4 @@ def judge_error(error: BaseException, wanted: ExitCode) -> None:
 
 
 def unwatched(event: object) -> None:
-    """Take an event, and do nothing with it."""
+    """Ignore an event."""

@@ -1,4 +1,4 @@
-"""What a plug-in of the step ``provision_identity`` promises, as tests to inherit."""
+"""The promises of a plug-in for the step ``provision_identity``, as tests to inherit."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from .stations import MakeBuild
 
 Provision = Callable[..., DeviceIdentity]
 _TOKEN = "conformance-token"  # noqa: S105 - of no API
-_IMPATIENT = 0.1  # seconds that an answer is waited for, where none comes
+_IMPATIENT = 0.1  # seconds to wait for an answer that never comes
 _REDIRECTS = [redirects(status) for status in (301, 302, 303, 307, 308)]
 _REFUSALS = [refuses(status) for status in (400, 401, 403, 404, 422, 429, 500, 503)]
 _UNTRUE = [WEB_PAGE, NO_JSON, CUT_OFF, BROKEN, SILENT, SILENT_AFTERWARDS, DRIPPING, refuses(409)]
@@ -55,7 +55,7 @@ which_request = pytest.mark.parametrize("after", [0, 1], ids=["first request", "
 
 
 class ProvisionIdentityConformance(Conformance):
-    """The promises of every source of identities, whatever it speaks to.
+    """The promises of every source of identities.
 
     By default the plug-in finds the sandbox's admin API in ``build.settings.admin_api``. A source
     of another kind overrides ``accounts``, and ``settings`` where it is configured there.
@@ -67,7 +67,7 @@ class ProvisionIdentityConformance(Conformance):
 
     @pytest.fixture
     def accounts(self, sandbox_accounts: Accounts) -> AccountBook:
-        """Where the plug-in enrolls devices: what ``login`` and ``list`` are asked of."""
+        """The accounts of the plug-in's devices, for ``login`` and ``list``."""
         return sandbox_accounts
 
     @pytest.fixture
@@ -114,7 +114,7 @@ class ProvisionIdentityConformance(Conformance):
     def test_the_password_is_a_secret_of_the_runbooks_form(
         self, provision: Provision, settings: Settings
     ) -> None:
-        """Of another form where the API issues it: ``settings`` then has its pattern."""
+        """An API may issue another form: ``settings`` then has its pattern."""
         identity = provision(self.serial)
         assert isinstance(identity.password, Secret), (
             "the password must be a Secret: nothing then prints it"
@@ -147,7 +147,7 @@ class ProvisionIdentityConformance(Conformance):
         self, hook: pluggy.HookRelay, settings: Settings, sandbox_build: MakeBuild,
         provision: Provision, accounts: AccountBook,
     ) -> None:  # fmt: skip
-        """Only of a source that promises so, by an identity that is ``pending``."""
+        """Only for a source whose identity is ``pending``."""
         first = provision(self.serial)
         build = sandbox_build(self.serial, settings=settings)
         new: DeviceIdentity = self.ended(lambda: hook.provision_identity(build=build))
@@ -159,7 +159,7 @@ class ProvisionIdentityConformance(Conformance):
         assert not accounts.login(new.email, new.password.reveal()), (
             "the identity is pending, but the account has its password already"
         )
-        for _ in range(2):  # it must be safe to repeat
+        for _ in range(2):  # repeating it must be safe
             self.ended(lambda: _activate(hook, build, new))
             _refuse_closed(new, accounts)
 
@@ -264,9 +264,9 @@ class AdminApiConformance(ProvisionIdentityConformance):
     ) -> None:  # fmt: skip
         outcome = self._outcome(provision, admin_api, fault, after=after)
         if isinstance(outcome, DeviceIdentity) and after:
-            _refuse_closed(outcome, accounts)  # one request is all that this contract needs
+            _refuse_closed(outcome, accounts)  # this contract needs only one request
         else:
-            assert isinstance(outcome, Exception), "it took a refusal for a success"
+            assert isinstance(outcome, Exception), "it treated a refusal as a success"
             judge_error(outcome, ExitCode.PROVISIONING)
 
     @which_request
@@ -286,7 +286,7 @@ class AdminApiConformance(ProvisionIdentityConformance):
     def test_a_reply_that_is_lost_once_locks_nobody_out(
         self, provision: Provision, admin_api: FallibleAdminApi, accounts: AccountBook, after: int
     ) -> None:
-        """A second try must send the password that is returned in the end."""
+        """A retry must send the password that is returned in the end."""
         outcome = self._outcome(provision, admin_api, LOST_REPLY, after=after, times=1)
         if isinstance(outcome, DeviceIdentity):
             _refuse_closed(outcome, accounts)
@@ -299,7 +299,7 @@ class AdminApiConformance(ProvisionIdentityConformance):
         self, provision: Provision, admin_api: FallibleAdminApi, accounts: AccountBook,
         fault: Fault, after: int,
     ) -> None:  # fmt: skip
-        """A reply lost after the account was made is the worst of them."""
+        """A reply lost after the account was created is the worst case."""
         self._outcome(provision, admin_api, fault, after=after)
         admin_api.recovers()
         _refuse_closed(provision(self.serial), accounts)
@@ -311,7 +311,7 @@ class AdminApiConformance(ProvisionIdentityConformance):
     ) -> None:
         """After ``[admin_api] read_timeout``, or a limit of its own below ``patience``."""
         outcome = self._outcome(provision, admin_api, fault)
-        assert isinstance(outcome, Exception), "it took no answer for a success"
+        assert isinstance(outcome, Exception), "it treated a missing answer as a success"
         judge_error(outcome, ExitCode.PROVISIONING)
 
     def test_a_slow_answer_is_waited_for(
@@ -342,7 +342,7 @@ class AdminApiConformance(ProvisionIdentityConformance):
     def test_no_failure_shows_the_password(
         self, provision: Provision, admin_api: FallibleAdminApi, shown: Shown, fault: Fault
     ) -> None:
-        """Not even where the API sends the password back."""
+        """Not even if the API sends the password back."""
         self._outcome(provision, admin_api, fault, with_password=True)
         assert admin_api.passwords, (
             "the kit saw no password in the requests: give FallibleAdminApi its password_field"
@@ -371,7 +371,7 @@ class AdminApiConformance(ProvisionIdentityConformance):
         after: int = 0,
         **when: Any,
     ) -> DeviceIdentity | Exception:
-        """Call the step while the API fails; ``after``: so many requests are answered well.
+        """Call the step while the API fails, after ``after`` correct answers.
 
         The second request of the runbook's contract comes when the account exists.
         """
@@ -383,7 +383,7 @@ class AdminApiConformance(ProvisionIdentityConformance):
 
 
 def _activated(hook: pluggy.HookRelay, build: Build) -> Any:
-    """Return what a build has when it flashes: the plug-in's identity, activated if need be."""
+    """Return the identity of a build that flashes, activated if needed."""
     identity = hook.provision_identity(build=build)
     if isinstance(identity, DeviceIdentity) and identity.pending is not None:
         _activate(hook, build, identity)

@@ -1,4 +1,4 @@
-"""A factory's bench in miniature: a reference BSP, a file in place of the device, images for it."""
+"""A small test bench: a reference BSP, a file as the device, and images for it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LONGEST_FILE = 1 << 20
 
 
 class FlashableImage(Struct, frozen=True, kw_only=True):
-    """An image as the step ``flash`` gets it, and the identity that is in it."""
+    """An image for the step ``flash``, and the identity in it."""
 
     build: Build
     image: Image
@@ -37,7 +37,7 @@ MakeImage = Callable[..., FlashableImage]
 
 
 def build_image(build: Build) -> FlashableImage:
-    """Have the reference scripts build an image with a new identity in it."""
+    """Build an image with a new identity, by the reference scripts."""
     assert build.bsp_dir is not None, "an image needs a BSP"
     identity = DeviceIdentity(
         serial=build.serial, email=build.email, password=new_password(), enrolled="created"
@@ -51,14 +51,14 @@ def build_image(build: Build) -> FlashableImage:
 
 
 class Bakery:
-    """Images that were built once, for the many tests that want one: copied, not built again."""
+    """Images that are built once and copied for each test."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._baked: dict[str, tuple[Path, FlashableImage]] = {}
 
     def image(self, build: Build) -> FlashableImage:
-        """Return an image in the BSP of ``build``, which has none yet."""
+        """Return a new image in the BSP of ``build``, which has none yet."""
         assert build.bsp_dir is not None, "an image needs a BSP"
         key = f"{build.serial} {build.settings.bsp}"
         if key not in self._baked:
@@ -94,9 +94,9 @@ def _moved(image: Image, source: Path, target: Path) -> Image:
 def first_difference(image: Image, device: Path) -> str | None:
     """Return how the device's filesystem differs from the proven image; None: it does not.
 
-    Block by block, where the image is one of blocks; blocks of zeros in it may be anything on the
-    device, as a sparse image does not write them. Out of a tar a new filesystem is made: there
-    every file is compared, with owner and mode.
+    A raw or sparse image is compared block by block; its blocks of zeros may be anything on the
+    device, because a sparse image does not write them. A tar becomes a new filesystem on the
+    device: there, every file is compared, with owner and mode.
     """
     try:
         if image.format == "tar":
@@ -109,7 +109,7 @@ def first_difference(image: Image, device: Path) -> str | None:
 
 
 def credentials_on(device: Path) -> DeviceConf | None:
-    """Return the credentials that a device carries; None: none that a Loader could use."""
+    """Return the credentials on a device, or None if a Loader could not use them."""
     try:
         entry = read_file(device, DEVICE_CONF, LONGEST)
         return parse(entry.data) if entry else None

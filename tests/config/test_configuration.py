@@ -51,7 +51,7 @@ def test_an_absolute_state_folder_of_xdg_is_taken_as_it_is(
     assert state_dir_of(load({}, {}, None)) == Path(wanted) / "azaion-imagebuild"
 
 
-def test_the_file_of_this_folder_is_read_by_itself() -> None:
+def test_the_file_of_this_folder_is_read_without_a_flag() -> None:
     Path("imagebuild.toml").write_text('[bsp]\nboard = "here"\n')
     assert load({}, {}, None).bsp.board == "here"
 

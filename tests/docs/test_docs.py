@@ -250,7 +250,7 @@ def test_the_reference_is_that_of_the_settings() -> None:
         written = subprocess.run(
             [*tool, *more], cwd=ROOT, capture_output=True, text=True, check=True
         )
-        assert written.stdout == (ROOT / page).read_text(), f"write {page} anew"
+        assert written.stdout == (ROOT / page).read_text(), f"write {page} again"
 
 
 def test_the_hooks_guide_is_that_of_the_hooks() -> None:

@@ -231,7 +231,7 @@ def verify_image(build):
     assert not list(Path("images").iterdir())
 
 
-def test_what_stands_in_an_image_s_place_and_is_none_costs_that_device_only(run: Run) -> None:
+def test_something_else_at_an_images_path_fails_that_device_only(run: Run) -> None:
     Path("images/AZJN-0001.img/mine").mkdir(parents=True)
     ran = run("fleet", "AZJN-0001..AZJN-0002", "--out", "images", "--json")
     assert outcomes(ran) == {"AZJN-0001": "failed", "AZJN-0002": "done"}

@@ -66,7 +66,7 @@ def state(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def team() -> Team:
-    """A team whose public key stands in imagebuild.toml."""
+    """A team whose public key is in imagebuild.toml."""
     team = Team(pyrage.x25519.Identity.generate())
     configure(team.public)
     return team

@@ -652,7 +652,7 @@ def test_the_second_serial_of_an_account_is_not_stamped(run: Run, base: Path) ->
     assert run("ledger", "show", "XYZ-0042").code == 2
 
 
-def test_a_flashed_device_is_stamped_anew_as_the_site_says(run: Run, base: Path) -> None:
+def test_a_flashed_device_is_stamped_again_as_the_site_says(run: Run, base: Path) -> None:
     assert run("image", "--serial", SERIAL).code == 0
     warned = run("stamp", base, "--serial", SERIAL)
     assert (warned.code, "its new password locks that device out" in warned.err) == (0, True)
@@ -663,7 +663,7 @@ def test_a_flashed_device_is_stamped_anew_as_the_site_says(run: Run, base: Path)
 
 def test_without_a_ledger_no_account_is_touched(run: Run, base: Path, tmp_path: Path) -> None:
     clean = base.read_bytes()
-    (tmp_path / "bad").write_bytes(b"this is no database" * 1000)
+    (tmp_path / "bad").write_bytes(b"not a database" * 1000)
     ran = run("stamp", base, "--serial", SERIAL, "--database", f"sqlite:///{tmp_path}/bad")
     assert ran.code == 9
     assert base.read_bytes() == clean

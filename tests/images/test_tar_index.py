@@ -118,12 +118,12 @@ def read(path: Path) -> FileEntry | None:
     return places.read_file(path, DEVICE_CONF, device_conf.LONGEST)
 
 
-def read_anew(path: Path) -> FileEntry | None:
+def read_again(path: Path) -> FileEntry | None:
     return images.read_file(path, DEVICE_CONF, device_conf.LONGEST)
 
 
 def data_of(path: Path) -> bytes:
-    entry = read_anew(path)
+    entry = read_again(path)
     assert entry is not None
     return entry.data
 
@@ -293,7 +293,7 @@ def test_only_a_tar_gets_a_note(tmp_path: Path) -> None:
     assert list(tmp_path.glob(".*")) == []
 
 
-# A changed image is located anew
+# A changed image is located again
 
 
 def test_a_member_that_was_added_is_the_one_that_is_stamped(image: Path, tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_a_member_that_was_added_is_the_one_that_is_stamped(image: Path, tmp_pat
     assert data_of(image) == conf(2)
 
 
-def test_a_header_that_was_changed_is_read_anew(image: Path, walks: list[str]) -> None:
+def test_a_header_that_was_changed_is_read_again(image: Path, walks: list[str]) -> None:
     write(image, conf(1))
     start = offset_of(image)
     walks.clear()
@@ -343,7 +343,7 @@ def test_a_change_elsewhere_is_noticed_although_its_mtime_was_set_back(image: Pa
     assert conf(2) not in image.read_bytes()
 
 
-def test_another_file_in_its_place_is_located_anew(image: Path) -> None:
+def test_another_file_in_its_place_is_located_again(image: Path) -> None:
     write(image, conf(1))
     found = image.stat()
     members = rootfs()
@@ -386,8 +386,8 @@ def test_whatever_becomes_of_an_archive_is_read_as_if_nothing_were_remembered(
         for members in lists:
             change(path, 0, packed(members))
             for needed in (DEVICE_CONF, "etc/passwd"):
-                anew = outcome(images.read_file, path, needed)
-                assert [outcome(places.read_file, path, needed) for _ in range(2)] == [anew] * 2
+                again = outcome(images.read_file, path, needed)
+                assert [outcome(places.read_file, path, needed) for _ in range(2)] == [again] * 2
 
 
 def outcome(reader: Callable[..., FileEntry | None], path: Path, name: str) -> object:

@@ -1,4 +1,4 @@
-"""Stamping an archive that zstd packed: packed anew once, then overwritten in its last frame."""
+"""Stamping an archive that zstd packed: packed again once, then overwritten in its last frame."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_every_way_to_unpack_a_stamped_archive_gives_what_the_plain_one_gives(
     call("zstd", "-tq", image)
 
 
-def test_packing_anew_moves_device_conf_to_the_end_and_changes_no_other_byte(image: Path) -> None:
+def test_packing_again_moves_device_conf_to_the_end_and_changes_no_other_byte(image: Path) -> None:
     before = Tar(io.BytesIO(unpacked(image)))
     old = {each.name: before_bytes for each, before_bytes in members(unpacked(image))}
     prepare(image)
@@ -180,7 +180,7 @@ def test_a_stamp_changes_bytes_of_the_last_frame_only(image: Path) -> None:
         assert said == hashlib.sha1(after, usedforsecurity=False).hexdigest()
 
 
-def test_packing_anew_keeps_the_archives_owner_and_mode_and_happens_once(image: Path) -> None:
+def test_packing_again_keeps_the_archives_owner_and_mode_and_happens_once(image: Path) -> None:
     image.chmod(0o640)
     owner = (4711, 4712) if os.geteuid() == 0 else OWNER
     os.chown(image, *owner)
@@ -267,7 +267,7 @@ def test_a_note_of_a_frame_with_another_file_is_not_believed(image: Path, root: 
 
 
 @pytest.mark.parametrize("how", ["hard link", "symbolic link", "a link above it", "cut short"])
-def test_what_cannot_be_packed_anew_stays_as_it_is(image: Path, root: Path, how: str) -> None:
+def test_what_cannot_be_packed_again_stays_as_it_is(image: Path, root: Path, how: str) -> None:
     if how == "hard link":
         (root / "etc/same").hardlink_to(root / DEVICE_CONF)
         (root / "zz").mkdir()
@@ -301,7 +301,7 @@ def test_a_full_disk_leaves_the_old_archive(image: Path, monkeypatch: pytest.Mon
     assert {path.name for path in image.parent.iterdir()} == {"system.img", "system.img.sha1sum"}
 
 
-def test_what_waited_for_an_archive_that_is_packed_anew_stamps_the_new_one(image: Path) -> None:
+def test_what_waited_for_an_archive_that_is_packed_again_stamps_the_new_one(image: Path) -> None:
     began, done = threading.Event(), []
 
     def wait() -> None:

@@ -216,7 +216,7 @@ def test_a_sites_own_plug_in_burns_in_place_of_ours(run: Run, sandbox: Sandbox) 
         "from azaion_imagebuild.errors import StagingError\n"
         "@hookimpl\n"
         "def fuse(build):\n"
-        "    raise StagingError('whatever', hint='mend it')\n"
+        "    raise StagingError('whatever', hint='repair it')\n"
     )
     other = run("image", "--serial", "AZJN-0043", "--fuse", "--json")
     assert other.code == 5

@@ -1,4 +1,4 @@
-"""The host around an initrd flash: one at a time, exports and udev rules given back, its lock."""
+"""The host around an initrd flash: one at a time, its exports and udev rules removed, its lock."""
 
 from __future__ import annotations
 

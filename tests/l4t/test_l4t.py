@@ -657,7 +657,7 @@ def test_a_folder_that_is_no_bsp_says_so(run: Run, tmp_path: Path, api_url: str)
 
 
 @needs_root
-def test_mounts_and_loop_devices_of_a_killed_script_are_given_back(tmp_path: Path) -> None:
+def test_mounts_and_loop_devices_of_a_killed_script_are_released(tmp_path: Path) -> None:
     tree, other = tmp_path / "tree dir", tmp_path / "other"
     for folder in (tree, other):
         folder.mkdir()

@@ -501,7 +501,7 @@ def test_a_ledger_that_cannot_be_written_stops_the_build_before_the_account(
     if place == "folder":
         bad.mkdir()
     elif place == "no database":
-        bad.write_bytes(b"this is no database" * 1000)
+        bad.write_bytes(b"not a database" * 1000)
     url = {
         "no driver": "mysql://db/azaion",
         "no server": "postgresql://nobody:secretword@127.0.0.1:1/x",

@@ -74,7 +74,7 @@ def provision(run: Run, rootfs_dir: Path) -> Provision:
 
 @contextlib.contextmanager
 def serving(answer: Answer, host: str = "127.0.0.1") -> Iterator[str]:
-    """Serve an admin API that writes each of its answers by itself; yield its URL."""
+    """Serve an admin API that writes its answers itself; yield its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -278,7 +278,7 @@ def test_a_full_disk_under_the_logs_leaves_no_script_running(sandbox: Sandbox, r
     logs = sandbox.dir.parent / "logs"
     logs.mkdir()
     fill = "dd if=/dev/zero of=filler bs=1k status=none || true"
-    if room == "for no file":  # but for the attempt's two folders
+    if room == "for no file":  # except the attempt's two folders
         fill = "i=0; while touch x$i; do i=$((i+1)); done; rm x0 x1"
     mount = f"mount -t tmpfs -o size=64k,nr_inodes=32 none {logs} && (cd {logs}; {fill}) 2>&-"
     done = subprocess.run(
@@ -456,7 +456,7 @@ LIES: dict[str, tuple[str, int, str]] = {
         " code=$?; cp -p group rootfs/etc/group; exit $code",
         8, "/etc/group in",
     ),
-    "writes the sparse image anew while flashing": (
+    "rewrites the sparse image while flashing": (
         f"{REAL} && {{ [[ $1 != -r ]] || cp bootloader/mksparse bootloader/system.img; }}",
         7, "system.img.raw was changed while it was flashed",
     ),

@@ -90,7 +90,7 @@ def rows(run: Run, serial: str = SERIAL) -> Any:
 # One device.
 
 
-def test_a_new_password_stands_in_every_place_that_was_asked_for(
+def test_a_new_password_is_written_to_every_named_target(
     run: Run, rotate: Callable[..., Any], account: Accounts, image: Path, rootfs_dir: Path
 ) -> None:
     put(rootfs_dir, CONF)
@@ -223,7 +223,7 @@ def test_a_place_that_fails_at_last_locks_no_device_out(
 
     def broken(opened: Any, data: bytes) -> None:
         if OLD.encode() not in data:
-            raise ImageBuildError("the disk is broken", hint="mend it")
+            raise ImageBuildError("the disk is broken", hint="repair it")
         write(opened, data)
 
     monkeypatch.setattr(stamp, "write_into", broken)
@@ -262,7 +262,7 @@ def test_an_api_that_refuses_the_new_password_leaves_the_old_one_everywhere(
 def test_a_ledger_that_cannot_be_written_stops_it_before_the_account(
     rotate: Callable[..., Any], account: Accounts, tmp_path: Path
 ) -> None:
-    (tmp_path / "bad").write_bytes(b"this is no database" * 1000)
+    (tmp_path / "bad").write_bytes(b"not a database" * 1000)
     ran = rotate("--device-conf", "new.conf", "--database", f"sqlite:///{tmp_path}/bad")
     assert (ran.code, ran.json["account"]) == (9, None)
     assert account.login(EMAIL, OLD)
@@ -457,7 +457,7 @@ def factory(accounts: Accounts, tmp_path: Path) -> Accounts:
         aged(ledger, "AZJN-0001", 300)
         aged(ledger, "AZJN-0002", 200)
         aged(ledger, "AZJN-0003", 400)
-        aged(ledger, "AZJN-0003", 10)  # built anew since
+        aged(ledger, "AZJN-0003", 10)  # built again since
         aged(ledger, "AZJN-0004", 250)
         aged(ledger, "AZJN-0004", 240, step="resolve", outcome="retired")
         aged(ledger, "AZJN-0005", 100)

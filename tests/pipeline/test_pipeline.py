@@ -136,7 +136,7 @@ def test_whatever_step_fails_build_failed_and_cleanup_follow(
     build: Build, steps: Steps, step: str
 ) -> None:
     def fail(**_: object) -> None:
-        raise FlashError("it broke", hint="mend it")
+        raise FlashError("it broke", hint="repair it")
 
     other = type("Other", (), {step: hookimpl(_signature(step, fail))})()
     record, _ = run(build, steps, other)
@@ -144,7 +144,7 @@ def test_whatever_step_fails_build_failed_and_cleanup_follow(
     assert steps.called[-2:] == ["build_failed(FlashError)", "cleanup"]
     assert "flash" not in steps.called or step in ("flash", "post_flash")
     json = record.as_json()
-    assert (json["error"], json["hint"], json["exit_code"]) == ("it broke", "mend it", 7)
+    assert (json["error"], json["hint"], json["exit_code"]) == ("it broke", "repair it", 7)
 
 
 def test_who_must_know_of_a_credential_is_told_before_it_is_written_anywhere(

@@ -1,4 +1,4 @@
-"""Paths that the user may not look at: a forgotten sudo is no bug."""
+"""Paths that the user may not look at: a forgotten sudo is not a bug."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class Browser:
         ]
 
     def complaints(self) -> list[str]:
-        """Return what stands in the browser's console."""
+        """Return the text of the browser's console."""
         told = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
         return [json.dumps(e["params"]) for e in self.events if e["method"] in told]
 

@@ -58,7 +58,7 @@ def blocks(page: Path, language: str | None = None) -> list[Block]:
 
 
 def inline_commands(page: Path) -> Iterator[str]:
-    """Yield what stands in `backquotes`, outside of blocks."""
+    """Yield what is in `backquotes`, outside of blocks."""
     for found in re.finditer(r"`([^`\n]+)`", _BLOCK.sub("", page.read_text())):
         yield found[1].replace("\\|", "|")
 

@@ -48,7 +48,7 @@ class WrongIdentity:
 
 
 class WrongClient(WrongIdentity):
-    """The same by requests, as one would write it in a hurry; right but for what differs below."""
+    """The same by requests, as written in a hurry; right except for what differs below."""
 
     timeout: ClassVar[float | None] = 20.0
     redirects: ClassVar[bool] = False
@@ -170,7 +170,7 @@ class NewPasswordForEachTry(WrongIdentity):
 
 
 class FirstSegment(WrongIdentity):
-    """Takes the serial apart by itself, and not as the runbook says."""
+    """Derives the account from the serial in its own way, not the runbook's."""
 
     fails = ("test_the_identity_is_the_serials_own",)
 

@@ -117,7 +117,7 @@ if [ "$no_flash" -eq 1 ]; then
     exit 0
 fi
 [ -f "$VIRTUAL_DEVICE" ] || { echo "Error: probing the target board failed."; exit 1; }
-echo "boot image for $usb_instance" > bootloader/boot.img  # -r makes it anew, in place
+echo "boot image for $usb_instance" > bootloader/boot.img  # -r rewrites it in place
 after_boot
 echo "Writing APP partition with system.img"
 [ -z "$sbk" ] || { sign enc_signed; bootloader/mksparse --expand bootloader/system.img "$VIRTUAL_DEVICE"; exit 0; }
