@@ -9,8 +9,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import fastjsonschema
+
+import azaion_imagebuild
 
 SERIAL = "AZJN-0042"
 EMAIL = "azaion-jetson-0042@azaion.com"
@@ -84,7 +89,9 @@ class Ran:
     @property
     def json(self) -> Any:
         (line,) = self.out.splitlines()
-        return json.loads(line)
+        value = json.loads(line)
+        check_records(value)
+        return value
 
     @property
     def errors(self) -> list[str]:
@@ -96,6 +103,22 @@ class Ran:
 
 
 Run = Callable[..., Ran]
+
+
+@cache
+def record_schema() -> Callable[[Any], Any]:
+    """Return the check that docs/record.schema.json makes of a record."""
+    page = Path(azaion_imagebuild.__file__).parent.parent / "docs/record.schema.json"
+    check: Callable[[Any], Any] = fastjsonschema.compile(json.loads(page.read_text()))
+    return check
+
+
+def check_records(value: Any) -> None:
+    """Hold every record of an attempt in what a command printed to the published schema."""
+    if isinstance(value, dict) and "attempt" in value and "image_sha256" in value:
+        record_schema()(value)
+    for record in value.get("records", ()) if isinstance(value, dict) else ():
+        check_records(record)
 
 
 def replace_script(path: Path, text: str) -> None:
