@@ -17,7 +17,7 @@ from azaion_imagebuild.text import spoken_time, spreadsheet_cell, to_the_second,
 
 SIGNS = [
     char
-    for char in map(chr, range(0x110000))
+    for char in map(chr, range(0x10000))  # no wide or small form is beyond
     if char in "=+-@"
     or (
         unicodedata.decomposition(char).startswith(("<wide>", "<small>"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from making import make
-from thorough import one_of
+from thorough import one_of, thorough
 
 import azaion_imagebuild
 
@@ -53,6 +53,7 @@ def test_a_misspelt_variable_builds_nothing(tmp_path: Path) -> None:
     assert not list(ROOT.glob("*pwned*"))
 
 
+@thorough
 def test_what_another_make_hands_on_is_its_own_affair() -> None:
     done = make("image", "SERIAL=AZJN-0042", "KERNEL=of-the-bsp", MAKELEVEL="1")
     assert done.returncode == 0, done.stderr
@@ -91,6 +92,7 @@ def test_no_serial_runs_anything(tmp_path: Path, serial: str, way: str) -> None:
     assert not (tmp_path / "trap").exists()
 
 
+@thorough
 def test_flash_0_of_the_environment_counts_too() -> None:
     done = make("image", "SERIAL=AZJN-0042", "JSON=1", FLASH="0")
     assert '"flashed": false' in done.stdout, done.stderr
@@ -130,6 +132,7 @@ def test_the_python_of_the_caller_changes_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@thorough
 def test_the_packages_of_a_foreign_python_path_come_last(tmp_path: Path) -> None:
     for name in ("json", "msgspec", "pluggy", "requests"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit(f'{__name__} of the caller')")
