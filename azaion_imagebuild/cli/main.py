@@ -72,7 +72,7 @@ def _ended(argv: Sequence[str], console: Console) -> int:
         )
         console.failed(ended)
         if "--json" in argv:
-            stdout.print_json({"outcome": "interrupted", **_failure(ended)}, console)
+            stdout.print_json({"outcome": _outcome(ended), **_failure(ended)}, console)
         return int(ExitCode.INTERRUPTED)
     except SystemExit:  # --help, --version
         raise
@@ -94,7 +94,7 @@ _LIGHT = (["completion"], ["hooks"], ["ledger"], ["verify"])
 def _refused(error: OperatorError, argv: Sequence[str], console: Console) -> int:
     console.failed(error)
     if "--json" in argv:
-        stdout.print_json({"outcome": "failed", **_failure(error)}, console)
+        stdout.print_json({"outcome": _outcome(error), **_failure(error)}, console)
     return int(error.exit_code)
 
 
@@ -133,6 +133,10 @@ def _called(args: argparse.Namespace, console: Console) -> int:
     except SystemExit as error:
         raise RuntimeError(f"a plug-in called sys.exit({error.code!r})") from error
     return code
+
+
+def _outcome(error: OperatorError) -> str:
+    return "interrupted" if error.exit_code == ExitCode.INTERRUPTED else "failed"
 
 
 def _failure(error: OperatorError) -> dict[str, Any]:
