@@ -24,14 +24,18 @@ FILE = "ledger.sqlite3"
 _MAGIC = b"SQLite format 3\0"
 _LOCKED_FOR = 30.0  # seconds to wait for another writer
 _PASSWORDS = ("password", "sslpassword")  # names in the query of a PostgreSQL URL
-PATIENCE = {
+CONNECTION = {
     "connect_timeout": 10,
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 4,
     "tcp_user_timeout": 30_000,
+    "prepare_threshold": None,
 }
-"""With these, psycopg notices within half a minute that a PostgreSQL server is gone."""
+"""With these, psycopg notices within half a minute that a PostgreSQL server is gone.
+
+It prepares no statements: behind PgBouncer, the next transaction may run on another connection.
+"""
 
 
 class Database:
@@ -180,7 +184,7 @@ def _engine(url: sql.URL, create: bool) -> tuple[sql.Engine, AbstractContextMana
         return _sqlite(url, create)
     if backend == "postgresql":
         driver = url.set(drivername="postgresql+psycopg")
-        engine = sql.create_engine(driver, pool_pre_ping=True, connect_args=PATIENCE)
+        engine = sql.create_engine(driver, pool_pre_ping=True, connect_args=CONNECTION)
         return engine, contextlib.nullcontext()
     raise LedgerError(
         f"the ledger cannot be in {backend}",
@@ -298,6 +302,8 @@ def _without_passwords(url: sql.URL) -> str:
 def _hint(reason: str) -> str:
     if "locked" in reason:
         return "another process has been writing it for a while: wait until it ends"
+    if "statement pooling" in reason:
+        return "set pool_mode = transaction in PgBouncer, or name PostgreSQL itself"
     if "full" in reason:
         return "make room on its disk, then run the same command again"
     return "check that it exists and is writable: [ledger] database (AZAION_IMAGEBUILD_DATABASE)"

@@ -14,7 +14,6 @@ What differs from its parent, and why:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime
 import logging
 from collections.abc import Awaitable, Callable, Iterable
@@ -25,7 +24,7 @@ from procrastinate import PsycopgConnector
 from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Job as Row
 from procrastinate.jobs import Status
-from procrastinate.manager import JobManager, NotificationCallback
+from procrastinate.manager import JobManager
 from procrastinate.sql import queries
 from psycopg.types.json import Jsonb
 
@@ -154,15 +153,6 @@ class Manager(JobManager):
                 self.left.add(job.id)
         self.running.discard(job.id)
         self.notes.pop(job.id, None)
-
-    async def listen_for_jobs(
-        self, *, on_notification: NotificationCallback, queues: Iterable[str] | None = None
-    ) -> None:
-        """Listen forever; reconnect if the connection breaks."""
-        while True:
-            with contextlib.suppress(ConnectorException, psycopg.Error):
-                await super().listen_for_jobs(on_notification=on_notification, queues=queues)
-            await asyncio.sleep(1.0)
 
     async def beat(self, lanes: dict[str, str]) -> bool:
         """Send a heartbeat; tell whether the station was still registered.

@@ -27,7 +27,7 @@ from ..fleet.plan import Plan
 from ..fleet.run import failed, made
 from ..identity.serial_list import Listed, scanned
 from ..ledger import Ledger
-from ..ledger.engine import PATIENCE
+from ..ledger.engine import CONNECTION
 from ..ledger.process_id import this_host, this_process, user
 from ..pipeline.events import Watcher, said
 from ..pipeline.hookspecs import REQUIRED
@@ -190,7 +190,7 @@ class _Work:
 
         connector = PsycopgConnector(
             conninfo=_conninfo(str(self.ledger.url)),
-            kwargs=PATIENCE,
+            kwargs=CONNECTION,
             min_size=1,
             max_size=4,
             timeout=5.0,
@@ -226,6 +226,7 @@ class _Work:
                 concurrency=len(self._free),
                 delete_jobs="successful",
                 fetch_job_polling_interval=_POLL,
+                listen_notify=False,  # a pooler passes no notification on
                 install_signal_handlers=False,
             )
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import re
 import signal
 import subprocess
@@ -23,13 +22,10 @@ from stations import Factory, serials, until
 from thorough import one_of, thorough
 from world import Run
 
-from azaion_imagebuild.cli.console import Console
-from azaion_imagebuild.config.loading import load
 from azaion_imagebuild.errors import LedgerError, PreflightError
 from azaion_imagebuild.ledger import Entry, Ledger, this_process
 from azaion_imagebuild.ledger.entry import now
 from azaion_imagebuild.ledger.process_id import this_host
-from azaion_imagebuild.operations.image import build_base
 from azaion_imagebuild.sandbox import Accounts
 from azaion_imagebuild.settings import LedgerSettings
 from azaion_imagebuild.stations import tables
@@ -40,18 +36,6 @@ from azaion_imagebuild.stations.takeover import MOST_LOST, sign_on_alone, take_o
 
 ONE = "AZJN-0001"
 PASSWORD = "word-of-the-database"
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image with a placeholder, built once for all stations."""
-    folder = tmp_path_factory.mktemp("base")
-    flags = {("build", "state_dir"): str(folder / "state"), ("device_conf", "owner"): "azaion"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", os.environ["PATH"] + ":/usr/sbin:/sbin")  # e2fsprogs
-        record = build_base(load(flags, {}, None), Console(None), folder / "base.img")
-    assert record.error is None
-    return folder / "base.img"
 
 
 @pytest.fixture
