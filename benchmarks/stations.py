@@ -71,7 +71,7 @@ def one_day(factory: Factory, server: postgres.Postgres, devices: int, lanes: in
     """Make all devices, whatever happens meanwhile; return the seconds that it took."""
     settings = load({("ledger", "database"): factory.url}, {}, None)
     began = time.monotonic()
-    submission = submit(SubmitOrder(source=f"AZJN-0001..AZJN-{devices:04}"), settings)
+    submission = submit(SubmitOrder(sources=(f"AZJN-0001..AZJN-{devices:04}",)), settings)
     say(began, f"{len(submission.queued)} devices queued")
     with contextlib.ExitStack() as working:
         one, two, three = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,10 +33,15 @@ def folder_of_images(args: argparse.Namespace, settings: Settings) -> Path | Non
     return out.absolute()
 
 
-def resolved(serial: str, receipt: Receipt, args: argparse.Namespace, console: Console) -> int:
-    """Report that the ledger holds an operator's verdict."""
+def resolved(receipts: Mapping[str, Receipt], args: argparse.Namespace, console: Console) -> int:
+    """Report that the ledger holds an operator's verdict on one or several devices."""
+    records = [
+        {"serial": serial, "outcome": args.verdict, "ledger": receipt.as_json()}
+        for serial, receipt in receipts.items()
+    ]
     if args.json:
-        record = {"serial": serial, "outcome": args.verdict, "ledger": receipt.as_json()}
-        stdout.print_json(record, console)
-    console.say(f"DONE: {serial} is {args.verdict} (row {receipt.row})")
+        several = {"outcome": args.verdict, "resolved": records}
+        stdout.print_json(records[0] if len(records) == 1 else several, console)
+    for serial, receipt in receipts.items():
+        console.say(f"DONE: {serial} is {args.verdict} (row {receipt.row})")
     return 0

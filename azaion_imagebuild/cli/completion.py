@@ -21,6 +21,9 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
         "DIR": shtab.DIRECTORY,
     }
     for _, command in [("", parser), *walk(parser)]:
+        several = {action.dest: action for action in command._actions}
+        if "verdict" in several:  # shells know the first argument only
+            several["serials"].choices = several["verdict"].choices
         for action in command._actions:
             if isinstance(action.metavar, str) and action.metavar in kinds:
                 action.complete = kinds[action.metavar]  # type: ignore[attr-defined]

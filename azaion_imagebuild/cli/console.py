@@ -37,9 +37,10 @@ class Console:
             logger.propagate = False
             logger.setLevel(logging.DEBUG)
 
-    def speak(self, *, is_json: bool) -> None:
-        """Write text or JSON from now on."""
+    def speak(self, *, is_json: bool, is_quiet: bool = False) -> None:
+        """Write text or JSON from now on; with ``is_quiet``, of text only what is wrong."""
         self.is_json = is_json
+        self._is_quiet = is_quiet
         self._progress: Live | Quiet = Quiet(self._progressed)
         if self.screen is not None:
             self._progress = Live(self.screen)
@@ -47,12 +48,12 @@ class Console:
     @property
     def screen(self) -> Screen | None:
         """What is live on the stream, if it is a terminal and gets text."""
-        return None if self.is_json else self._screen
+        return None if self.is_json or self._is_quiet else self._screen
 
     def tell(self, event: Event, *text: str) -> None:
         """Write the event for a program, or the lines of ``text`` for a person."""
         if not self.is_json:
-            for line in text:
+            for line in () if self._is_quiet and event.level in ("debug", "info") else text:
                 shown = "\n".join(map(visible, redact(line).expandtabs().split("\n")))
                 self._write(painted(shown) if self._has_colours else shown)
         else:

@@ -70,7 +70,7 @@ def settings_of(args: argparse.Namespace, console: Console) -> Settings:
     if config == "":
         raise UsageError("--config (CONFIG=) is empty", hint="name a file, or leave it out")
     settings = load(flags, os.environ, Path(config) if config else None)
-    console.speak(is_json=settings.log.format == "json")
+    console.speak(is_json=settings.log.format == "json", is_quiet=args.quiet)
     return settings
 
 
@@ -88,7 +88,17 @@ def general(parser: argparse.ArgumentParser) -> None:
         help="folder for logs, ledger and sandbox; default: ~/.local/state/azaion-imagebuild",
     )
     group.add_argument("--json", action="store_true", help="print one line of JSON on stdout")
-    group.add_argument("--debug", action="store_true", help="show everything that scripts print")
+    group.add_argument(
+        "-v",
+        "--verbose",
+        "--debug",
+        dest="debug",
+        action="store_true",
+        help="show everything that scripts print",
+    )
+    group.add_argument(
+        "-q", "--quiet", action="store_true", help="show only warnings and errors on stderr"
+    )
     group.add_argument(
         "--log-format",
         choices=["text", "json"],
@@ -96,9 +106,34 @@ def general(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def serial(parser: argparse._ActionsContainer) -> None:
-    """Add the device's serial."""
-    parser.add_argument("--serial", help="the device's serial, e.g. AZJN-0042")
+def serial(parser: argparse._ActionsContainer, *, alone: bool = False) -> None:
+    """Add the device's serial; with ``alone`` it may be given without its flag."""
+    if alone:
+        parser.add_argument(
+            "word", metavar="SERIAL", nargs="?", help="the device's serial, e.g. AZJN-0042"
+        )
+    about = "the same, as a flag" if alone else "the device's serial, e.g. AZJN-0042"
+    parser.add_argument("--serial", help=about)
+
+
+def serial_of(args: argparse.Namespace) -> str:
+    """Return the serial that was given, with its flag or without; "" for none.
+
+    Raises:
+        UsageError: two different ones are given.
+    """
+    word: str | None = getattr(args, "word", None)
+    if word is not None and args.serial not in (None, word):
+        raise UsageError(
+            f"two serials are given: {word!a} and {args.serial!a}",
+            hint="give one; for several devices: azaion-imagebuild fleet SERIAL SERIAL",
+        )
+    return word or args.serial or ""
+
+
+def dry_run(parser: argparse.ArgumentParser, *names: str, about: str) -> None:
+    """Add ``-n``, ``--dry-run`` and other names of it."""
+    parser.add_argument("-n", "--dry-run", *names, dest="plan", action="store_true", help=about)
 
 
 def serials(parser: argparse.ArgumentParser) -> None:
@@ -106,8 +141,9 @@ def serials(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "serials",
         metavar="SERIALS",
-        help="a text file, a CSV with a column serial, a range like AZJN-0001..AZJN-1000, or -"
-        " (stdin)",
+        nargs="+",
+        help="serials, ranges like AZJN-0001..AZJN-1000, text files, CSVs with a column serial, or"
+        " - (stdin)",
     )
 
 
@@ -129,7 +165,7 @@ def site(parser: argparse.ArgumentParser) -> None:
 
 
 def bsp(parser: argparse.ArgumentParser) -> None:
-    """Add the BSP and the device, and how the image is built and flashed."""
+    """Add what an image is built from."""
     bsp = parser.add_argument_group("the BSP and the device")
     bsp.add_argument("--bsp", metavar="DIR", help="the Linux_for_Tegra folder")
     bsp.add_argument(
@@ -142,21 +178,39 @@ def bsp(parser: argparse.ArgumentParser) -> None:
         choices=["flash", "initrd"],
         help="NVIDIA's script: flash.sh, or the initrd flash (NVMe, USB storage); default: flash",
     )
-    bsp.add_argument("--usb-instance", metavar="BUS-PORT", help="the device to flash, e.g. 1-3")
-    bsp.add_argument(
+
+
+def usb_instance(parser: argparse.ArgumentParser) -> None:
+    """Add which device to flash."""
+    parser.add_argument("--usb-instance", metavar="BUS-PORT", help="the device to flash, e.g. 1-3")
+
+
+def inject(parser: argparse.ArgumentParser) -> None:
+    """Add how an identity gets into its image."""
+    parser.add_argument(
         "--inject",
         choices=["rootfs", "stamp"],
         help="rootfs: build an image for each device; stamp: build a base once and stamp it;"
         " default: rootfs",
     )
-    bsp.add_argument(
-        "--rebuild",
-        action="store_const",
-        const=True,
-        help="with --inject stamp: rebuild the base",
+
+
+def rebuild(parser: argparse.ArgumentParser, about: str) -> None:
+    """Add ``--rebuild``, of a base that is up to date."""
+    parser.add_argument("--rebuild", action="store_const", const=True, help=about)
+
+
+def flash(parser: argparse.ArgumentParser) -> None:
+    """Add whether to flash."""
+    parser.add_argument("--flash", metavar="0|1", help="0: build and prove, but do not flash")
+    parser.add_argument(
+        "--no-flash", dest="flash", action="store_const", const="0", help="the same as --flash 0"
     )
-    bsp.add_argument("--flash", metavar="0|1", help="0: build and prove, but do not flash")
-    bsp.add_argument(
+
+
+def keep_image(parser: argparse.ArgumentParser) -> None:
+    """Add ``--keep-image``."""
+    parser.add_argument(
         "--keep-image",
         action="store_const",
         const=True,
@@ -164,8 +218,15 @@ def bsp(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def lanes(parser: argparse.ArgumentParser) -> None:
-    """Add the USB instances to flash at, and the flags for images instead."""
+def lanes(parser: argparse.ArgumentParser, jobs: int) -> None:
+    """Add where and how many devices are made at a time, or what replaces flashing."""
+    parser.add_argument(
+        "--jobs",
+        metavar="N",
+        type=int,
+        default=jobs,
+        help=f"images at a time; flashing takes one device per lane; default: {jobs}",
+    )
     parser.add_argument(
         "--lane",
         metavar="BUS-PORT",
@@ -180,6 +241,16 @@ def lanes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image", metavar="FILE", type=Path, help="use this base image; no BSP is needed"
     )
+
+
+def check_jobs(args: argparse.Namespace) -> None:
+    """Check the number of ``--jobs``.
+
+    Raises:
+        UsageError: it is less than 1.
+    """
+    if args.jobs < 1:
+        raise UsageError("--jobs is less than 1", hint="leave it out for the default")
 
 
 def bell(parser: argparse.ArgumentParser) -> None:
@@ -239,8 +310,8 @@ def disable(parser: argparse._ActionsContainer) -> None:
 
 
 def verdict(parser: argparse.ArgumentParser) -> None:
-    """Add an operator's verdict on an attempt."""
-    parser.add_argument("serial", metavar="SERIAL", help="the device's serial")
+    """Add an operator's verdict on the attempts of one or several devices."""
+    parser.add_argument("serials", metavar="SERIAL", nargs="+", help="the devices' serials")
     parser.add_argument(
         "verdict",
         choices=["done", "failed", "retired", "fused", "unfused"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -60,8 +61,14 @@ def parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     whole = _Parser(
         prog=PROGRAM, description=ABOUT, epilog=EPILOG, allow_abbrev=False, formatter_class=Help
     )
-    whole.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    whole.add_argument("-V", "--version", action="version", version=f"%(prog)s {__version__}")
     whole.called = _add(whole, [commands.load(name) for name in called], argv)
+    whole.flags = [
+        flag
+        for _, each in walk(whole)
+        for action in each._actions
+        for flag in action.option_strings
+    ]
     return whole
 
 
@@ -105,7 +112,7 @@ def check_first(argv: Sequence[str]) -> None:
         UsageError: it starts with an option of a command, or with an unknown word.
     """
     first = argv[0] if argv else "--help"
-    if first.startswith("-") and first not in ("-h", "--help", "--version", "--"):
+    if first.startswith("-") and first not in ("-h", "--help", "-V", "--version", "--"):
         raise UsageError(
             f"{first.partition('=')[0]} must come after the command",
             hint=f"{PROGRAM} COMMAND {first.partition('=')[0]} ...",
@@ -115,13 +122,18 @@ def check_first(argv: Sequence[str]) -> None:
 
 
 def _unknown(word: str) -> UsageError:
-    from difflib import get_close_matches  # imported late: only a typing error needs it
-
-    near = get_close_matches(word, commands.NAMES, n=1, cutoff=0.7)
-    meant = f"did you mean {near[0]}? " if near else ""
+    meant = _meant(word, commands.NAMES)
     return UsageError(
         f"unknown command {word!a}", hint=f"{meant}{PROGRAM} --help lists the commands"
     )
+
+
+def _meant(word: str, known: Sequence[str]) -> str:
+    """Return the question whether something near was meant, or nothing."""
+    from difflib import get_close_matches  # imported late: only a typing error needs it
+
+    near = get_close_matches(word, known, n=1, cutoff=0.7)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 def with_verb(argv: Sequence[str]) -> Sequence[str]:
@@ -173,7 +185,21 @@ class _Parser(argparse.ArgumentParser):
 
     called: str | None = None
     """The called command: what its parser does not know, the main parser reports."""
+    flags: Sequence[str] = ()
+    """Those of the called command."""
 
     def error(self, message: str) -> Any:
         prog = f"{self.prog} {self.called or ''}".strip()
-        raise UsageError(message, hint=f"{prog} --help lists its arguments")
+        meant = ""
+        if found := _UNKNOWN.fullmatch(message):
+            flag = found["flag"]
+            message, meant = f"unknown flag {flag}", _meant(flag, self.flags)
+        elif found := _NO_CHOICE.search(message):
+            meant = _meant(found["word"], _QUOTED.findall(found["choices"]))
+        raise UsageError(message, hint=f"{meant}{prog} --help lists its arguments")
+
+
+_UNKNOWN = re.compile(r"unrecognized arguments: (?:.* )?(?P<flag>--?[a-zA-Z][\w-]*).*", re.DOTALL)
+_NO_CHOICE = re.compile(r"invalid choice: '(?P<word>.*)' \(choose from (?P<choices>.*)\)")
+_QUOTED = re.compile(r"[\w-]+")
+"""Some Pythons quote the choices, some do not."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ..model import BuildRecord, Finding
+    from ..operations.dry_run import ImagePlan
     from ..operations.smoke import SmokeReport
     from ..operations.stamp import StampRecord
     from ..operations.verify import Report
@@ -57,6 +58,18 @@ def _facts_of_image(record: BuildRecord) -> list[tuple[str, str]]:
         device = f"yes ({record.flashed.device})" if record.flashed else "no (FLASH=0)"
         facts.append(("flashed", device))
     return facts
+
+
+def image_planned(plan: ImagePlan, console: Console) -> None:
+    """Show what a build would do, and what speaks against it."""
+    where = "SANDBOX  " if plan.sandbox else ""
+    console.say(f"{where}{plan.serial}  {plan.email}  dry run: nothing is changed")
+    for number, step in enumerate(plan.steps, 1):
+        console.say(f"  {number}. {step}")
+    for each in plan.findings:
+        console(events.problem(each.severity, each.message, each.hint))
+    if not plan.exit_code:
+        console.say("OK: the build could start")
 
 
 def say_all(lines: Iterable[str], console: Console) -> None:

@@ -12,7 +12,7 @@ from msgspec import structs
 
 from ..config.state_dir import state_dir_of
 from ..errors import OperatorError, UsageError
-from ..identity.serial_list import Listed, read_list, scanned
+from ..identity.serial_list import Listed, read_lists, scanned
 from ..ledger import Entry, Ledger, Standing
 from ..operations.parts import (
     ledger_to_read,
@@ -43,13 +43,14 @@ def plan_fleet(order: Order, settings: Settings) -> Plan:
         OperatorError: the list or the settings are wrong, or the ledger cannot be read.
     """
     refuse_fuses(settings)
-    listed = read_list(order.source, settings.serial.pattern)
+    listed = read_lists(order.sources, settings.serial.pattern)
     sandbox = is_for_sandbox(order, settings)
     if sandbox:
         bsp = structs.replace(settings.bsp, dir=the_sandbox(settings).bsp)
         settings = structs.replace(settings, bsp=bsp)
     with ledger_to_read(settings) as ledger:
-        return _planned(order, settings, listed, ledger, sandbox=sandbox)
+        plan = _planned(order, settings, listed.devices, ledger, sandbox=sandbox)
+    return structs.replace(plan, doubles=listed.doubles)
 
 
 def run_fleet(
@@ -67,7 +68,9 @@ def run_fleet(
         OperatorError: the fleet could not begin; no account was touched.
     """
     hook = load_plugins(settings.hooks, required=REQUIRED).hook
-    listed = [] if order.scans else read_list(order.source, settings.serial.pattern)
+    listed: Sequence[Listed] = ()
+    if not order.scans:
+        listed = read_lists(order.sources, settings.serial.pattern).devices
     began = time.time()
     folder = order.report or state_dir_of(settings) / "fleet" / unique_name()
     with (

@@ -25,8 +25,8 @@ T = TypeVar("T")
 class Order(Struct, frozen=True, kw_only=True):
     """What an operator asks for."""
 
-    source: str
-    """A list, ``-``, a range or a serial: see :mod:`azaion_imagebuild.identity.serial_list`."""
+    sources: tuple[str, ...]
+    """Lists, ``-``, ranges, serials: see :mod:`azaion_imagebuild.identity.serial_list`."""
     scans: bool = False
     """Devices come one by one from stdin, a terminal or a pipe: their number is unknown."""
     attended: bool = False

@@ -31,6 +31,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     """Their last attempt died while flashing; only a person can tell what those devices hold."""
     refused: tuple[tuple[Listed, PreflightError], ...] = ()
     """Devices that the ledger refuses; they do not stop the others."""
+    doubles: tuple[tuple[Listed, str], ...] = ()
+    """Lines whose serial came before, and where."""
     findings: tuple[Finding, ...] = ()
     """What is wrong with the whole list."""
     space_needed: int = 0
@@ -74,6 +76,17 @@ class Plan(Struct, frozen=True, kw_only=True):
         if self.seconds is not None and self.seconds >= 1:
             yield f"  about {_rounded(self.seconds)}, by the ledger's recent attempts"
 
+    def serial_lines(self) -> Iterator[str]:
+        """Yield a line for each serial, with what would become of it, and for each double."""
+        states = {each.serial: "to do" for each in self.todo}
+        states |= {each.serial: "done before" for each, _ in self.done_before}
+        states |= {each.serial: "unknown" for each, _ in self.unknown}
+        states |= {each.serial: "refused" for each, _ in self.refused}
+        for serial in self.serials:
+            yield f"  {serial:<16}  {states.get(serial, 'refused')}"
+        for each, first in self.doubles:
+            yield f"  {each.serial:<16}  {each.where} is a double of {first}"
+
     def as_json(self) -> dict[str, Any]:
         """Return the plan as one JSON object."""
         return {
@@ -86,6 +99,10 @@ class Plan(Struct, frozen=True, kw_only=True):
             "problems": [
                 *({"error": each.message, "hint": each.hint} for each in self.findings),
                 *({"error": error.message, "hint": error.hint} for _, error in self.refused),
+            ],
+            "doubles": [
+                {"serial": each.serial, "line": each.where, "first": first}
+                for each, first in self.doubles
             ],
             "space_needed": self.space_needed,
             "space_free": self.space_free,

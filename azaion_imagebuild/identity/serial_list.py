@@ -9,7 +9,7 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -45,40 +45,63 @@ class Listed(Struct, frozen=True, kw_only=True):
         return email_for(self.serial)
 
 
+class Serials(Struct, frozen=True, kw_only=True):
+    """The devices of some lists, in their order."""
+
+    devices: tuple[Listed, ...]
+    doubles: tuple[tuple[Listed, str], ...] = ()
+    """Serials that come again, with where they stood first: they are done once."""
+
+
 def read_list(source: str, pattern: str | None = None) -> list[Listed]:
-    """Return the devices of a list, in its order, without repeated serials.
+    """Return the devices of one list: see :func:`read_lists`."""
+    return list(read_lists([source], pattern).devices)
+
+
+def read_lists(sources: Sequence[str], pattern: str | None = None) -> Serials:
+    """Return the devices of lists, in their order; a serial that comes again is left out.
 
     Args:
-        source: a file, ``-`` for stdin, or a range or serial itself: ``AZJN-0001..AZJN-1000``.
+        sources: files, ``-`` for stdin, ranges or serials: ``AZJN-0001..AZJN-1000``.
         pattern: the site's own, see :func:`.parse_serial`.
 
     Raises:
-        UsageError: a line is not a serial (up to a hundred such lines are named), or the list
+        UsageError: a line is not a serial (up to a hundred such lines are named), or a list
             cannot be read.
     """
     found: dict[str, Listed] = {}
-    problems = []
+    doubles: list[tuple[Listed, str]] = []
+    problems: list[tuple[str, str]] = []
+    for source in sources:
+        before = len(found) + len(doubles)
+        for each in _devices(source, pattern, problems):
+            first = found.setdefault(each.serial, each)
+            if first is not each:
+                doubles.append((each, first.where))
+            if len(found) > _MOST:
+                raise UsageError(f"{source}: more than {_MOST} serials", hint="split the list")
+        if not problems and len(found) + len(doubles) == before:
+            raise UsageError(f"{source} lists no serials", hint="one serial a line, e.g. AZJN-0042")
+    if problems:
+        raise UsageError.of_problems(problems)
+    return Serials(devices=tuple(found.values()), doubles=tuple(doubles))
+
+
+def _devices(source: str, pattern: str | None, problems: list[tuple[str, str]]) -> Iterator[Listed]:
+    """Yield the devices of one list; add what is wrong with it to ``problems``."""
     for where, text, usb_instance in _lines(source):
         try:
             for serial in expanded(text):
-                each = Listed(
+                yield Listed(
                     serial=parse_serial(serial, pattern), where=where, usb_instance=usb_instance
                 )
-                found.setdefault(each.serial, each)
         except UsageError as error:
             is_first = where.endswith(", line 1")
             hint = f"{error.hint}; {_CSV}" if is_first else error.hint
             problems.append((f"{where}: {error.message}", hint))
         if len(problems) >= _MOST_PROBLEMS:
             problems.append((f"{source}: there may be more", "fix these first"))
-            break
-        if len(found) > _MOST:
-            raise UsageError(f"{source}: more than {_MOST} serials", hint="split the list")
-    if problems:
-        raise UsageError.of_problems(problems)
-    if not found:
-        raise UsageError(f"{source} lists no serials", hint="one serial a line, e.g. AZJN-0042")
-    return list(found.values())
+            return
 
 
 def expanded(text: str) -> Iterator[str]:

@@ -66,7 +66,7 @@ class StationScans:
 
     def _take(self, each: Listed) -> Answer:
         """Queue a device, unless it is queued, done, unknown or refused."""
-        order = SubmitOrder(source="", station=self.station, sandbox=self.sandbox, priority=_FIRST)
+        order = SubmitOrder(sources=(), station=self.station, sandbox=self.sandbox, priority=_FIRST)
         submission = Submission()
         lane = each.usb_instance or self.free_lane(self.promised())
         if lane is not None:

@@ -91,7 +91,7 @@ def run_station(
     hook = load_plugins(settings.hooks, required=REQUIRED).hook
     stopping = threading.Event()
     order = Order(
-        source="",
+        sources=(),
         scans=True,  # the number of devices is unknown
         jobs=duty.lanes,
         out=duty.out,

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from ..errors import ExitCode, PreflightError, UsageError, raise_for
 from ..fleet.plan import Plan, collisions, make_plan
-from ..identity.serial_list import Listed, read_list
+from ..identity.serial_list import Listed, read_lists
 from ..ledger import Entry, Ledger, Standing
 from ..settings import Settings
 from .jobs import Job, checked_name, lock_of, put, station_of
@@ -26,8 +26,8 @@ _MANY = 500  # devices in one transaction: stations wait for it
 class SubmitOrder(Struct, frozen=True, kw_only=True):
     """What an operator asks for."""
 
-    source: str
-    """A list, ``-``, a range or a serial: see :mod:`azaion_imagebuild.identity.serial_list`."""
+    sources: tuple[str, ...]
+    """Lists, ``-``, ranges, serials: see :mod:`azaion_imagebuild.identity.serial_list`."""
     station: str | None = None
     """The only station that may make them; None: any."""
     sandbox: bool = False
@@ -95,7 +95,7 @@ def submit(order: SubmitOrder, settings: Settings) -> Submission:
         PreflightError: two devices of the list share an account; nothing is queued.
         LedgerError: the database cannot be written; the same command again continues.
     """
-    listed = read_list(order.source, settings.serial.pattern)
+    listed = read_lists(order.sources, settings.serial.pattern).devices
     if order.station is not None:
         checked_name(order.station)
     elif ports := [each.where for each in listed if each.usb_instance is not None]:

@@ -139,6 +139,55 @@ def test_a_wrong_command_line_is_told_where_the_right_one_is_shown(
         assert f"azaion-imagebuild {' '.join(words)} --help lists" in late
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["image", "--ap-url", "x"], "--api-url"),
+        (["image", "--dryrun"], "--dry-run"),
+        (["fleet", "--job=3", "A-1"], "--jobs"),
+        (["station", "run", "--nme", "S1"], "--name"),
+        (["ledger", "lst"], "list"),
+        (["ledger", "resolve", "A-1", "dne", "--reason", "x"], "done"),
+    ],
+)
+def test_a_misspelt_flag_or_choice_is_told_what_was_meant(
+    capsys: pytest.CaptureFixture[str], words: list[str], meant: str
+) -> None:
+    told = said(capsys, *words)
+    assert f"hint: did you mean {meant}? azaion-imagebuild {words[0]}" in told, told
+
+
+def test_help_shows_what_the_flag_help_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["image"], ["ledger", "list"]):
+        with pytest.raises(SystemExit):
+            cli.run([*words, "--help"])
+        by_flag = capsys.readouterr().out
+        assert cli.run(["help", *words]) == 0
+        assert capsys.readouterr().out == by_flag
+    assert "did you mean image?" in said(capsys, "help", "imag")
+
+
+def test_a_capital_v_says_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.run(["-V"])
+    assert capsys.readouterr().out.startswith("azaion-imagebuild 0.")
+
+
+IGNORED = {
+    "base": {"--flash", "--no-flash", "--usb-instance", "--keep-image", "--inject", "--rebuild"},
+    "fleet": {"--usb-instance", "--keep-image", "--inject", "--lanes"},
+    "station run": {"--usb-instance", "--keep-image", "--inject", "--lanes"},
+    "doctor": {"--keep-image", "--rebuild"},
+}
+
+
+def test_a_flag_that_a_command_ignores_is_not_offered_by_it() -> None:
+    for name, ignored in IGNORED.items():
+        text = COMMANDS[name].format_help()
+        assert not [flag for flag in ignored if f"  {flag} " in text], name
+    assert "--fuse" not in COMMANDS["fleet"].format_help()
+
+
 def test_every_argument_has_a_help() -> None:
     for name, command in COMMANDS.items():
         for action in command._actions:

@@ -112,7 +112,7 @@ class Factory:
         stdin: int = subprocess.DEVNULL,
     ) -> Iterator[subprocess.Popen[str]]:
         """Start a station; it is killed at the end, if it is still there."""
-        words = ["station", "--name", name, "--lanes", str(lanes)]
+        words = ["station", "--name", name, "--jobs", str(lanes)]
         words += ["--image", str(self.base)] if base else []
         log = Path(f"{name}.log").open("a")  # noqa: SIM115 - the process writes it
         process = subprocess.Popen(

@@ -25,6 +25,7 @@ NAMES = (
     "ledger",
     "sandbox",
     "completion",
+    "help",
 )
 """Every command, in the order of ``--help``: the name of its file in this folder."""
 

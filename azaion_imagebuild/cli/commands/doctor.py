@@ -23,6 +23,9 @@ def add_flags(doctor: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also test the admin API, with requests that it can only refuse",
     )
+    options.flash(doctor)
+    options.usb_instance(doctor)
+    options.inject(doctor)
     options.site(doctor)
     options.bsp(doctor)
     options.owner(doctor)

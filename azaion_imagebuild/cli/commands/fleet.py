@@ -22,11 +22,10 @@ if TYPE_CHECKING:
 def add_flags(fleet: argparse.ArgumentParser) -> None:
     options.general(fleet)
     options.serials(fleet)
-    fleet.add_argument("--plan", action="store_true", help="only show what would be done")
-    fleet.add_argument(
-        "--jobs", metavar="N", type=int, default=8, help="devices at a time; default: 8"
-    )
-    options.lanes(fleet)
+    options.dry_run(fleet, "--plan", about="only show what would be done")
+    options.lanes(fleet, jobs=8)
+    options.flash(fleet)
+    options.rebuild(fleet, "rebuild the base, even if it is up to date")
     fleet.add_argument("--again", action="store_true", help="redo devices that are already done")
     fleet.add_argument(
         "--fail-fast", action="store_true", help="start no further device after a failure"
@@ -43,7 +42,7 @@ def add_flags(fleet: argparse.ArgumentParser) -> None:
     options.bell(fleet)
     options.site(fleet)
     options.bsp(fleet)
-    options.fuse(fleet, "not for a fleet: fuses are burned one device at a time")
+    options.fuse(fleet, argparse.SUPPRESS)  # make passes it on, to be refused with its reason
     options.owner(fleet)
     options.database(fleet)
     options.operator(fleet)
@@ -71,7 +70,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _show(plan: Plan, console: Console) -> None:
-    summaries.say_all([plan.headline(), *plan.details()], console)
+    summaries.say_all([*plan.serial_lines(), plan.headline(), *plan.details()], console)
     problems = [*plan.errors(), *((error.message, error.hint) for _, error in plan.refused)]
     for message, hint in problems:
         summaries.say_all([f"error: {message}", f"hint: {hint}"], console)
@@ -81,8 +80,7 @@ def _order(args: argparse.Namespace, settings: Settings) -> Order:
     from ...fleet.order import Order
     from ...identity.serial_list import STDIN
 
-    if args.jobs < 1:
-        raise UsageError("--jobs is less than 1", hint="leave it out for 8")
+    options.check_jobs(args)
     out = folder_of_images(args, settings)
     if out is None and args.image is not None:
         raise UsageError(
@@ -90,8 +88,8 @@ def _order(args: argparse.Namespace, settings: Settings) -> Order:
             hint="add --out DIR (or FLASH=0); to flash, leave --image out: the BSP's base is used",
         )
     return Order(
-        source=args.serials,
-        scans=args.serials == STDIN and not args.plan and stdin.is_live(),
+        sources=tuple(args.serials),
+        scans=args.serials == [STDIN] and not args.plan and stdin.is_live(),
         attended=stdin.is_terminal(),
         jobs=args.jobs,
         out=out,
@@ -106,13 +104,14 @@ def _order(args: argparse.Namespace, settings: Settings) -> Order:
 COMMAND = Command(
     name="fleet",
     summary="provision a list of devices",
-    usage="SERIALS [options]",
+    usage="SERIALS... [options]",
     about="Provisions a list of devices: flashes each, or with --out writes an image for each. A"
     " failed device does not stop the others, and the same command again does the rest. Press"
     " Ctrl-C once to finish the devices in progress, twice to stop at once.",
     examples=(
         "fleet AZJN-0001..AZJN-1000 --plan",
         "fleet list.csv --out images",
+        "fleet AZJN-0042 AZJN-0043",
     ),
     add_flags=add_flags,
     run=run,

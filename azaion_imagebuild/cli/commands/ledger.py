@@ -131,10 +131,13 @@ def resolve(args: argparse.Namespace, console: Console) -> int:
     from ...operations.parts import the_ledger
 
     settings = settings_of(args, console)
-    serial = parse_serial(args.serial, settings.serial.pattern)
+    serials = [parse_serial(each, settings.serial.pattern) for each in args.serials]
     with the_ledger(settings) as ledger:
-        receipt = record_verdict(ledger, serial, args.verdict, args.reason, sandbox=args.sandbox)
-    return resolved(serial, receipt, args, console)
+        receipts = {
+            each: record_verdict(ledger, each, args.verdict, args.reason, sandbox=args.sandbox)
+            for each in serials
+        }
+    return resolved(receipts, args, console)
 
 
 def _ledger_to_read(settings: Settings) -> Ledger:
@@ -184,7 +187,7 @@ EXPORT = Command(
 RESOLVE = Command(
     name="ledger resolve",
     summary="record how an attempt ended, or that a device is retired",
-    usage="SERIAL {done,failed,retired,fused,unfused} --reason REASON [options]",
+    usage="SERIAL... {done,failed,retired,fused,unfused} --reason REASON [options]",
     about="Records what an operator knows about a device: that an unfinished attempt succeeded or"
     " failed; that the device is out of use, which frees its account; or the state of its fuses, if"
     " nobody saw the fuse command end.",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def add_flags(provision: argparse.ArgumentParser) -> None:
     options.general(provision)
-    options.serial(provision)
+    options.serial(provision, alone=True)
     options.site(provision)
     options.owner(provision)
 
@@ -25,14 +25,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from ...operations.image import provision
 
     with stdout.reserved():
-        record = provision(args.serial or "", settings_of(args, console), console)
+        record = provision(options.serial_of(args), settings_of(args, console), console)
     return finish(record, args, console)
 
 
 COMMAND = Command(
     name="provision",
     summary="create the account and write device.conf (runbook, step 4)",
-    usage="--serial SERIAL --api-url URL --rootfs-dir DIR [options]",
+    usage="SERIAL --api-url URL --rootfs-dir DIR [options]",
     about="Creates the account, or gives it a new password, and writes device.conf into a rootfs,"
     " where it stays (the runbook's step 4).",
     examples=(

@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 def add_run_flags(run: argparse.ArgumentParser) -> None:
     options.general(run)
     run.add_argument("--name", metavar="NAME", dest="station", help="name of this station, e.g. S1")
-    run.add_argument(
-        "--lanes", metavar="N", type=int, default=4, help="images at a time; default: 4"
-    )
-    options.lanes(run)
+    options.lanes(run, jobs=4)
+    options.flash(run)
+    options.rebuild(run, "rebuild the base, even if it is up to date")
     options.bell(run)
     options.operator(run)
     options.site(run)
@@ -38,10 +37,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from ...stations.station import Duty, run_station
 
     settings = settings_of(args, console)
-    if args.lanes < 1:
-        raise UsageError("--lanes is less than 1", hint="leave it out for 4")
+    options.check_jobs(args)
     duty = Duty(
-        lanes=args.lanes,
+        lanes=args.jobs,
         out=folder_of_images(args, settings),
         base=args.image.absolute() if args.image else None,
         ports=tuple(args.lane),
@@ -84,10 +82,14 @@ def add_resolve_flags(resolve: argparse.ArgumentParser) -> None:
 def resolve(args: argparse.Namespace, console: Console) -> int:
     from ...stations.resolve import resolve
 
-    serial = parse_serial(args.serial, settings_of(args, console).serial.pattern)
+    pattern = settings_of(args, console).serial.pattern
+    serials = [parse_serial(each, pattern) for each in args.serials]
     with _shared_ledger(args, console) as ledger:
-        receipt = resolve(ledger, serial, args.verdict, args.reason, sandbox=args.sandbox)
-    return resolved(serial, receipt, args, console)
+        receipts = {
+            each: resolve(ledger, each, args.verdict, args.reason, sandbox=args.sandbox)
+            for each in serials
+        }
+    return resolved(receipts, args, console)
 
 
 def add_reassign_flags(reassign: argparse.ArgumentParser) -> None:
@@ -128,7 +130,7 @@ RUN = Command(
     about="Takes devices from the queue and provisions them as fleet does, until Ctrl-C. The"
     " devices in progress are then finished, and the others go back to the queue. Press Ctrl-C"
     " twice to stop at once.",
-    examples=("station run --name S1 --lanes 4 --out images",),
+    examples=("station run --name S1 --jobs 4 --out images",),
     add_flags=add_run_flags,
     run=run,
 )
@@ -145,7 +147,7 @@ STATUS = Command(
 RESOLVE = Command(
     name="station resolve",
     summary="record the outcome of a device",
-    usage="SERIAL {done,failed,retired,fused,unfused} --reason REASON [options]",
+    usage="SERIAL... {done,failed,retired,fused,unfused} --reason REASON [options]",
     about="Records the outcome of a device whose station died while flashing it. Such a device is"
     " never repeated automatically.",
     examples=('station resolve AZJN-0042 failed --reason "checked: no image"',),

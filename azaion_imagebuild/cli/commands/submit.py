@@ -33,7 +33,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from ...stations.submit import SubmitOrder, submit
 
     order = SubmitOrder(
-        source=args.serials, station=args.only, sandbox=args.sandbox, again=args.again
+        sources=tuple(args.serials), station=args.only, sandbox=args.sandbox, again=args.again
     )
     submission = submit(order, settings_of(args, console))
     summaries.say_all(submission.lines(), console)
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 COMMAND = Command(
     name="submit",
     summary="queue a list of devices for the stations",
-    usage="SERIALS --database URL [options]",
+    usage="SERIALS... --database URL [options]",
     about="Puts a list of devices into the common queue in PostgreSQL, from which the stations take"
     " them. Skips devices that are done or already queued.",
     examples=(
