@@ -84,6 +84,10 @@ docs: $(VENV)/.docs
 	@echo "site/index.html; with a search: python3 -m http.server --directory site"
 
 clean:
+	@other=$$(find $(VENV) ! -user "$$(id -un)" -print -quit 2>/dev/null); \
+	[ "$$(id -u)" = 0 ] || [ -z "$$other" ] || { \
+	    echo "error: $(VENV) belongs to $$(stat -c %U "$$other")" >&2; \
+	    echo "hint: sudo rm -rf $(CURDIR)/$(VENV), then run the same command again" >&2; exit 2; }
 	@rm -rf $(VENV) .nox dist build site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .PHONY: known

@@ -13,9 +13,17 @@ command -v "$python" >/dev/null || fail "$python is not installed" "sudo apt-get
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
     || fail "$python is older than Python 3.10" "make … PYTHON=/path/to/a/newer/python3"
 [ -w . ] || fail "cannot write into $PWD" "use a checkout that belongs to you"
+# sudo make leaves an environment of root: one error, not one for each of its files
+foreign() {
+    [ -e "$venv" ] && [ "$(id -u)" != 0 ] && find "$venv" ! -user "$(id -un)" -print -quit 2>/dev/null | grep -q .
+}
 exec 9<pyproject.toml
 flock 9  # two first builds at once: the second waits
 here=$(cat "$venv/.where" 2>/dev/null || true)
+if [ "$here" != "$PWD" ] || [ ! "$venv/.$mark" -nt pyproject.toml ]; then
+    ! foreign || fail "$venv belongs to $(stat -c %U "$(find "$venv" ! -user "$(id -un)" -print -quit)")" \
+        "sudo rm -rf $PWD/$venv, then run the same command again"
+fi
 [ "$here" = "$PWD" ] || rm -rf "$venv" || fail "cannot remove $venv" "remove it as the user who made it"
 [ ! "$venv/.$mark" -nt pyproject.toml ] || exit 0
 

@@ -91,9 +91,10 @@ def stream() -> Iterator[TextIO]:
 
 @contextlib.contextmanager
 def quiet_pipe(console: Console) -> Iterator[None]:
-    """Warn if the reader is gone (``| head``)."""
+    """Warn if stdout cannot be written; a reader that has seen enough (``| head``) is no fault."""
     try:
         yield
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the exit flushes again
-        console.say(f"warning: cannot write to stdout: {error.strerror}")
+        if not isinstance(error, BrokenPipeError):
+            console.say(f"warning: cannot write to stdout: {error.strerror}")

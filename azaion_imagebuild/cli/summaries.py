@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..identity.serial import EMAIL_PREFIX
 from ..pipeline import events
 from ..text import to_the_second
 from .console import Console
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from ..model import BuildRecord, Finding
     from ..operations.dry_run import ImagePlan
@@ -28,14 +30,29 @@ def build_ended(record: BuildRecord, console: Console) -> None:
         return
     facts = _facts(record)
     width = max(len(name) for name, _ in facts)
-    console.tell(event, *(f"  {name:{width}}  {text}" for name, text in facts), event.message)
+    lines = [_fact(name, text, width) for name, text in facts]
+    console.tell(event, *lines, event.message)
+
+
+def _fact(name: str, text: str, width: int) -> str:
+    """Return a fact on a line of 80 columns; a command to type stays whole."""
+    room = _COLUMNS - width - 4
+    if len(text) > room and name not in _TO_TYPE:
+        text = f"…{text[1 - room :]}"  # a path's end says more
+    return f"  {name:{width}}  {text}"
+
+
+_COLUMNS = 80
+_MOST = 5  # facts: the sixth line is the last one
+_TO_TYPE = ("flash_command",)
 
 
 def _facts(record: BuildRecord) -> list[tuple[str, str]]:
+    """Return what a person checks at a glance; the record has everything."""
     facts = []
     if record.enrolled is not None:
         facts.append(("account", f"{record.build.email} ({record.enrolled})"))
-    if record.staged is not None:
+    if record.staged is not None and record.image is None:
         owner = f"{record.staged.ownership.uid}:{record.staged.ownership.gid}"
         path = f"/{record.staged.path}"
         if record.build.bsp_dir is None and record.image is None:
@@ -43,17 +60,24 @@ def _facts(record: BuildRecord) -> list[tuple[str, str]]:
         facts.append(("identity", f"{path} {record.staged.mode:04o} {owner}"))
     if record.image is not None:
         facts += _facts_of_image(record)
-    facts += [
+    more = [
         (name, str(value)) for name, value in record.extra.items() if not isinstance(value, list)
     ]
-    return facts
+    more.sort(key=lambda fact: fact[0] not in _TO_TYPE)
+    if len(facts) + len(more) > _MOST:
+        facts = [fact for fact in facts if fact[0] != "digest"]
+    room = _MOST - len(facts)
+    if len(more) > room:
+        rest = ", ".join(f"{name}: {value}" for name, value in more[room - 1 :])
+        more = [*more[: room - 1], ("more", rest)]
+    return facts + more
 
 
 def _facts_of_image(record: BuildRecord) -> list[tuple[str, str]]:
     assert record.image is not None  # noqa: S101 - our caller has looked
     facts = [("image", f"{record.image.path} ({record.image.format})")]
     if record.image_sha256 is not None:
-        facts.append(("digest", f"{record.image_sha256} (fs-verity)"))
+        facts.append(("digest", f"{record.image_sha256[:32]}… (fs-verity)"))
     if record.enrolled is not None and record.build.bsp_dir is not None:  # a base is never flashed
         device = f"yes ({record.flashed.device})" if record.flashed else "no (FLASH=0)"
         facts.append(("flashed", device))
@@ -78,13 +102,14 @@ def say_all(lines: Iterable[str], console: Console) -> None:
         console.say(line)
 
 
-def fleet_ended(fleet: Mapping[str, Any], console: Console) -> None:
-    """Show the result of a fleet, and what is left."""
+def fleet_ended(fleet: Mapping[str, Any], out: Path | None, console: Console) -> None:
+    """Show what a fleet has done, and what is left; ``out``: the folder of its images."""
     from ..report import summary_lines
 
     *lines, last = summary_lines(fleet)
+    images = [f"images: {out}"] if out is not None else []
     report = [f"report: {fleet['report']}"] if fleet["report"] else []
-    say_all([*lines, *report, last], console)
+    say_all([*lines, *images, *report, last], console)
 
 
 def station_ended(station: Mapping[str, Any], console: Console) -> None:
@@ -150,4 +175,8 @@ def target_verified(report: Report, console: Console) -> None:
     for each in report.findings:
         console(events.problem("error", each.message, each.hint))
     if not report.findings:
-        console.say(f"OK: {report.target} ({report.format}) carries {report.email}")
+        whose = f"OK: {report.target} ({report.format}) carries {report.email}"
+        if report.serial is None and report.email.startswith(EMAIL_PREFIX):
+            suffix = report.email.partition("@")[0].removeprefix(EMAIL_PREFIX)
+            whose += f", a serial that ends in -{suffix.upper()}"
+        console.say(whose)

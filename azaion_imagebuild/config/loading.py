@@ -11,7 +11,7 @@ from msgspec import structs
 
 from ..errors import UsageError
 from ..settings import ENV_PREFIX, Settings
-from ..system.files import is_own, read_plain
+from ..system.files import distrust, read_plain
 from .kinds import Key, convert
 
 CONFIG_FILE = "imagebuild.toml"
@@ -76,11 +76,11 @@ def _from_file(
         if not path.is_file():
             return {}
         # It may name plug-ins, which are run; the owner of its folder could swap it at any time.
-        if not (is_own(path) and is_own(path.absolute().parent)):
+        if wrong := distrust(path.absolute(), path.absolute().parent):
+            reason, command = wrong
             raise UsageError(
-                f"{path.absolute()} or its folder belongs to another user, or everybody may write"
-                " it",
-                hint=f"chown and chmod it, or name it if you trust it: --config {path}",
+                f"{path} in this folder is not trusted: {reason}",
+                hint=f"{command}; or name it if you trust it: --config {path}",
             )
     document = _parse_toml(path)
     sections = {section for section, _ in known}

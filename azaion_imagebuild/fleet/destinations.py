@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import shutil
@@ -44,7 +43,7 @@ from ..pipeline.new import base_build, device_build, stamping_build
 from ..pipeline.recipes import use_base
 from ..pipeline.target import Blank
 from ..settings import Settings
-from ..system.files import is_own
+from ..system.files import distrust
 from ..system.locks import locked
 from .device_watch import DeviceWatch
 from .order import Order
@@ -206,9 +205,10 @@ def opened_folder(folder: Path, wait: float) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not is_own(folder):  # its owner could replace a proven image
-            raise PermissionError(
-                errno.EPERM, "it belongs to another user, or everybody may write it"
+        if wrong := distrust(folder):  # its owner could swap a proven image
+            raise UsageError(
+                f"cannot write into {folder}: {wrong[0]}",
+                hint=f"{wrong[1]}; or give another folder by --out",
             )
         with locked([folder], wait):
             work = folder / _WORK

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from ..errors import PreflightError
 from ..identity.serial_list import Listed
+from ..ledger.standing import resolve_command
 from ..pipeline.events import Watcher
 from ..text import spoken_time
 from . import events
@@ -127,11 +128,11 @@ class ScanFeed:
             self.plans.setdefault(each.serial, plan)
             message = f"{each.serial} is done already ({spoken_time(row.at)})"
             return double(message, "to redo it, start again with --again")
-        for each, _ in plan.unknown:
+        for each, row in plan.unknown:
             self.plans.setdefault(each.serial, plan)
             raise PreflightError(
                 f"{each.serial} died while flashing: what it holds is unknown",
-                hint=f"check the device, then: azaion-imagebuild ledger resolve {each.serial} …",
+                hint=f"check the device, then: {resolve_command(row)} done (or failed)",
             )
         return refused(plan.refused[0][1])
 

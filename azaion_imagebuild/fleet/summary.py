@@ -11,6 +11,7 @@ from .. import __version__
 from ..identity.serial_list import Listed
 from ..ledger import Entry
 from ..ledger.process_id import user
+from ..ledger.standing import resolve_command
 from ..settings import Settings
 from ..text import to_the_second, utc
 from .plan import Plan
@@ -75,8 +76,8 @@ def _known(each: Listed, row: Entry, outcome: str) -> dict[str, Any]:
         "step": row.step,
         "error": "its last attempt died while flashing: what the device holds is not known",
         "hint": "flash that very device: azaion-imagebuild image --serial"
-        f" {each.serial}; or record what you know: azaion-imagebuild ledger resolve"
-        f" {each.serial} …",
+        f" {each.serial}; or record what you know: "
+        f"{resolve_command(row)} done (or failed)",
     }
     known = blank_record(each)
     fields = {name: getattr(row, name) for name in known if hasattr(row, name)}

@@ -4,23 +4,56 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
 from typing import Any, Literal, TextIO
+
+from msgspec import Struct, structs
 
 from ..errors import UsageError
 from ..text import spreadsheet_cell, to_the_second
-from .entry import FIELDS
+from .entry import FIELDS, Entry, Outcome
+from .standing import FLASH, died
 from .store import Ledger
 
 
-def attempts(ledger: Ledger, serial: str | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the last row of each attempt as a JSON object.
+class Wanted(Struct, frozen=True, kw_only=True):
+    """Which attempts are asked for; by default all."""
+
+    serial: str | None = None
+    failed: bool = False
+    unknown: bool = False
+    """Only devices whose last attempt died while flashing."""
+    since: str | None = None
+    """As :attr:`.Entry.at`."""
+    last: int | None = None
+    """So many of the newest."""
+
+
+def attempts(ledger: Ledger, wanted: Wanted | None = None) -> list[dict[str, Any]]:
+    """Return each attempt as a JSON object, oldest first: its last row.
+
+    An attempt whose process is gone is ``unknown`` if it died while flashing, else ``failed``.
 
     Raises:
         LedgerError: the ledger cannot be read.
     """
-    for entry in ledger.attempts(serial):
-        yield entry.as_json()
+    wanted = wanted or Wanted()
+    found = [_as_it_ended(entry) for entry in ledger.attempts(wanted.serial)]
+    if wanted.unknown:
+        found = list({(each.serial, each.sandbox): each for each in found}.values())
+    outcomes = {name for name in ("failed", "unknown") if getattr(wanted, name)}
+    chosen = [
+        each.as_json()
+        for each in found
+        if (not outcomes or each.outcome in outcomes) and each.at >= (wanted.since or "")
+    ]
+    return chosen[-wanted.last :] if wanted.last else chosen
+
+
+def _as_it_ended(entry: Entry) -> Entry:
+    if not died(entry):
+        return entry
+    outcome: Outcome = "unknown" if entry.step == FLASH else "failed"
+    return structs.replace(entry, outcome=outcome, error=f"its process died at {entry.step}")
 
 
 def history(ledger: Ledger, serial: str) -> list[dict[str, Any]]:
@@ -75,6 +108,12 @@ def _cell(value: object) -> object:
     return spreadsheet_cell(value) if isinstance(value, str) else value
 
 
+HEADER = (
+    f"{'WHEN':<20}  {'SERIAL':<16} {'OUTCOME':<8} {'STEP':<18} {'FLASHED':<7} BY, WHERE AND WHY"
+)
+"""The titles above :func:`line_of`."""
+
+
 def line_of(entry: dict[str, Any]) -> str:
     """Return an attempt as a line for the operator."""
     at = to_the_second(entry["at"])
@@ -83,5 +122,12 @@ def line_of(entry: dict[str, Any]) -> str:
     error = f"  {entry['error']}" if entry["error"] else ""
     return (
         f"{at}  {entry['serial']:<16} {entry['outcome']:<8} {entry['step']:<18}"
-        f" {where}{entry['operator']}@{entry['host']}{flashed}{error}"
+        f" {_flashed(entry):<7} {where}{entry['operator']}@{entry['host']}{flashed}{error}"
     )
+
+
+def _flashed(entry: dict[str, Any]) -> str:
+    """Return whether a device got the identity: a build with FLASH=0 is ``done``, too."""
+    if entry["outcome"] == "unknown":
+        return "?"
+    return "yes" if entry["flashed"] else "no"

@@ -118,7 +118,7 @@ class Standing(Struct, frozen=True, kw_only=True):
                 f" {rival.attempt}, {_when(rival)}): building {self.serial} would lock that device"
                 " out",
                 hint="scan the label again; if that device is out of use:"
-                f" {_resolve(rival)} retired",
+                f" {resolve_command(rival)} retired",
             )
         if self.at_work:
             assert self.last is not None  # noqa: S101
@@ -126,7 +126,7 @@ class Standing(Struct, frozen=True, kw_only=True):
                 message=f"{self.serial} has been building since {_when(self.last)}, started by"
                 f" {_who(self.last)}",
                 hint="wait until it ends; if that machine or container is gone:"
-                f" {_resolve(self.last)} failed",
+                f" {resolve_command(self.last)} failed",
             )
         elif self.unknown:
             yield Finding(
@@ -149,7 +149,7 @@ class Standing(Struct, frozen=True, kw_only=True):
                 message=f"{self.serial} was fused on {_when(self.fused)} by {_who(self.fused)}: it"
                 " is not fused again",
                 hint="if this is another device with that serial, and the old one is out of use:"
-                f" {_resolve(self.fused)} retired",
+                f" {resolve_command(self.fused)} retired",
                 severity="warning",
             )
         if self.perhaps_fused is not None:
@@ -158,7 +158,7 @@ class Standing(Struct, frozen=True, kw_only=True):
                 f" {_who(self.perhaps_fused)} and did not succeed: which fuses are burned"
                 " is unknown",
                 hint="read the device's fuses, then record what you find:"
-                f" {_resolve(self.perhaps_fused)} fused (or unfused)",
+                f" {resolve_command(self.perhaps_fused)} fused (or unfused)",
                 severity="error" if asked else "warning",
             )
 
@@ -177,7 +177,7 @@ class Standing(Struct, frozen=True, kw_only=True):
             return Finding(message=message, hint="to build it again, add --yes")
         return Finding(
             message=f'{message}, and [ledger] reprovision = "refuse" forbids it',
-            hint=f"if it is out of use: {_resolve(row)} retired",
+            hint=f"if it is out of use: {resolve_command(row)} retired",
         )
 
 
@@ -192,7 +192,11 @@ def _says_of_a_device(row: Entry) -> bool:
     return row.flashed or row.outcome in ("unknown", "retired") or row.step == RESOLVE
 
 
-def _resolve(row: Entry) -> str:
+def resolve_command(row: Entry) -> str:
+    """Return the command by which an operator says what became of a row's device.
+
+    The verdict comes after it.
+    """
     sandbox = "--sandbox " if row.sandbox else ""
     return f"azaion-imagebuild ledger resolve {sandbox}--reason … {row.serial}"
 

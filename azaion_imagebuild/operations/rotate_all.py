@@ -21,7 +21,7 @@ from ..pipeline.events import Watcher, warnings_to
 from ..pipeline.plugins import load_plugins
 from ..pipeline.shared import SharedResources
 from ..settings import Settings
-from ..system.files import is_own
+from ..system.files import distrust
 from ..system.locks import locked
 from ..system.signals import (
     hold_to_the_end,
@@ -200,15 +200,15 @@ def _opened_folder(folder: Path, wait: float) -> Iterator[None]:
     """Create and lock the folder of the new files: two rotations must not write into one."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        own = is_own(folder)
+        wrong = distrust(folder)
     except OSError as error:
         raise UsageError(
             f"cannot write into {folder}: {error.strerror}", hint="give another folder by --out"
         ) from None
-    if not own:
+    if wrong is not None:
         raise UsageError(
-            f"{folder} belongs to another user, or anybody may write to it",
-            hint="give a folder of your own by --out",
+            f"cannot write into {folder}: {wrong[0]}",
+            hint=f"{wrong[1]}; or give a folder of your own by --out",
         )
     with locked([folder], wait):
         yield

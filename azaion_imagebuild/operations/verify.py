@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,10 @@ class Report(Struct, frozen=True, kw_only=True):
     target: Path
     format: str
     """``directory``, or as :func:`images.image_format` says."""
-    serial: str
+    serial: str | None
+    """The device that was asked for; None: whoever's it is."""
     email: str
+    """The account that it must be of; without a serial the one that it is of, or "" for none."""
     findings: tuple[Finding, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -48,7 +51,7 @@ class Report(Struct, frozen=True, kw_only=True):
         }
 
 
-def verify(target: Path, serial: str, settings: DeviceConfSettings) -> Report:
+def verify(target: Path, serial: str | None, settings: DeviceConfSettings) -> Report:
     """Check format, e-mail, mode and owner of the device.conf in ``target``.
 
     The owner is looked up by name in the target's own passwd and group.
@@ -65,11 +68,10 @@ def verify(target: Path, serial: str, settings: DeviceConfSettings) -> Report:
         raise UsageError(
             f"{target} is not a file or folder", hint="give a rootfs folder or an image file"
         )
-    email = email_for(serial)
     if target.is_dir():
         try:
             with Rootfs(target) as rootfs:
-                findings = _check(rootfs.read_file, target, email, settings)
+                email, findings = _check(rootfs.read_file, target, serial, settings)
         except StagingError as error:
             raise VerificationError(error.message, hint=error.hint) from None
         return Report(
@@ -78,7 +80,7 @@ def verify(target: Path, serial: str, settings: DeviceConfSettings) -> Report:
 
     found = images.format_of(target)
     with images.opened(target) as filesystem:
-        findings = _check(filesystem.read_file, target, email, settings)
+        email, findings = _check(filesystem.read_file, target, serial, settings)
     if not findings:
         findings = tuple(_damaged(target, found))
     return Report(target=target, format=found, serial=serial, email=email, findings=findings)
@@ -92,9 +94,11 @@ def _damaged(target: Path, image_format: str) -> Iterator[Finding]:
 
 
 def _check(
-    read_file: _ReadFile, target: Path, email: str, settings: DeviceConfSettings
-) -> tuple[Finding, ...]:
+    read_file: _ReadFile, target: Path, serial: str | None, settings: DeviceConfSettings
+) -> tuple[str, tuple[Finding, ...]]:
+    """Return the account, and what speaks against the file being that account's."""
     entry = read_file(DEVICE_CONF, device_conf.LONGEST)
+    email = email_for(serial) if serial else _email_in(entry)
     findings: list[Finding] = []
     owner = None
     try:
@@ -102,4 +106,11 @@ def _check(
     except UnknownAccount as error:
         findings.append(unknown_account(error))
     expected = Expected(email=email, owner=owner, pattern=settings.password_pattern, hint=_WRONG)
-    return (*findings, *prove(entry, str(target), expected))
+    return email, (*findings, *prove(entry, str(target), expected))
+
+
+def _email_in(entry: FileEntry | None) -> str:
+    """Return whose a device.conf is; "" if it holds no credential."""
+    with contextlib.suppress(device_conf.MalformedDeviceConf):
+        return device_conf.parse(entry.data).email if entry is not None else ""
+    return ""

@@ -8,6 +8,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from ..text import counted
+
 
 class Totals(Struct, frozen=True, kw_only=True):
     """The numbers of one run."""
@@ -76,9 +78,17 @@ class Totals(Struct, frozen=True, kw_only=True):
         """Return what the operator should do now."""
         if not self.left:
             return "Nothing is left to do"
-        fix = "follow the hints, then " if self.failed or self.unknown else ""
-        those = "the one that is" if self.left == 1 else f"the {self.left:,} that are"
-        return f"Next: {fix}run the same command again; it builds {those} not done"
+        again = self.failed + self.not_started
+        steps = []
+        if self.unknown:
+            them = "it" if self.unknown == 1 else "them"
+            steps.append(f"check {counted(self.unknown, 'unknown device')} and resolve {them}")
+        if again:
+            fix = "follow the hints, then " if self.failed else ""
+            those = "the one that is" if again == 1 else f"the {again:,} that are"
+            what = "failed or not started" if self.unknown else "not done"
+            steps.append(f"{fix}run the same command again; it builds {those} {what}")
+        return f"Next: {'; '.join(steps)}"
 
 
 def percent(share: float | None) -> str:

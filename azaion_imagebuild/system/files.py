@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shlex
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -192,19 +193,39 @@ def _copy_xattrs(source: Path, target: int) -> None:
             os.setxattr(target, name, os.getxattr(source, name))
 
 
-def is_own(path: Path) -> bool:
-    """Tell whether ``path`` belongs to a trusted user and is not writable by everybody.
+def is_ours(found: os.stat_result) -> bool:
+    """Tell whether a file belongs to a trusted user and is not writable by everybody.
 
     Trusted are this user, root, and the user who called sudo: root must not run what any local user
     can write.
     """
-    link, found = path.lstat(), path.stat()
-    return link.st_uid in _owners() and is_ours(found)
-
-
-def is_ours(found: os.stat_result) -> bool:
-    """Tell the same of a result of :func:`os.stat`."""
     return found.st_uid in _owners() and not found.st_mode & stat.S_IWOTH
+
+
+def distrust(*paths: Path) -> tuple[str, str] | None:
+    """Return why the first path that :func:`is_ours` refuses is refused, and the command to fix it.
+
+    None: all of them are trusted, and so are the links among them.
+    """
+    for path in paths:
+        link, found = path.lstat(), path.stat()
+        for each, more in ((found, ()), (link, ("-h",))):
+            if each.st_uid not in _owners():
+                mend = ["sudo", "chown", *more, _name(os.geteuid()), str(path)]
+                return f"{path} belongs to {_name(each.st_uid)}", shlex.join(mend)
+        if not is_ours(found):
+            sudo = ["sudo"] if found.st_uid != os.geteuid() else []
+            return f"everybody may write {path}", shlex.join([*sudo, "chmod", "o-w", str(path)])
+    return None
+
+
+def _name(uid: int) -> str:
+    import pwd  # imported late: only an error needs it
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def make_folder(path: Path) -> None:

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import stat
 import tempfile
 import time
@@ -21,6 +22,7 @@ from .process import processes_of
 
 _logger = logging.getLogger(__name__)
 _PAUSE = 0.2
+_TOOL = re.compile(r"azaion[-_]imagebuild(/__main__\.py)?$")
 HOST_FOLDERS = (Path("/run"), Path("/var/lock"))
 """The folder of root's host-wide locks; an ordinary user's are in the temporary folder."""
 
@@ -133,14 +135,18 @@ def _lock(descriptor: int, folder: Path, deadline: float) -> None:
 
 
 def holder(descriptor: int) -> str:
-    """Return the processes that hold the lock on an open folder, as far as this user can see."""
+    """Return the process that holds the lock on an open folder, as far as this user can see.
+
+    Its scripts hold it, too: the one to stop is the tool, or else the oldest of them.
+    """
     wanted = os.fstat(descriptor)
     found = [
-        f"process {each.pid} ({_command(each.argv)})"
-        for each in processes_of()
-        if each.pid != os.getpid() and _holds(each.path, wanted)
+        each for each in processes_of() if each.pid != os.getpid() and _holds(each.path, wanted)
     ]
-    return " and ".join(found) or "another process"
+    if not found:
+        return "another process"
+    one = min(found, key=lambda each: (not _is_tool(each.argv), each.pid))
+    return f"process {one.pid} ({_command(one.argv)})"
 
 
 def _holds(process: Path, wanted: os.stat_result) -> bool:
@@ -151,6 +157,10 @@ def _holds(process: Path, wanted: os.stat_result) -> bool:
                 if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
                     return "FLOCK" in (process / "fdinfo" / link.name).read_text()
     return False
+
+
+def _is_tool(argv: Iterable[str]) -> bool:
+    return any(_TOOL.search(word) for word in argv)
 
 
 def _command(argv: Iterable[str]) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import StagingError
 from ..model import Build, Finding
-from .files import is_own, make_folder
+from .files import distrust, make_folder
 
 _HINT = "set AZAION_IMAGEBUILD_STATE_DIR to a folder of your own"
 
@@ -23,8 +22,11 @@ def make_log_dir(build: Build) -> None:
     """
     try:
         make_folder(build.log_dir)
-        if not is_own(build.log_dir.parent):
-            raise PermissionError(errno.EPERM, "it belongs to another user")
+        if wrong := distrust(build.log_dir.parent):
+            raise StagingError(
+                f"cannot make the log folder {build.log_dir}: {wrong[0]}",
+                hint=f"{wrong[1]}; or {_HINT}",
+            )
     except OSError as error:
         raise StagingError(
             f"cannot make the log folder {build.log_dir}: {error.strerror}",
@@ -36,14 +38,13 @@ def findings(build: Build) -> list[Finding]:
     """Return what would keep NVIDIA's scripts from having a log; change nothing."""
     there = next(each for each in (build.log_dir, *build.log_dir.parents) if os.path.lexists(each))
     of_serial = build.log_dir.parent
-    if of_serial.exists() and not is_own(of_serial):
-        reason = "it belongs to another user, or everybody may write it"
-        message = f"logs cannot be written into {of_serial}: {reason}"
-    elif not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    if of_serial.exists() and (wrong := distrust(of_serial)):
+        message = f"logs cannot be written into {of_serial}: {wrong[0]}"
+        return [Finding(message=message, hint=f"{wrong[1]}; or {_HINT}")]
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         message = f"logs cannot be written into {there}"
-    else:
-        return []
-    return [Finding(message=message, hint=_HINT)]
+        return [Finding(message=message, hint=_HINT)]
+    return []
 
 
 @contextlib.contextmanager

@@ -295,7 +295,8 @@ def test_images_do_not_go_where_everybody_may_write(run: Run) -> None:
     Path("images").mkdir()
     Path("images").chmod(0o777)
     ran = run("fleet", "AZJN-0001", "--out", "images")
-    assert (ran.code, "everybody may write it" in ran.err) == (2, True)
+    assert (ran.code, "everybody may write /" in ran.err) == (2, True)
+    assert f"hint: chmod o-w {Path('images').absolute()}; or" in ran.err
     assert not list(Path("images").iterdir())
 
 

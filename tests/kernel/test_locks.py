@@ -34,6 +34,32 @@ def test_a_second_process_is_told_who_holds_the_tree(tmp_path: Path) -> None:
         assert len(held) == 1
 
 
+SCRIPT = """
+import subprocess, sys
+from pathlib import Path
+from azaion_imagebuild.system.locks import locked
+with locked([Path(sys.argv[2])], 0) as held:
+    script = subprocess.Popen(["sleep", "60"], pass_fds=held)
+    print("held", flush=True)
+    sys.stdin.read()
+    script.kill()
+"""
+
+
+def test_of_the_tool_and_its_scripts_one_is_named(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, "/usr/bin/azaion-imagebuild", str(tmp_path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as tool:  # fmt: skip
+        assert tool.stdout is not None
+        assert tool.stdout.readline() == "held\n"
+        with pytest.raises(PreflightError) as refused:
+            locked([tmp_path], 0).__enter__()
+        tool.communicate()
+    assert f"in use by process {tool.pid} (" in refused.value.message
+    assert "sleep" not in refused.value.message
+
+
 def test_a_lock_leaves_nothing_in_the_tree(tmp_path: Path) -> None:
     before = os.listdir(tmp_path)
     with locked([tmp_path], 0):

@@ -266,7 +266,8 @@ def test_a_log_folder_of_another_user_is_an_error_before_the_account(
     os.chown(folder, 4242, 4242)
     ran = run("image", "--serial", SERIAL, "--json")
     assert ran.code == 3
-    assert "belongs to another user" in ran.json["error"]
+    assert f"{folder} belongs to 4242" in ran.json["error"]
+    assert f"sudo chown root {folder}" in ran.json["hint"]
     assert not (sandbox.dir / "started").exists()
     assert sandbox.accounts.list() == []
 
@@ -492,7 +493,8 @@ def test_an_imagebuild_toml_that_all_may_write_is_read_only_when_it_is_named(
     Path("imagebuild.toml").chmod(0o666)
     ran = run("hooks", "--json")
     assert ran.code == 2
-    assert "everybody may write it" in ran.json["error"]
+    assert ran.json["error"].endswith(f"everybody may write {Path('imagebuild.toml').absolute()}")
+    assert f"chmod o-w {Path('imagebuild.toml').absolute()}; or" in ran.json["hint"]
     assert "--config imagebuild.toml" in ran.json["hint"]
     assert not Path("imported").exists()
     assert run("hooks", "--config", "imagebuild.toml").code == 0
@@ -509,7 +511,9 @@ def test_an_imagebuild_toml_of_another_user_is_read_only_when_it_is_named(
         monkeypatch.setenv("SUDO_UID", sudo_uid)
         ran = run("hooks", "--json")
         assert ran.code == 2
-        assert "belongs to another user" in ran.json["error"]
+        file = Path("imagebuild.toml").absolute()
+        assert ran.json["error"].endswith(f"{file} belongs to 4242")
+        assert ran.json["hint"].startswith(f"sudo chown root {file}; or")
     assert not Path("imported").exists()
     monkeypatch.setenv("SUDO_UID", "4242")  # who called sudo may say what is run
     assert run("hooks").code == 0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -162,6 +164,36 @@ exit 0
     assert done.returncode == 0, done.stderr
     told = (tmp_path / "told").read_text()
     assert told == "PIP_INDEX_URL=https://mirror.example\nPIP_USER=0\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_an_environment_of_root_is_one_clear_error_for_another_user() -> None:
+    nobody = 65534
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        shutil.copytree(ROOT / "tools", folder / "tools")
+        shutil.copy(ROOT / "Makefile", folder)
+        (folder / "pyproject.toml").touch()
+        os.chown(folder, nobody, nobody)
+        packages = folder / ".venv/lib"
+        packages.mkdir(parents=True)
+        for number in range(100):
+            (packages / f"{number}.py").touch()
+        python = folder / "python3"
+        python.write_text("#!/bin/bash\n")
+        python.chmod(0o755)
+        script = ["bash", "tools/set-up.sh", str(python), ".venv", ".", "image"]
+        for argv in (script, ["make", "clean"]):
+            done = subprocess.run(argv, cwd=folder, user=nobody, check=False, capture_output=True,
+                                  text=True, env={"PATH": os.environ["PATH"]})  # fmt: skip
+            assert done.returncode == 2, done.stderr
+            lines = [line for line in done.stderr.splitlines() if not line.startswith("make: ")]
+            assert lines == [
+                "error: .venv belongs to root",
+                f"hint: sudo rm -rf {folder}/.venv, then run the same command again",
+            ]
+        assert len(list(packages.iterdir())) == 100
 
 
 def test_fuse_is_taken_literally_and_refused_for_a_fleet(tmp_path: Path) -> None:

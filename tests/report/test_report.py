@@ -77,7 +77,7 @@ def test_the_page_says_how_many_how_fast_and_why_not() -> None:
     for words in (
         "188 of 200 devices done", "95.9 % yield of 193 attempted", "INCOMPLETE 10 min 12 s",
         "failed 7", "1,088", "station S1", "operator m.kovacs",
-        "run the same command again; it builds the 12 that are not done.",
+        "run the same command again; it builds the 11 that are failed or not started.",
         "5 devices cannot reach the admin API at https://admin.example.com: connection refused",
         "failed at provision_identity, exit code 4 → check DNS, VPN, firewall and API_URL",
         "2 devices flash.sh -r ended with 1: USB 1-2 does not answer", "nobody saw how it ended",
@@ -348,7 +348,9 @@ def test_the_last_lines_name_each_device_its_error_and_what_to_run_next() -> Non
     assert lines[at + 2] == f"hint: {fleets.API_DOWN['hint']}"
     assert [line for line in lines if line.startswith("error: AZJN-0092 at flash: flash.sh -r")]
     assert "not started: AZJN-0197 AZJN-0198 AZJN-0199 AZJN-0200" in lines
-    assert lines[-2].endswith("run the same command again; it builds the 12 that are not done")
+    assert lines[-2].endswith(
+        "run the same command again; it builds the 11 that are failed or not started"
+    )
     assert lines[-1] == (
         "INCOMPLETE: 188 of 200 are done, 7 failed, 1 unknown, 4 not started (10 min 12 s)"
     )

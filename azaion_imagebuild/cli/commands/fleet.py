@@ -63,7 +63,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     console.has_bell = not args.no_bell
     with stdout.reserved(), stdin.typed(console, wanted=order.scans) as typed:
         fleet = run_fleet(order, settings, console.fleet(scans=order.scans), typed)
-    summaries.fleet_ended(fleet, console)
+    summaries.fleet_ended(fleet, order.out, console)
     if args.json:
         stdout.print_json(fleet, console)
     return int(fleet["exit_code"])

@@ -21,22 +21,58 @@ if TYPE_CHECKING:
 
 def add_list_flags(every: argparse.ArgumentParser) -> None:
     options.general(every)
-    every.add_argument("--serial", help="only the attempts for this device")
+    options.serial(every, alone=True)
+    every.add_argument("--failed", action="store_true", help="only attempts that failed")
+    every.add_argument(
+        "--unknown",
+        action="store_true",
+        help="only devices whose last attempt died while flashing: check them, then ledger resolve",
+    )
+    every.add_argument(
+        "--since", metavar="WHEN", help="an age like 12h or 7d, or a local date: 2026-11-28"
+    )
+    every.add_argument("-n", "--last", metavar="N", type=int, help="only the newest N")
     options.database(every)
 
 
 def list_attempts(args: argparse.Namespace, console: Console) -> int:
     from ...ledger import history
 
-    settings = settings_of(args, console)
-    serial = parse_serial(args.serial, settings.serial.pattern) if args.serial else None
+    settings, serial = settings_of(args, console), options.serial_of(args)
+    if args.last is not None and args.last < 1:
+        raise UsageError("-n is less than 1", hint="leave it out for all")
+    wanted = history.Wanted(
+        serial=parse_serial(serial, settings.serial.pattern) if serial else None,
+        failed=args.failed,
+        unknown=args.unknown,
+        since=_since(args.since) if args.since is not None else None,
+        last=args.last,
+    )
     with _ledger_to_read(settings) as ledger:
-        if args.json:
-            stdout.print_json(list(history.attempts(ledger, serial)), console)
-            return 0
-        for entry in history.attempts(ledger, serial):
-            stdout.print_line(history.line_of(entry), console)
+        found = history.attempts(ledger, wanted)
+    if args.json:
+        stdout.print_json(found, console)
+        return 0
+    if not found:
+        asked = wanted != history.Wanted()
+        console.say("no attempt in the ledger is like that" if asked else "the ledger is empty")
+    for line in [history.HEADER, *map(history.line_of, found)] if found else ():
+        stdout.print_line(line, console)
     return 0
+
+
+def _since(text: str) -> str:
+    """Return the time that an age or a local date means, as the ledger writes it."""
+    from datetime import datetime, timezone
+
+    from ...operations.rotate_all import parse_age
+    from ...text import utc
+
+    try:
+        when = datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        when = datetime.now(timezone.utc) - parse_age(text)
+    return utc(when.timestamp(), "microseconds")
 
 
 def add_show_flags(show: argparse.ArgumentParser) -> None:
@@ -149,9 +185,10 @@ def _ledger_to_read(settings: Settings) -> Ledger:
 LIST = Command(
     name="ledger list",
     summary="one line for each attempt",
-    usage="[options]",
-    about="Prints one line for each attempt, oldest first.",
-    examples=("ledger list --serial AZJN-0042",),
+    usage="[SERIAL] [options]",
+    about="Prints one line for each attempt, oldest first, with how it ended and whether a device"
+    " was flashed. An attempt that died while flashing is unknown.",
+    examples=("ledger list AZJN-0042", "ledger list --failed --since 12h", "ledger list --unknown"),
     add_flags=add_list_flags,
     run=list_attempts,
 )

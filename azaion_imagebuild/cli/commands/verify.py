@@ -29,7 +29,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from ...operations.verify import verify
 
     settings = settings_of(args, console)
-    serial = parse_serial(args.serial or "", settings.serial.pattern)
+    serial = args.serial
+    if serial is not None:
+        serial = parse_serial(serial, settings.serial.pattern)
     report = verify(args.target, serial, settings.device_conf)
     if args.json:
         stdout.print_json(report.as_json(), console)
@@ -40,10 +42,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
 COMMAND = Command(
     name="verify",
     summary="check device.conf in a rootfs or an image",
-    usage="TARGET --serial SERIAL [options]",
+    usage="TARGET [--serial SERIAL] [options]",
     about="Reads device.conf from a rootfs folder or a finished image, without mounting it, and"
-    " reports every difference from what this device must carry. Exits with 8 if there is one.",
-    examples=("verify AZJN-0042.img --serial AZJN-0042",),
+    " reports every difference from what this device must carry. Exits with 8 if there is one."
+    " Without a serial it says whose identity it is.",
+    examples=("verify AZJN-0042.img --serial AZJN-0042", "verify AZJN-0042.img"),
     add_flags=add_flags,
     run=run,
 )
