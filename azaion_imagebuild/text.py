@@ -61,6 +61,19 @@ def to_the_second(at: str) -> str:
     return f"{at[:19]}Z"
 
 
+def local_time(at: str) -> str:
+    """Return a text of :func:`utc` as a local time with its offset: ``2026-11-28 03:43:05 +01:00``.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not at.endswith("Z"):
+        raise ValueError(f"{at!a} is not in UTC")
+    when = datetime.strptime(at[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc).astimezone()
+    offset = when.isoformat()[-6:]
+    return f"{when:%Y-%m-%d %H:%M:%S} {offset}"
+
+
 def spoken_time(at: str) -> str:
     """Return a text of :func:`utc` for a reader: ``2026-11-28 02:43:05 UTC``."""
     return f"{at[:10]} {at[11:19]} UTC"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..identity.serial import EMAIL_PREFIX
 from ..pipeline import events
-from ..text import to_the_second
+from ..text import counted, to_the_second
 from .console import Console
 
 if TYPE_CHECKING:
@@ -149,14 +149,17 @@ def rotation_planned(plan: Mapping[str, Any], console: Console) -> None:
     for each in plan["devices"]:
         console.say(f"  {each['serial']}  since {to_the_second(each['since'])}")
     where = "SANDBOX: " if plan["sandbox"] else ""
-    console.say(f"{where}{plan['total']} devices would get a new credential; nothing was changed")
+    console.say(
+        f"{where}{counted(plan['total'], 'device')} would get a new credential; nothing was changed"
+    )
 
 
 def rotation_ended(result: Mapping[str, Any], console: Console) -> None:
     """Show how many devices got a new credential."""
     where = " in the SANDBOX" if result["sandbox"] else ""
     end = "DONE" if result["outcome"] == "done" else "NOT DONE"
-    count = f"{result['done']} of {result['total']} devices have a new device.conf"
+    verb = "has" if result["total"] == 1 else "have"
+    count = f"{result['done']} of {counted(result['total'], 'device')} {verb} a new device.conf"
     console.say(f"{end}{where}: {count} in {result['out']}")
     if result["outcome"] != "done":
         console.say("hint: run the same command again to do the rest")

@@ -15,6 +15,7 @@ from ..ledger import Entry, Ledger, Standing
 from ..model import Finding
 from ..report.durations import spoken
 from ..settings import LedgerSettings
+from ..text import counted
 
 _RECENT = 200  # attempts by which the time is estimated
 
@@ -64,7 +65,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         """Return the plan in one line."""
         where = "SANDBOX  " if self.sandbox else ""
         todo, done = len(self.todo), len(self.done_before)
-        return f"{where}{self.total} devices: {todo} to do, {done} done before"
+        return f"{where}{counted(self.total, 'device')}: {todo} to do, {done} done before"
 
     def details(self) -> Iterator[str]:
         """Yield more lines for the operator: unknown devices, space and time."""

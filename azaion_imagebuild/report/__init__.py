@@ -205,5 +205,6 @@ def _last_line(fleet: Mapping[str, Any], totals: Totals) -> str:
     ]
     if totals.refused:
         missing.append(f"{counted(totals.refused, 'scan')} refused")
-    numbers = ", ".join([f"{totals.ready:,} of {totals.total:,} are done", *missing])
+    verb = "is" if totals.ready == 1 else "are"
+    numbers = ", ".join([f"{totals.ready:,} of {totals.total:,} {verb} done", *missing])
     return f"{ending}: {numbers} ({spoken(totals.seconds)})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from ..shipped import shipped
-from ..text import spoken_time, visible, word
+from ..text import counted, local_time, visible, word
 from .causes import NOT_DONE, find_causes, said
 from .durations import Axis, device_median, spoken, step_times
 from .totals import Totals, percent
@@ -41,7 +42,8 @@ class Row(Struct, frozen=True, kw_only=True):
     device: str
     ecid: str
     format: str
-    sha256: str
+    digest: str
+    """Of the image, or of the base that it was stamped into."""
     ledger: str
     lane: str
     began: str
@@ -68,7 +70,12 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "spoken": spoken, "digits": "{:,}".format}
+    environment.filters |= {
+        "percent": percent,
+        "spoken": spoken,
+        "digits": "{:,}".format,
+        "counted": counted,
+    }
     return environment.from_string((shipped("templates") / "report.html").read_text("utf-8"))
 
 
@@ -93,7 +100,7 @@ def _context(fleet: Mapping[str, Any]) -> dict[str, Any]:
         "times": times,
         "axis": Axis.over(times),
         "groups": [_group(records, start) for start in range(0, len(records), _GROUP)],
-        "rows": lambda group: _rows(records, group, str(fleet.get("began") or "")[:10]),
+        "rows": lambda group: _rows(records, group, _time(fleet.get("began"))[:10]),
     }
 
 
@@ -142,10 +149,10 @@ def _row(place: int, record: Mapping[str, Any], today: str) -> Row:
         device=", ".join(word(each) for each in flashed if each) if record.get("flashed") else "",
         ecid=f"ECID {ecid}" if ecid else "",
         format=word(record.get("image_format")),
-        sha256=word(record.get("image_sha256"))[:16],
+        digest=_digest(record),
         ledger=word((record.get("ledger") or {}).get("row")),
         lane=word(record.get("lane")),
-        began=_time(record.get("began")).removeprefix(today).removesuffix(" UTC").strip(),
+        began=_clock(record.get("began"), today),
         took=spoken(seconds) if seconds is not None else "",
         step=word(record.get("step")),
         error=visible(said(record)[0], _LONGEST_CELL) if outcome in NOT_DONE else "",
@@ -153,8 +160,21 @@ def _row(place: int, record: Mapping[str, Any], today: str) -> Row:
 
 
 def _time(value: object) -> str:
-    """Return an ISO time in UTC for a reader; anything else unchanged."""
+    """Return an ISO time in UTC as a local time with its offset; anything else unchanged."""
     text = word(value)
-    if len(text) >= 20 and text[10] == "T" and text.endswith("Z"):
-        return spoken_time(text)
+    with contextlib.suppress(ValueError):
+        return local_time(text)
     return text
+
+
+def _clock(value: object, today: str) -> str:
+    """Return a local time without its offset, and without its date if that is ``today``."""
+    text = _time(value)
+    return text[:19].removeprefix(today).strip() if text != word(value) else text
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    if digest := word(record.get("image_sha256")):
+        return digest[:16]
+    base = word(record.get("base_sha256"))
+    return f"of its base: {base[:16]}" if base else ""

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import stat
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -362,7 +363,7 @@ def test_many_failures_are_grouped_and_a_good_end_is_short() -> None:
     assert [line for line in lines if line.endswith(" AZJN-0050 … and 15 more")]
     assert len([line for line in lines if line.startswith("error: ")]) == 3
     good = summary_lines(fleets.fleet([fleets.record(1)], seconds=0.3, sandbox=True))
-    assert good[-1] == "DONE in the SANDBOX: 1 of 1 are done (300 ms)"
+    assert good[-1] == "DONE in the SANDBOX: 1 of 1 is done (300 ms)"
     assert not [line for line in good if line.startswith(("error", "hint", "Next"))]
 
 
@@ -411,3 +412,58 @@ def test_a_real_browser_shows_it_on_every_screen_and_on_paper(tmp_path: Path) ->
         assert page.paper().startswith(b"%PDF")
         page.open(broken)
         assert "Content Security Policy" in "".join(page.complaints())
+
+
+def test_the_page_shows_devices_first_and_keeps_percentiles_behind_a_fold() -> None:
+    page = html_of(fleets.a_days_work())
+    assert page.index('id="all"') < page.index('id="times"')
+    fold = page[page.index('<section class="times"') :]
+    assert fold.index("<details>") < fold.index('id="times"') < fold.index("95 %")
+    assert "<details open" not in page
+
+
+@pytest.mark.parametrize(
+    ("zone", "began", "row"),
+    [
+        ("Europe/Budapest", "2026-11-23 18:00:00 +01:00", "18:00:01"),
+        ("Asia/Kolkata", "2026-11-23 22:30:00 +05:30", "22:30:01"),
+        ("UTC", "2026-11-23 17:00:00 +00:00", "17:00:01"),
+    ],
+)
+def test_the_page_s_times_are_local_and_say_their_offset(
+    monkeypatch: pytest.MonkeyPatch, zone: str, began: str, row: str
+) -> None:
+    record = fleets.record(1, began="2026-11-23T17:00:01Z")
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", zone)
+        time.tzset()
+        seen = Seen(html_of(fleets.fleet([record]))).text
+    time.tzset()
+    assert began in seen
+    assert f" {row} " in " ".join(seen.split())
+    assert "UTC" not in seen
+
+
+def test_the_page_says_what_an_image_s_digest_is_of() -> None:
+    own = fleets.record(1)
+    stamped = fleets.record(2, image_sha256=None)
+    seen = " ".join(Seen(html_of(fleets.fleet([own, stamped]))).text.split())
+    assert "image: format, digest" in seen
+    assert f"ext4 {own['image_sha256'][:16]}" in seen
+    assert f"ext4 of its base: {'ba' * 8}" in seen
+
+
+def test_one_device_is_one_device() -> None:
+    seen = " ".join(Seen(html_of(fleets.fleet([fleets.record(1)]))).text.split())
+    assert "1 of 1 device done" in seen
+    assert "1 devices" not in seen
+    assert "1 of 1 is done" in summary_lines(fleets.fleet([fleets.record(1)]))[-1]
+
+
+def test_done_is_green_on_the_page_in_light_and_in_dark() -> None:
+    page = html_of(fleets.fleet([fleets.record(1)]))
+    assert ".state.done { color: var(--passed); }" in page
+    shades = re.findall(r"--passed: #(..)(..)(..);", page)
+    assert len(shades) == 3  # light, dark, paper
+    for red, green, blue in shades:
+        assert int(green, 16) > 1.4 * max(int(red, 16), int(blue, 16))
