@@ -80,7 +80,7 @@ def run_fleet(
     ):
 
         def planned(listed: Sequence[Listed]) -> Plan:
-            return _planned(order, used, listed, ledger, sandbox=sandbox)
+            return _planned(order, used, listed, ledger, sandbox=sandbox, estimates=not order.scans)
 
         plan = planned(listed)
         for event in events.planned(plan) if plan.total else ():
@@ -104,7 +104,9 @@ def run_fleet(
             _refuse_nothing(scan_feed)
             plan = Plan.of_all(scan_feed.plans.values(), sandbox=sandbox)
             refused = scan_feed.scans.refused
-        fleet = summary_of(plan, run, began, used, refused, attended=order.attended)
+        fleet = summary_of(
+            plan, run, began, used, refused, scanned=order.scans, attended=order.attended
+        )
     return {**fleet, "report": _reported(folder, fleet, watcher)}
 
 
@@ -167,7 +169,13 @@ def _run(
 
 
 def _planned(
-    order: Order, settings: Settings, listed: Sequence[Listed], ledger: Ledger, *, sandbox: bool
+    order: Order,
+    settings: Settings,
+    listed: Sequence[Listed],
+    ledger: Ledger,
+    *,
+    sandbox: bool,
+    estimates: bool = True,
 ) -> Plan:
     def is_done(each: Listed, standing: Standing) -> Entry | None:
         if order.out is not None:
@@ -182,8 +190,9 @@ def _planned(
         is_done=is_done,
         again=order.again,
         jobs=order.jobs,
+        estimates=estimates,
     )
-    if order.out is None:
+    if order.out is None or not estimates:
         return plan
     each = _size_of_one(order, settings)
     return structs.replace(plan, space_needed=each * len(plan.todo), space_free=space_on(order.out))

@@ -138,6 +138,7 @@ def make_plan(
     is_done: Callable[[Listed, Standing], Entry | None],
     again: bool = False,
     jobs: int = 1,
+    estimates: bool = True,
 ) -> Plan:
     """Look every device up in the ledger.
 
@@ -149,6 +150,7 @@ def make_plan(
         is_done: returns the row that shows that a device is done, or None.
         again: redo devices that are done or unknown.
         jobs: devices at a time.
+        estimates: also tell how long it may take; a scan is answered without.
 
     Raises:
         LedgerError: it cannot be read.
@@ -167,7 +169,7 @@ def make_plan(
                 refused.append((each, PreflightError.of_problems(errors)))
             else:
                 todo.append(each)
-    took = _seconds_each(ledger) if todo else None
+    took = _seconds_each(ledger) if todo and estimates else None
     return Plan(
         serials=tuple(each.serial for each in listed),
         todo=tuple(todo),

@@ -28,6 +28,7 @@ def summary_of(
     settings: Settings,
     refused: Sequence[Answer] = (),
     *,
+    scanned: bool = False,
     attended: bool = False,
 ) -> dict[str, Any]:
     """Return the fleet's JSON object: totals, and a record for each serial.
@@ -65,6 +66,7 @@ def summary_of(
         "failed": counts["failed"],
         "unknown": counts["unknown"],
         "not_started": counts["not started"],
+        "scanned": scanned,
         "refused": [answer.as_json() for answer in refused],
         "records": records,
     }

@@ -26,6 +26,8 @@ class Totals(Struct, frozen=True, kw_only=True):
     refused: int = 0
     """Scans that were not serials, or that the ledger refused."""
     seconds: float
+    scanned: bool = False
+    """Its devices were scanned one by one: the same command again knows none of them."""
 
     @classmethod
     def of(cls, fleet: Mapping[str, Any]) -> Totals:
@@ -46,6 +48,7 @@ class Totals(Struct, frozen=True, kw_only=True):
             not_started=number("not_started", counted["not started"]),
             refused=len(fleet.get("refused") or ()),
             seconds=float(fleet.get("seconds") or 0.0),
+            scanned=bool(fleet.get("scanned")),
         )
 
     @property
@@ -87,7 +90,12 @@ class Totals(Struct, frozen=True, kw_only=True):
             fix = "follow the hints, then " if self.failed else ""
             those = "the one that is" if again == 1 else f"the {again:,} that are"
             what = "failed or not started" if self.unknown else "not done"
-            steps.append(f"{fix}run the same command again; it builds {those} {what}")
+            repeat = (
+                f"scan the label of {those} {what}"
+                if self.scanned
+                else f"run the same command again; it builds {those} {what}"
+            )
+            steps.append(fix + repeat)
         return f"Next: {'; '.join(steps)}"
 
 

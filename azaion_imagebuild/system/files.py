@@ -211,8 +211,8 @@ def distrust(*paths: Path) -> tuple[str, str] | None:
         link, found = path.lstat(), path.stat()
         for each, more in ((found, ()), (link, ("-h",))):
             if each.st_uid not in _owners():
-                mend = ["sudo", "chown", *more, _name(os.geteuid()), str(path)]
-                return f"{path} belongs to {_name(each.st_uid)}", shlex.join(mend)
+                fix = ["sudo", "chown", *more, _name(os.geteuid()), str(path)]
+                return f"{path} belongs to {_name(each.st_uid)}", shlex.join(fix)
         if not is_ours(found):
             sudo = ["sudo"] if found.st_uid != os.geteuid() else []
             return f"everybody may write {path}", shlex.join([*sudo, "chmod", "o-w", str(path)])

@@ -185,6 +185,7 @@ def test_an_operator_at_a_terminal_is_answered_told_and_rung(held: Path) -> None
         bench.type("\x04")
         assert bench.ends() == 10
     assert "1 of 2 is done, 1 failed, 1 scan refused" in bench.text
+    assert "Next: follow the hints, then scan the label of the one that is not done" in bench.text
 
 
 def test_no_bell_is_rung_without_a_terminal_or_with_no_bell(held: Path) -> None:
