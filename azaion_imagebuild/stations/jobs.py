@@ -102,6 +102,12 @@ def station_of(queue: str) -> str | None:
     return queue.partition("@")[2] or None
 
 
+def resolve_command(serial: str, *, sandbox: bool) -> str:
+    """Return the command by which an operator says what became of a device."""
+    flag = "--sandbox " if sandbox else ""
+    return f"azaion-imagebuild station resolve {flag}--reason … {serial} done (or failed)"
+
+
 def checked_name(name: str | None) -> str:
     """Return a station's name.
 

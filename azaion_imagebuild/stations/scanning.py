@@ -12,7 +12,7 @@ from ..identity.serial_list import Listed
 from ..ledger import Ledger
 from ..pipeline.events import Watcher
 from ..settings import Settings
-from .jobs import GIVEN_BACK
+from .jobs import GIVEN_BACK, resolve_command
 from .submit import Submission, SubmitOrder, queue
 
 _FIRST = 1
@@ -67,7 +67,7 @@ class StationScans:
     def _take(self, each: Listed) -> Answer:
         """Queue a device, unless it is queued, done, unknown or refused."""
         order = SubmitOrder(sources=(), station=self.station, sandbox=self.sandbox, priority=_FIRST)
-        submission = Submission()
+        submission = Submission(sandbox=self.sandbox)
         lane = each.usb_instance or self.free_lane(self.promised())
         if lane is not None:
             self._promised[each.serial] = lane
@@ -90,6 +90,6 @@ class StationScans:
         if why := submission.unknown.get(serial):
             raise PreflightError(
                 f"{serial} is unknown: {why}",
-                hint=f"check the device, then: azaion-imagebuild station resolve {serial} …",
+                hint="check the device, then: " + resolve_command(serial, sandbox=self.sandbox),
             )
         return refused(submission.refused[0][1])

@@ -13,7 +13,7 @@ from ..fleet.plan import Plan, collisions, make_plan
 from ..identity.serial_list import Listed, read_lists
 from ..ledger import Entry, Ledger, Standing
 from ..settings import Settings
-from .jobs import Job, checked_name, lock_of, put, station_of
+from .jobs import Job, checked_name, lock_of, put, resolve_command, station_of
 from .tables import prepare, shared_ledger
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class SubmitOrder(Struct, frozen=True, kw_only=True):
 class Submission:
     """What happened to each device of a list."""
 
+    sandbox: bool = False
     queued: list[str] = field(default_factory=list)
     queued_before: dict[str, str] = field(default_factory=dict)
     """Serial → where it is: ``waits``, ``waits for S1``, ``being made``."""
@@ -62,7 +63,7 @@ class Submission:
             yield f"hint: {error.hint}"
         for serial, why in self.unknown.items():
             yield f"error: {serial} is unknown: {why}"
-            yield f"hint: check it, then run azaion-imagebuild station resolve {serial} …"
+            yield f"hint: check it, then run {resolve_command(serial, sandbox=self.sandbox)}"
         yield (
             f"{len(self.queued)} queued, {len(self.queued_before)} already queued,"
             f" {len(self.done_before)} are done, {len(self.unknown)} unknown,"
@@ -104,7 +105,7 @@ def submit(order: SubmitOrder, settings: Settings) -> Submission:
             hint="give --station, or leave the column usb_instance out",
         )
     raise_for(collisions(listed), PreflightError)
-    submission = Submission()
+    submission = Submission(sandbox=order.sandbox)
     with shared_ledger(settings) as ledger:
         prepare(ledger)
         for start in range(0, len(listed), _MANY):

@@ -16,7 +16,7 @@ from ..errors import UsageError
 from ..ledger import Entry, Ledger, Pen
 from ..ledger.standing import FLASH, RESOLVE
 from ..ledger.store import ended
-from .jobs import TASK, Job, put, queue_of, station_of
+from .jobs import TASK, Job, put, queue_of, resolve_command, station_of
 from .roster import Station, sign_off, sign_on, stations
 from .tables import are_there
 
@@ -191,7 +191,7 @@ def _fail(
     connection.exec_driver_sql(queries["finish_job"], end)
     serial = orphan.job.serial
     hint = (
-        f"look at that device, then azaion-imagebuild station resolve {serial} …"
+        f"check that device, then {resolve_command(serial, sandbox=orphan.job.sandbox)}"
         if outcome == "unknown"
         else f"see azaion-imagebuild ledger show {serial}, then submit it again"
     )

@@ -193,6 +193,7 @@ def test_a_label_scanned_at_a_station_is_answered_and_made_before_the_queue(
         scan("AZJN-0011", "^AZJN-0011 is queued already: waits$")
         scan("AZJN-0008", "^AZJN-0008 is done already$")
         scan("AZJN-0009", "^error: AZJN-0009 is unknown: jammed$")
+        assert "station resolve --reason … AZJN-0009 done (or failed)" in factory.log("S1")
         scan("AZJN", "^error: 'AZJN' is not a serial$")
         factory.go_on("flash")
         until(lambda: factory.outcomes()["done"] == 6, "five devices and the one before")
