@@ -35,9 +35,9 @@ def build_ended(record: BuildRecord, console: Console) -> None:
 
 
 def _fact(name: str, text: str, width: int) -> str:
-    """Return a fact on a line of 80 columns; a command to type stays whole."""
+    """Return a fact on a line of 80 columns; a command, and where provision wrote, stay whole."""
     room = _COLUMNS - width - 4
-    if len(text) > room and name not in _TO_TYPE:
+    if len(text) > room and name not in _WHOLE:
         text = f"…{text[1 - room :]}"  # a path's end says more
     return f"  {name:{width}}  {text}"
 
@@ -45,6 +45,7 @@ def _fact(name: str, text: str, width: int) -> str:
 _COLUMNS = 80
 _MOST = 5  # facts: the sixth line is the last one
 _TO_TYPE = ("flash_command",)
+_WHOLE = (*_TO_TYPE, "identity")
 
 
 def _facts(record: BuildRecord) -> list[tuple[str, str]]:

@@ -86,7 +86,9 @@ class Plan(Struct, frozen=True, kw_only=True):
         for serial in self.serials:
             yield f"  {serial:<16}  {states.get(serial, 'refused')}"
         for each, first in self.doubles:
-            yield f"  {each.serial:<16}  {each.where} is a double of {first}"
+            double = f"{each.where} is a double of {first}"
+            twice = each.where == first  # both are words of the command line
+            yield f"  {each.serial:<16}  {'it is given twice' if twice else double}"
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as one JSON object."""

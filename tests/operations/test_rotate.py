@@ -559,7 +559,7 @@ def test_a_folder_that_all_may_write_gets_no_passwords(
     Path("open").mkdir()
     Path("open").chmod(0o777)
     ran = run(*ALL, api_url, "--out", "open")
-    assert (ran.code, "anybody may write" in ran.err) == (2, True)
+    assert (ran.code, "everybody may write" in ran.err) == (2, True)
     assert factory.login("azaion-jetson-0001@azaion.com", OLD)
 
 
