@@ -28,6 +28,8 @@ class StationScans:
     ledger: Ledger
     settings: Settings
     watcher: Watcher
+    stopped: Callable[[], bool]
+    """Whether nothing new begins."""
     free_lane: Callable[[frozenset[str]], str | None]
     """Returns a free lane that is not among those, or None."""
     scans: Scans = field(init=False)
@@ -66,6 +68,11 @@ class StationScans:
 
     def _take(self, each: Listed) -> Answer:
         """Queue a device, unless it is queued, done, unknown or refused."""
+        if self.stopped():
+            raise PreflightError(
+                "this station takes no more devices",
+                hint="start station run again, then scan the label",
+            )
         order = SubmitOrder(sources=(), station=self.station, sandbox=self.sandbox, priority=_FIRST)
         submission = Submission(sandbox=self.sandbox)
         lane = each.usb_instance or self.free_lane(self.promised())

@@ -133,6 +133,7 @@ def run_station(
                     ledger=ledger,
                     settings=settings,
                     watcher=pages,
+                    stopped=stopping.is_set,
                     free_lane=lambda promised: work.free_lane(promised),
                 ),
                 duty=duty,

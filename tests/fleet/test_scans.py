@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from terminal import at_a_terminal
 from world import TOOL, Run
 
 from azaion_imagebuild.errors import PreflightError
+from azaion_imagebuild.fleet.plan import Plan
+from azaion_imagebuild.fleet.scan_feed import ScanFeed
 from azaion_imagebuild.fleet.scans import Answer, Scans, accepted
 from azaion_imagebuild.identity.serial_list import Listed
 from azaion_imagebuild.pipeline.events import Event
@@ -104,6 +107,19 @@ def test_what_the_ledger_refuses_is_no_end_of_the_scans() -> None:
     asked = Scans(take, told.append)
     assert asked.scan("AZJN-0001").kind == "refused"
     assert asked.scan("AZJN-0001").message == "AZJN-0001 is retired"
+
+
+def test_a_scan_after_the_stop_is_not_promised_a_lane() -> None:
+    def planned(listed: Sequence[Listed]) -> Plan:
+        return Plan(serials=tuple(each.serial for each in listed), todo=tuple(listed))
+
+    told: list[Event] = []
+    feed = ScanFeed(planned, told.append)
+    assert feed.scans.scan("AZJN-0001").kind == "waiting"
+    feed.close()
+    late = feed.scans.scan("AZJN-0002")
+    assert (late.kind, late.hint) == ("refused", "start fleet - again, then scan the label")
+    assert list(feed.plans) == ["AZJN-0001"]
 
 
 def test_a_pipe_of_nonsense_ends_but_a_person_may_slip_for_ever() -> None:
