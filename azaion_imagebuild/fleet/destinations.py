@@ -6,16 +6,13 @@ import contextlib
 import logging
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
-import pluggy
 from msgspec import Struct, structs
 
 from .. import images
-from ..config.state_dir import state_dir_of
 from ..errors import (
     ImageBuildError,
     OperatorError,
@@ -28,28 +25,19 @@ from ..identity import device_conf
 from ..identity.placeholder import placeholder
 from ..identity.serial_list import Listed
 from ..images.copy import copy_image
-from ..images.digest import fingerprints, image_digest
 from ..l4t.base_image import stamp_base
-from ..l4t.usb import board_findings, checked_instances, devices_to_flash
-from ..lanes.lane import Lane, opened_lanes
+from ..l4t.usb import board_findings
+from ..lanes.lane import Lane
 from ..ledger import Entry, Standing
 from ..model import DEVICE_CONF, Build, Image
-from ..operations import stamp as stamps
 from ..operations.existing import refuse_other_device
-from ..operations.parts import the_sandbox
-from ..pipeline import events
-from ..pipeline.events import Watcher
-from ..pipeline.new import base_build, device_build, stamping_build
-from ..pipeline.recipes import use_base
+from ..pipeline.new import device_build, stamping_build
 from ..pipeline.target import Blank
 from ..settings import Settings
 from ..system.files import distrust
 from ..system.locks import locked
 from .device_watch import DeviceWatch
-from .order import Order
-from .plan import Plan
 
-T = TypeVar("T")
 _WORK = ".azaion-fleet"
 _logger = logging.getLogger(__name__)
 
@@ -256,157 +244,3 @@ def device_is_done(each: Listed, standing: Standing) -> Entry | None:
     """
     row = standing.last
     return row if row is not None and row.flashed and row.outcome == "done" else None
-
-
-@contextlib.contextmanager
-def destinations_for(
-    order: Order,
-    settings: Settings,
-    plan: Plan,
-    hook: pluggy.HookRelay,
-    watcher: Watcher,
-    *,
-    stopped: Callable[[], bool],
-) -> Iterator[list[Destination]]:
-    """Build the base if needed, and yield the destinations.
-
-    Args:
-        order: what is asked for; with ``scans``, the number of devices is unknown.
-        settings: of the site, with the sandbox's parts if they are used.
-        plan: which devices.
-        hook: the plug-ins.
-        watcher: told how the base is built.
-        stopped: tells whether to begin nothing new.
-
-    Raises:
-        OperatorError: they cannot be prepared; no account was touched.
-    """
-    jobs = order.jobs if order.scans else min(order.jobs, len(plan.todo))
-    if order.out is None and order.base is None:
-        made = _lanes(order, settings, plan, hook, watcher, stopped, jobs)
-    else:
-        made = _copies(order, settings, plan, hook, watcher, jobs)
-    with made as places:
-        yield places
-
-
-@contextlib.contextmanager
-def _copies(
-    order: Order,
-    settings: Settings,
-    plan: Plan,
-    hook: pluggy.HookRelay,
-    watcher: Watcher,
-    jobs: int,
-) -> Iterator[list[Destination]]:
-    """Lock the folder of the images; yield a destination for each job.
-
-    A given base without a folder is for a site's own plug-in that flashes.
-    """
-    if order.out is None and all(
-        impl.plugin_name == "flash" for impl in hook.flash.get_hookimpls()
-    ):
-        raise UsageError(
-            "no plug-in flashes an image that was built before",
-            hint="give --out DIR, or leave --image out",
-        )
-    work = order.out or order.work or state_dir_of(settings) / "lanes"
-    with opened_folder(work, settings.build.lock_wait):
-        if order.base is not None:
-            own = taken(work, _digested(stamps.base_at(order.base, settings), watcher))
-        else:
-            build = base_build(settings, sandbox=plan.sandbox)
-            own = _of_base(build, hook, watcher, lambda blank: taken(work, blank))
-        common: dict[str, Any] = {"settings": settings, "sandbox": plan.sandbox}
-        numbers = range(1, jobs + 1)
-        if order.out is not None:
-            yield [
-                ImageFolder(name=f"job {number}", dir=order.out, blank=own, **common)
-                for number in numbers
-            ]
-        else:
-            yield [
-                InPlace(name=name, blank=taken(work, own, name), **common)
-                for name in (f"lane {number}" for number in numbers)
-            ]
-
-
-@contextlib.contextmanager
-def _lanes(
-    order: Order,
-    settings: Settings,
-    plan: Plan,
-    hook: pluggy.HookRelay,
-    watcher: Watcher,
-    stopped: Callable[[], bool],
-    jobs: int,
-) -> Iterator[list[Destination]]:
-    """Open a lane for each USB instance."""
-    instances = _instances(order, settings, plan, jobs)
-    build = base_build(settings, sandbox=plan.sandbox, lanes=len(instances))
-    blank, before = _of_base(build, hook, watcher, lambda blank: (blank, fingerprints(blank.image)))
-    watch = DeviceWatch(virtual=plan.sandbox)
-    with opened_lanes(build, blank.image, instances) as lanes:
-        if fingerprints(blank.image) != before:
-            raise PreflightError(
-                f"{blank.image.path} was changed by another program",
-                hint="let nothing else work in this BSP tree, then run the same command again",
-            )
-        yield [
-            UsbLane(
-                lane=lane,
-                blank=structs.replace(blank, image=lane.image),
-                settings=settings,
-                sandbox=plan.sandbox,
-                watch=watch,
-                stopped=stopped,
-            )
-            for lane in lanes
-        ]
-
-
-def _digested(blank: Blank, watcher: Watcher) -> Blank:
-    """Return a given base with its digest; show the reading as a step."""
-    began = time.monotonic()
-    watcher(events.started("digest_image"))
-    digest = image_digest(blank.image.path)
-    watcher(events.ended("digest_image", time.monotonic() - began, digest[:16]))
-    return structs.replace(blank, image=structs.replace(blank.image, base_sha256=digest))
-
-
-def _instances(order: Order, settings: Settings, plan: Plan, jobs: int) -> tuple[str, ...]:
-    """Return the USB instances to flash at: the named ones, or all in recovery mode.
-
-    Raises:
-        PreflightError: there is none, there are more than ten, or the list names another.
-    """
-    if order.lanes:
-        instances = checked_instances(order.lanes)
-    elif plan.sandbox:
-        instances = checked_instances(the_sandbox(settings).usb_instances(jobs))
-    else:
-        found = devices_to_flash(settings.bsp.sysfs_usb)
-        instances = tuple(each.instance for each in found)
-    for each in plan.todo:
-        if each.usb_instance is not None and each.usb_instance not in instances:
-            raise PreflightError(
-                f"{each.serial} ({each.where}) is for the USB instance {each.usb_instance!a}, where"
-                " no lane is",
-                hint=f"the lanes are: {', '.join(instances)}; name others by --lane",
-            )
-    return instances
-
-
-def _of_base(
-    build: Build, hook: pluggy.HookRelay, watcher: Watcher, take: Callable[[Blank], T]
-) -> T:
-    """Return the result of ``take`` for the BSP's base, called while the BSP is locked.
-
-    Raises:
-        OperatorError: there is no base, and none can be built.
-    """
-    found: list[T] = []
-    record = use_base(build, hook, watcher, lambda blank: found.append(take(blank)))
-    if record.error is not None:
-        raise record.error
-    return found[0]

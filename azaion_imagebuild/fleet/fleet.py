@@ -26,10 +26,11 @@ from ..pipeline.plugins import load_plugins
 from ..report import check_folder, write_report
 from ..settings import Settings
 from . import events
-from .destinations import destinations_for, device_is_done, image_is_done
+from .destinations import device_is_done, image_is_done
 from .order import Order, is_for_sandbox, parts_for, refuse_fuses
 from .page_socket import page_socket
 from .plan import Plan, make_plan, space_on
+from .preparation import destinations_for
 from .run import Feed, Run
 from .scan_feed import ScanFeed
 from .scans import Answer

@@ -20,10 +20,11 @@ from msgspec import Struct
 from ..config.state_dir import state_dir_of
 from ..errors import BugError, ExitCode, LedgerError, PreflightError
 from ..fleet import events
-from ..fleet.destinations import Destination, destinations_for
+from ..fleet.destinations import Destination
 from ..fleet.order import Order, parts_for
 from ..fleet.page_socket import PageSocket, page_socket
 from ..fleet.plan import Plan
+from ..fleet.preparation import destinations_for
 from ..fleet.run import failed, made
 from ..identity.serial_list import Listed, scanned
 from ..ledger import Ledger
