@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from msgspec import structs
 from pyfakefs.fake_filesystem import FakeFilesystem
+from serving import served
 from world import EMAIL, SERIAL, Ran, Request, Run, Script, Tree, add_usb_device
 
 from azaion_imagebuild.cli import main as cli
@@ -195,11 +195,8 @@ def scripted() -> Iterator[Script]:
 
     with Server(("127.0.0.1", 0), Handler) as server:
         script.url = f"http://127.0.0.1:{server.server_address[1]}"
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        yield script
-        server.shutdown()
-        thread.join()
+        with served(server):
+            yield script
 
 
 @pytest.fixture

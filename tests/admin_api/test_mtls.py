@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 import ssl
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from serving import served
 from world import EMAIL, SERIAL
 
 from azaion_imagebuild.admin_api.client import AdminApi
@@ -57,9 +57,8 @@ def closed_api(request: pytest.FixtureRequest) -> Iterator[str]:
     context.load_verify_locations(certificate("station"))
     with Server(("127.0.0.1", 0), Handler) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
-        threading.Thread(target=server.serve_forever, args=(0.02,)).start()
-        yield f"https://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
+        with served(server):
+            yield f"https://127.0.0.1:{server.server_address[1]}"
 
 
 def api_settings(url: str, **settings: Any) -> AdminApiSettings:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
 from msgspec import structs
+from serving import served
 from world import EMAIL, SERIAL
 
 from azaion_imagebuild.admin_api.client import AdminApi
@@ -63,9 +63,8 @@ def proxy() -> Iterator[Proxy]:
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
         state.port = server.server_address[1]
-        threading.Thread(target=server.serve_forever, args=(0.02,)).start()
-        yield state
-        server.shutdown()
+        with served(server):
+            yield state
 
 
 def refused(scheme: str, retries: int = 2) -> ProvisioningError:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from serving import served
 from terminal import screen
 from world import EMAIL, SERIAL, TOOL, Ran, Run, Script
 
@@ -81,12 +82,9 @@ def serving(port: int = 0, certificate: Path | None = None) -> Iterator[str]:
             server.socket = context.wrap_socket(
                 server.socket, server_side=True, do_handshake_on_connect=False
             )
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
         scheme = "https" if certificate else "http"
-        yield f"{scheme}://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+        with served(server):
+            yield f"{scheme}://127.0.0.1:{server.server_address[1]}"
 
 
 def unused_port() -> int:

@@ -14,7 +14,6 @@ import signal
 import stat
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,6 +23,7 @@ from urllib.parse import quote
 
 import pytest
 from making import make
+from serving import served
 from thorough import one_of
 from world import SERIAL, TOOL, Run, Script, replace_script
 
@@ -89,14 +89,8 @@ def serving(answer: Answer, host: str = "127.0.0.1") -> Iterator[str]:
         def handle_error(self, request: Any, client_address: Any) -> None:
             pass
 
-    with Server((host, 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield f"http://{host}:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with Server((host, 0), Handler) as server, served(server):
+        yield f"http://{host}:{server.server_address[1]}"
 
 
 def reply(handler: BaseHTTPRequestHandler, status: int, body: str, **headers: str) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from serving import served
 from thorough import one_of, thorough
 from world import SERIAL, TOOL, Run, outcomes, replace_script
 
@@ -363,11 +364,8 @@ def collector() -> Iterator[Collector]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         found = Collector(f"http://127.0.0.1:{server.server_address[1]}")
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        yield found
-        server.shutdown()
-        thread.join()
+        with served(server):
+            yield found
 
 
 def call(*argv: str, **environ: str) -> subprocess.CompletedProcess[str]:
