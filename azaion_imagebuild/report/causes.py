@@ -21,7 +21,7 @@ _NUMBER = re.compile(
 )
 _NOBODY_SAW = (
     "nobody saw how it ended",
-    "check the device and its log, then run the same command again: it starts this device over",
+    "check the device, then record what you found: azaion-imagebuild ledger resolve SERIAL …",
 )
 
 
