@@ -30,14 +30,15 @@ def build_ended(record: BuildRecord, console: Console) -> None:
         return
     facts = _facts(record)
     width = max(len(name) for name, _ in facts)
-    lines = [_fact(name, text, width) for name, text in facts]
+    columns = _COLUMNS if record.image is not None else 10_000  # where provision wrote stays whole
+    lines = [_fact(name, text, width, columns) for name, text in facts]
     console.tell(event, *lines, event.message)
 
 
-def _fact(name: str, text: str, width: int) -> str:
-    """Return a fact on a line of 80 columns; a command, and where provision wrote, stay whole."""
-    room = _COLUMNS - width - 4
-    if len(text) > room and name not in _WHOLE:
+def _fact(name: str, text: str, width: int, columns: int) -> str:
+    """Return a fact on a line of so many columns; a command to type stays whole."""
+    room = columns - width - 4
+    if len(text) > room and name not in _TO_TYPE:
         text = f"…{text[1 - room :]}"  # a path's end says more
     return f"  {name:{width}}  {text}"
 
@@ -45,7 +46,6 @@ def _fact(name: str, text: str, width: int) -> str:
 _COLUMNS = 80
 _MOST = 5  # facts: the sixth line is the last one
 _TO_TYPE = ("flash_command",)
-_WHOLE = (*_TO_TYPE, "identity")
 
 
 def _facts(record: BuildRecord) -> list[tuple[str, str]]:
