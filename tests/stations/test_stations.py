@@ -18,7 +18,8 @@ import pyrage
 import pytest
 from msgspec import structs
 from postgres import Postgres
-from stations import Factory, serials, until
+from stations import ROOT, Factory, serials, until
+from terminal import at_a_terminal
 from thorough import one_of, thorough
 from world import Run
 
@@ -201,6 +202,27 @@ def test_a_label_scanned_at_a_station_is_answered_and_made_before_the_queue(
     made = [line.split()[0] for line in factory.noted("flashed")]
     assert made[:2] == ["AZJN-0001", "AZJN-0002"]
     assert "PASS  AZJN-0002  lane 1" in factory.log("S1")
+
+
+def test_a_station_at_a_terminal_shows_its_lanes_and_leaves_nothing_behind(
+    run: Run, factory: Factory
+) -> None:
+    argv = ("station", "--name", "S1", "--jobs", "2", "--image", str(factory.base))
+    with at_a_terminal(*argv, PYTHONPATH=str(ROOT)) as bench:
+        bench.until("ready: scan a label; end with Ctrl-C")
+        bench.until("label: ")
+        bench.read(1.0)
+        assert bench.lines[-3:] == ["lane 1  free", "lane 2  free", "label:"]
+        assert bench.read(2.5) == ""
+        bench.type("AZJN-0001\nAZJN-00")
+        bench.until("AZJN-0001 accepted for lane 1")
+        bench.until("PASS  AZJN-0001  lane 1")
+        bench.until("ready for the next label")
+        assert bench.lines[-1] == "label: AZJN-00"
+        bench.type("\x03")
+        assert bench.ends() == 0
+        assert bench.shows_echo
+    assert not [line for line in bench.lines if line.startswith(("lane ", "label:"))]
 
 
 @thorough
