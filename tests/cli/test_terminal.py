@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from terminal import at_a_terminal, screen
+from thorough import one_of, thorough
 from world import Run, replace_script
 
 from azaion_imagebuild.cli.console import Console
@@ -55,9 +56,9 @@ class Terminal(io.StringIO):
 def test_nothing_moves_while_lanes_wait_for_a_label(site: None) -> None:
     with at_a_terminal(*SCAN) as bench:
         bench.until("label: ")
-        bench.read(1.5)
+        bench.read(1.2)
         assert bench.lines[-3:] == ["USB 0-1  free", "USB 0-2  free", "label:"]
-        assert bench.read(2.5) == ""
+        assert bench.read(1.8) == ""
 
 
 def test_a_line_that_comes_while_a_label_is_typed_does_not_glue_onto_it(site: None) -> None:
@@ -76,6 +77,7 @@ def test_a_line_that_comes_while_a_label_is_typed_does_not_glue_onto_it(site: No
         bench.until("AZJN-0902 accepted for USB 0-")
 
 
+@thorough
 def test_a_label_is_edited_as_at_a_shell(site: None) -> None:
     with at_a_terminal(*SCAN, "--out", "images") as bench:
         bench.until("label: ")
@@ -101,7 +103,7 @@ def test_no_row_and_no_mode_of_the_terminal_survives_the_end(site: None) -> None
     assert bench.lines[-1] == ""
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", one_of([signal.SIGINT, signal.SIGTERM]))
 def test_a_fleet_that_is_stopped_leaves_a_terminal_that_works(
     site: None, number: signal.Signals
 ) -> None:
@@ -163,7 +165,7 @@ def test_a_script_s_line_is_shown_while_its_own_step_runs() -> None:
     assert screen(stream.getvalue()) == ["  build_image             1.00 s", ""]
 
 
-@pytest.mark.parametrize("no_colour", ["", "1"])
+@pytest.mark.parametrize("no_colour", one_of(["", "1"]))
 def test_done_is_green_and_errors_are_red_unless_no_color_is_set(
     site: None, no_colour: str
 ) -> None:
@@ -176,6 +178,7 @@ def test_done_is_green_and_errors_are_red_unless_no_color_is_set(
     assert ("\x1b[" in bench.raw) is not bool(no_colour)
 
 
+@thorough
 def test_a_dumb_terminal_gets_plain_lines(site: None) -> None:
     with at_a_terminal(*SCAN, TERM="dumb") as bench:
         bench.until("ready: scan a label")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from terminal import at_a_terminal
+from thorough import thorough
 from world import TOOL, Run
 
 from azaion_imagebuild.errors import PreflightError
@@ -165,6 +166,7 @@ def test_a_pipe_is_answered_line_by_line_as_a_terminal_is(held: Path) -> None:
     assert "2 of 2 are done, 1 scan refused" in err
 
 
+@thorough
 def test_a_pipe_may_be_a_csv_that_pins_devices_to_ports(run: Run) -> None:
     lines = "serial,usb_instance\nAZJN-0001,0-2\nAZJN-0002,0-7\nAZJN-0003,0-2\n"
     argv = [*TOOL, "fleet", "-", "--jobs", "2", "--json"]
@@ -204,6 +206,7 @@ def test_an_operator_at_a_terminal_is_answered_told_and_rung(held: Path) -> None
     assert "Next: follow the hints, then scan the label of the one that is not done" in bench.text
 
 
+@thorough
 def test_no_bell_is_rung_without_a_terminal_or_with_no_bell(held: Path) -> None:
     argv = ("fleet", "-", "--out", "images", "--no-bell")
     with at_a_terminal(*argv) as bench:
