@@ -17,7 +17,7 @@ from typing import Any
 from ..config.state_dir import state_dir_of
 from ..errors import OperatorError, PreflightError, ProvisioningError, install_hint
 from ..model import Build, DeviceIdentity, Finding
-from ..system.files import NEW_SUFFIX, is_ours, make_folder, new_file
+from ..system.files import NEW_SUFFIX, distrust, is_ours, make_folder, new_file
 from . import device_conf
 
 _ROOM = 1 << 20  # bytes that must be free: far more than one file takes
@@ -172,10 +172,16 @@ def _opened(path: str | Path, parent: int | None = None) -> Iterator[int]:
     descriptor = os.open(path, _FOLDER, dir_fd=parent)
     try:
         if not is_ours(os.fstat(descriptor)):
-            raise PermissionError(errno.EPERM, _NOT_OURS)
+            raise PermissionError(errno.EPERM, _why(descriptor))
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _why(folder: int) -> str:
+    """Return why a folder is not trusted, with the command that fixes it."""
+    wrong = distrust(Path(os.readlink(f"/proc/self/fd/{folder}")))
+    return f"{wrong[0]} (fix it: {wrong[1]})" if wrong else _NOT_OURS
 
 
 def _sync_parent(folder: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import errno
+import getpass
 import json
 import os
 import re
@@ -441,6 +442,11 @@ def test_a_folder_that_is_not_safe_is_refused_before_the_account_is_touched(
     assert (ran.code, ran.json["step"]) == (3, "preflight"), ran.err
     at = folder.absolute().parent if inner and wrong is below_a_file else folder.absolute()
     assert f"the escrow cannot be written into {at}: " in ran.json["error"]
+    if wrong in (for_everybody, of_another_user):
+        fix = (
+            f"chmod o-w {at}" if wrong is for_everybody else f"sudo chown {getpass.getuser()} {at}"
+        )
+        assert f"(fix it: {fix})" in ran.json["error"]
     assert accounts.login(EMAIL, "old")
     assert not Path("new.conf").exists()
     assert not list(Path("kept").rglob("*.age"))
