@@ -4,7 +4,8 @@ One run, in turn: our stamp and its proof (raw, Android sparse, at the first siz
 write of the same 512 bytes, debugfs, a loop mount (as root), guestfish (where installed), building
 the image again, and whole processes. The images are sparse files that hold a tree of real files.
 
-With ``--tars`` only tars are stamped, of so many files each: walked through, and remembered.
+With ``--tars`` only tars are stamped, of so many files each: walked through, and remembered; with
+``--packed`` those that zstd packed.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from azaion_imagebuild.identity.placeholder import padded, placeholder
 from azaion_imagebuild.identity.serial import email_for
 from azaion_imagebuild.images import tar_index as places
 from azaion_imagebuild.images.sha1sum import renew_sha1
+from azaion_imagebuild.images.slot import ensure_packed_slot
 from azaion_imagebuild.images.stamp import opened_for_stamping
 from azaion_imagebuild.images.version import Version
 from azaion_imagebuild.model import DEVICE_CONF, DEVICE_CONF_MODE, FileEntry
@@ -102,6 +104,7 @@ def main() -> None:
     parser.add_argument("--rebuilds", type=int, default=3)
     parser.add_argument("--files", type=int, default=20_000, help="in the tree")
     parser.add_argument("--tars", type=int, nargs="+", metavar="FILES", help="nothing but tars")
+    parser.add_argument("--packed", action="store_true", help="the tars by zstd")
     parser.add_argument("--from", dest="source", type=Path, default=Path("/usr"), metavar="FOLDER",
                         help="whose smaller files are copied")  # fmt: skip
     parser.add_argument("--plot", type=Path, metavar="FILE", help="a PNG; needs matplotlib")
@@ -236,6 +239,8 @@ def prepare_tars(folder: Path, options: argparse.Namespace) -> dict[int, list[Ca
         image = own / "system.img"
         pack(own / "tree", image)
         shutil.rmtree(own / "tree")
+        if options.packed:
+            pack_by_zstd(image)
         image.with_name("system.img.sha1sum").touch()
         print(f"{files} files: {image.stat().st_size / 1e6:.0f} MB of tar,"
               f" peak memory of Python's allocations {memory(image):.3f} MB")  # fmt: skip
@@ -251,6 +256,16 @@ def prepare_tars(folder: Path, options: argparse.Namespace) -> dict[int, list[Ca
 def pack(tree: Path, tar: Path) -> None:
     """Pack the tree as NVIDIA's initrd flash does."""
     run(["tar", "--xattrs", "--numeric-owner", "-cpf", str(tar), "-C", str(tree), "."])
+    flush(tar)
+
+
+def pack_by_zstd(tar: Path) -> None:
+    """Pack the archive as R36.4 does, and then anew, as when it becomes a base."""
+    packed = tar.with_name("packed")
+    run(["zstd", "-q", "-T0", str(tar), "-o", str(packed)])
+    packed.replace(tar)
+    with opened_for_stamping(tar, 0, lambda path, fd: ensure_packed_slot(path, fd, OWNER)):
+        pass
     flush(tar)
 
 

@@ -7,6 +7,7 @@ import io
 import shutil
 import struct
 import subprocess
+import sys
 import tarfile
 import tracemalloc
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 from image_making import call, mke2fs, noise
+from thorough import one_of
 from world import SERIAL, Run
 
 from azaion_imagebuild import images
@@ -33,6 +35,7 @@ from azaion_imagebuild.images.zstd import (
 from azaion_imagebuild.model import DEVICE_CONF, FileEntry
 
 zstd: Any = library()
+FUZZER = Path(__file__).parents[2] / "fuzz/fuzz_zstd.py"
 OPTION = zstd.CompressionParameter
 SKIPPABLE = struct.pack("<II", 0x184D2A53, 5) + b"hello"
 CONF = b"AZAION_DEVICE_EMAIL=azaion-jetson-0042@azaion.com\nAZAION_DEVICE_PASSWORD=%032x\n" % 7
@@ -348,3 +351,14 @@ def test_verify_takes_packed_images_and_finds_what_is_wrong_with_them(
     damaged[4096 * 20 : 4096 * 40] = bytes(4096 * 20)
     (tmp_path / "ext4.zst").write_bytes(packed(bytes(damaged)))
     assert run("verify", tmp_path / "ext4.zst", "--serial", SERIAL).code == 8
+
+
+@pytest.mark.parametrize("cases", one_of([400, 5000]))
+def test_whatever_the_bytes_there_is_an_answer_or_an_error_soon(cases: int, tmp_path: Path) -> None:
+    argv = [str(FUZZER), "--cases", str(cases), "--jobs", "1", "--seed", "42"]
+    done = subprocess.run([sys.executable, *argv], cwd=tmp_path, capture_output=True, text=True,
+                          check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{cases} cases")
+    assert "'accepted'" in done.stdout
+    assert [*tmp_path.glob("*.case")] == []
