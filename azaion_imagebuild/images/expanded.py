@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from ..errors import VerificationError
 from ..system.holes import next_data
@@ -16,6 +17,7 @@ from .sparse import SparseReader
 from .zstd import LARGEST
 
 _AT_ONCE = 1 << 20
+_COMPARED_AT_ONCE = 1 << 17  # larger pieces take new memory for each
 _NEVER = 1 << 63
 
 
@@ -30,14 +32,23 @@ def first_difference(sparse: Path, raw: Path) -> int | None:
     with opened_file(sparse) as stream, opened_file(raw) as other:
         expanded = raw_of_sparse(stream)
         end = max(expanded.size, other.seek(0, os.SEEK_END))
+        ours, theirs = bytearray(_COMPARED_AT_ONCE), bytearray(_COMPARED_AT_ONCE)
         position = 0
         while position < end:
             position = min(expanded.next_data(position), _next_data(other, position), end)
-            ours, theirs = _read(expanded, position), _read(other, position)
+            _fill(ours, expanded, position)
+            _fill(theirs, cast(io.RawIOBase, other), position)
             if ours != theirs:
                 return position + _differing(ours, theirs)
-            position += _AT_ONCE
+            position += _COMPARED_AT_ONCE
     return None
+
+
+def _fill(buffer: bytearray, stream: io.RawIOBase, position: int) -> None:
+    """Read into a buffer that is used again: new ones cost more than reading."""
+    stream.seek(position)
+    found = stream.readinto(buffer) or 0
+    buffer[found:] = bytes(len(buffer) - found)
 
 
 @contextlib.contextmanager
@@ -81,7 +92,6 @@ def _next_data(stream: BinaryIO, position: int) -> int:
     return _NEVER if found is None else found
 
 
-def _differing(one: bytes, other: bytes) -> int:
-    length = max(len(one), len(other))
-    pairs = zip(one.ljust(length, b"\0"), other.ljust(length, b"\0"), strict=True)
+def _differing(one: bytearray, other: bytearray) -> int:
+    pairs = zip(one, other, strict=True)
     return next(index for index, (left, right) in enumerate(pairs) if left != right)
