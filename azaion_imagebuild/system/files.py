@@ -95,6 +95,7 @@ def new_file(
         publish()
 
 
+_PIECE = 1 << 16
 LONGEST_TEXT = 16 << 20
 """Bytes; a longer configuration, script or list of certificates is something else."""
 
@@ -105,11 +106,14 @@ def read_plain(path: Path, limit: int = LONGEST_TEXT) -> bytes:
     Raises:
         OSError: it cannot be read, is a pipe, a device or a folder, or longer than ``limit`` bytes.
     """
+    data = bytearray()
     with opened_plain(path, limit) as stream:
-        data = stream.read(limit + 1)
+        # /proc/sys refuses to fill a buffer of megabytes.
+        while len(data) <= limit and (part := stream.read(min(_PIECE, limit + 1 - len(data)))):
+            data += part
     if len(data) > limit:  # it has grown, or /proc gives it no size
         raise _too_long(path, limit)
-    return data
+    return bytes(data)
 
 
 def read_text(path: Path, limit: int = LONGEST_TEXT) -> str:

@@ -10,6 +10,7 @@ from azaion_imagebuild.system.files import (
     new_file,
     opened_folder,
     prepared_file,
+    read_text,
     replace_file,
 )
 
@@ -79,3 +80,9 @@ def test_a_file_moves_with_its_folder(place: Path) -> None:
         stream.write(b"new")
     assert (place / "b/file").read_bytes() == b"new"
     assert os.listdir(place / "a") == []
+
+
+def test_a_setting_of_the_kernel_can_be_read() -> None:
+    assert read_text(Path("/proc/sys/kernel/ostype")) == "Linux\n"
+    with pytest.raises(OSError, match="longer than 5 bytes"):
+        read_text(Path("/proc/sys/kernel/ostype"), 5)
