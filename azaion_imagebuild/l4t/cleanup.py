@@ -6,12 +6,15 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import OperatorError, StagingError, VerificationError
-from ..model import Build, DeviceIdentity, Image
+from ..identity import device_conf
+from ..identity.placeholder import is_placeholder
+from ..images import tar_index
+from ..model import DEVICE_CONF, Build, DeviceIdentity, Image
 from ..secret import Secret
 from ..system import mounts
 from ..system.holes import data_ranges
@@ -42,10 +45,16 @@ def clean_up(build: Build, identity: DeviceIdentity, image: Image, tree: Path) -
     removed = [] if build.stamps else remove_images_since(tree, build.began, kept)
     in_lane = build.lane is not None
     # Of a build that stamps, the scripts have packed a placeholder only.
+    spared = [*kept, *(path for path in image.files if build.stamps and _holds_placeholder(path))]
     holders = files_with_secret(
-        tree, identity.password, build.began, linked=in_lane, packed=not build.stamps
+        tree,
+        identity.password,
+        build.began,
+        linked=in_lane,
+        packed=not build.stamps,
+        spared=spared,
     )
-    found = [str(path.relative_to(tree)) for path in holders if not _is_in(path, kept)]
+    found = [str(path.relative_to(tree)) for path in holders]
     if found:
         raise VerificationError(
             f"the device's password was still found in {', '.join(found)}",
@@ -53,6 +62,15 @@ def clean_up(build: Build, identity: DeviceIdentity, image: Image, tree: Path) -
             " password",
         )
     return {"removed": removed, "residue": found}
+
+
+def _holds_placeholder(image: Path) -> bool:
+    """Tell whether the identity was taken out of an image again: a stamp is nowhere else in it."""
+    try:
+        entry = tar_index.read_file(image, DEVICE_CONF, device_conf.LONGEST)
+    except OperatorError:
+        return False
+    return entry is not None and is_placeholder(entry.data)
 
 
 def _kept(build: Build, image: Image, tree: Path) -> list[Path]:
@@ -159,7 +177,13 @@ def _remove(path: Path) -> None:
 
 
 def files_with_secret(
-    tree: Path, secret: Secret, since: float, *, linked: bool = False, packed: bool = True
+    tree: Path,
+    secret: Secret,
+    since: float,
+    *,
+    linked: bool = False,
+    packed: bool = True,
+    spared: Sequence[Path] = (),
 ) -> list[Path]:
     """Return the files below ``tree`` that hold the secret, among those changed since then.
 
@@ -171,9 +195,10 @@ def files_with_secret(
         linked: the tree is a lane. A file that it shares with others counts by its mtime: every
             lane that is made or removed changes the ctime of all of them.
         packed: look into compressed files, too.
+        spared: files and folders that are not searched.
     """
     needle = secret.reveal().encode()
-    changed = _changed(tree, since - _CLOCK, linked)
+    changed = (path for path in _changed(tree, since - _CLOCK, linked) if not _is_in(path, spared))
     return [path for path in changed if _holds(path, needle, packed)]
 
 

@@ -29,7 +29,7 @@ from azaion_imagebuild.images.copy import copy_image
 from azaion_imagebuild.images.digest import image_digest
 from azaion_imagebuild.images.locate import locate
 from azaion_imagebuild.images.zstd import library
-from azaion_imagebuild.l4t import base_image
+from azaion_imagebuild.l4t import base_image, cleanup
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox import Sandbox
 from azaion_imagebuild.sandbox.bsp import TREE, create_rootfs, service_user
@@ -769,6 +769,30 @@ def test_a_stamped_device_records_its_base_whose_digest_is_read_once(
     assert run("stamp", str(raw), "--clear").code == 0
     assert image_digest(raw) == digests[raw], "the base is not what it was"
     assert "digest_image" not in "".join(each.err for each in ran)
+
+
+@pytest.mark.parametrize("cleared", [True, False])
+def test_a_stamped_image_is_not_searched_once_its_placeholder_is_back(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cleared: bool
+) -> None:
+    assert run("image", "--serial", "AZJN-0001", "--inject", "stamp").code == 0
+    searched: list[str] = []
+    real = cleanup._holds
+
+    def holds(path: Path, *rest: Any) -> bool:
+        searched.append(path.name)
+        return real(path, *rest)
+
+    monkeypatch.setattr(cleanup, "_holds", holds)
+    if not cleared:
+        monkeypatch.setattr(base_image, "clear_base", lambda build, keep=None: [])
+    ran = run("image", "--serial", "AZJN-0002", "--inject", "stamp", "--json")
+    if cleared:
+        assert ran.code == 0, ran.err
+        assert not {"system.img", "system.img.raw"} & set(searched)
+    else:
+        assert ran.code == 8, ran.err
+        assert "the device's password was still found in bootloader/system.img" in ran.json["error"]
 
 
 def test_a_built_image_is_digested_in_a_step_that_is_shown(run: Run, tmp_path: Path) -> None:
