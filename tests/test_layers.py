@@ -24,6 +24,7 @@ LAYERS = """
     operations report testing
     fleet
     stations
+    page
     cli
 """
 """The packages, lowest first; those in one line do not import each other."""

@@ -42,6 +42,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "loader_url": ("smoke", "loader_url"),
     "ca_file": ("smoke", "ca_file"),
     "wait": ("smoke", "wait"),
+    "socket": ("station", "page_socket"),
     "log_format": ("log", "format"),
 }
 """Flag → the setting that it overrides."""

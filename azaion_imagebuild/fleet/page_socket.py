@@ -92,6 +92,24 @@ def page_socket(
         yield pages
 
 
+def connected(path: Path) -> socket.socket:
+    """Return a connection to the run's socket.
+
+    Raises:
+        OSError: nothing runs there, or this user may not open it.
+    """
+    folder = os.open(path.parent, os.O_PATH)
+    ours = socket.socket(socket.AF_UNIX)
+    try:
+        ours.connect(f"/proc/self/fd/{folder}/{path.name}")
+    except OSError:
+        ours.close()
+        raise
+    finally:
+        os.close(folder)
+    return ours
+
+
 @dataclass(slots=True)
 class _Picture:
     """What a page that is opened now has to know."""

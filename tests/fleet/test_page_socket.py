@@ -2,48 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
-from msgspec import structs
-from page_clients import Client, client_of, connect
+from page_clients import HELD, client_of, connect, end, fleet, pages
 from world import Run, tool_started
 
 from azaion_imagebuild.fleet import events
-from azaion_imagebuild.fleet.page_socket import MOST_CLIENTS, PageSocket, page_socket
+from azaion_imagebuild.fleet.page_socket import MOST_CLIENTS
 from azaion_imagebuild.fleet.scans import Answer, accepted
-from azaion_imagebuild.ledger import Ledger
 from azaion_imagebuild.pipeline.events import Event, said, started
-from azaion_imagebuild.settings import Settings
-
-HELD = """
-import time
-from pathlib import Path
-from azaion_imagebuild import hookimpl
-from azaion_imagebuild.errors import FlashError
-
-@hookimpl(tryfirst=True)
-def verify_image(identity):
-    with open("passwords", "a") as noted:
-        print(identity.password.reveal(), file=noted)
-
-@hookimpl(tryfirst=True)
-def flash(build):
-    Path("flashing-" + build.serial).touch()
-    while Path("hold").exists():
-        time.sleep(0.01)
-    if Path("fail-" + build.serial).exists():
-        raise FlashError("the cable is loose", hint="plug it in again")
-"""
 
 
 @pytest.fixture
@@ -53,39 +27,6 @@ def line(run: Run) -> None:
     Path("line/line.py").write_text(HELD)
     Path("imagebuild.toml").write_text('[hooks]\ndirs = ["line"]\n[build]\nstate_dir = "state"\n')
     assert run("base").code == 0
-
-
-@contextmanager
-def fleet(*argv: str) -> Iterator[tuple[subprocess.Popen[str], Client]]:
-    """Start ``fleet -`` with nobody at its stdin, and connect to it."""
-    with (
-        tool_started("fleet", "-", "--jobs", "2", "--json", *argv, stdin=subprocess.PIPE) as run,
-        client_of(Path("state/page/page.sock")) as client,
-    ):
-        client.until("hello")
-        yield run, client
-
-
-def end(run: subprocess.Popen[str]) -> Any:
-    out, err = run.communicate(timeout=90)
-    assert out, err
-    return json.loads(out)
-
-
-@contextmanager
-def pages(
-    tmp_path: Path, told: list[Event] | None = None, **station: Any
-) -> Iterator[tuple[PageSocket, Path]]:
-    """Yield a socket that no run is behind, and its path."""
-    path = tmp_path / "page" / "page.sock"
-    changed = structs.replace(Settings().station, page_socket=path, **station)
-    settings = structs.replace(Settings(), station=changed)
-    watcher = (told if told is not None else []).append
-    with (
-        Ledger(tmp_path / "ledger.db") as ledger,
-        page_socket(settings, ledger, watcher, sandbox=True, run="fleet") as shown,
-    ):
-        yield shown, path
 
 
 def device(lane: str, serial: str, outcome: str = "done") -> Event:

@@ -46,8 +46,12 @@ class Browser:
 
     def open(self, path: Path, then: str = "") -> None:
         """Show a file, wait until it is loaded whole, then for an expression of JavaScript."""
+        self.go(path.resolve().as_uri(), then)
+
+    def go(self, url: str, then: str = "") -> None:
+        """Show what is at an address, as :meth:`open` shows a file."""
         self.events.clear()
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        self.call("Page.navigate", url=url)
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self.events.append(self._next())
         self.value(then)
@@ -58,6 +62,26 @@ class Browser:
                            awaitPromise=True)  # fmt: skip
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def type(self, text: str) -> None:
+        """Press the keys of a text where the focus is; ``\\n`` is Enter, as a scanner sends it."""
+        for key in text:
+            if key == "\n":
+                self.call("Input.dispatchKeyEvent", type="keyDown", key="Enter", text="\r",
+                          windowsVirtualKeyCode=13)  # fmt: skip
+                self.call("Input.dispatchKeyEvent", type="keyUp", key="Enter",
+                          windowsVirtualKeyCode=13)  # fmt: skip
+            else:
+                self.call("Input.dispatchKeyEvent", type="keyDown", key=key, text=key)
+                self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+    def until(self, expression: str, seconds: float = _PATIENCE) -> Any:
+        """Wait until an expression of JavaScript is true in the page; return its value."""
+        deadline = time.monotonic() + seconds
+        while not (value := self.value(expression)):
+            assert time.monotonic() < deadline, self.value("document.body.innerText")
+            time.sleep(0.02)
+        return value
 
     def look(self, width: int, height: int = 900, scheme: str = "light", media: str = "") -> None:
         """Set the size of the window, light or dark, screen or print."""

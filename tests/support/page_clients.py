@@ -2,15 +2,45 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from msgspec import structs
+from world import tool_started
+
+from azaion_imagebuild.fleet.page_socket import PageSocket, page_socket
+from azaion_imagebuild.ledger import Ledger
+from azaion_imagebuild.pipeline.events import Event
+from azaion_imagebuild.settings import Settings
+
+HELD = """
+import time
+from pathlib import Path
+from azaion_imagebuild import hookimpl
+from azaion_imagebuild.errors import FlashError
+
+@hookimpl(tryfirst=True)
+def verify_image(identity):
+    with open("passwords", "a") as noted:
+        print(identity.password.reveal(), file=noted)
+
+@hookimpl(tryfirst=True)
+def flash(build):
+    Path("flashing-" + build.serial).touch()
+    while Path("hold").exists():
+        time.sleep(0.01)
+    if Path("fail-" + build.serial).exists():
+        raise FlashError("the cable is loose", hint="plug it in again")
+"""
+"""A site's plug-in: devices wait in the flash as long as ``hold`` is there."""
 
 
 @dataclass
@@ -65,12 +95,12 @@ class Client:
             assert time.monotonic() < deadline
 
 
-@contextlib.contextmanager
+@contextmanager
 def client_of(path: Path, seconds: float = 60.0) -> Iterator[Client]:
     """Connect to a socket as soon as it is there."""
     deadline = time.monotonic() + seconds
     while True:
-        with contextlib.ExitStack() as held:
+        with ExitStack() as held:
             ours = held.enter_context(socket.socket(socket.AF_UNIX))
             try:
                 connect(ours, path)
@@ -89,3 +119,36 @@ def connect(ours: socket.socket, path: Path) -> None:
         ours.connect(f"/proc/self/fd/{folder}/{path.name}")
     finally:
         os.close(folder)
+
+
+@contextmanager
+def fleet(*argv: str) -> Iterator[tuple[subprocess.Popen[str], Client]]:
+    """Start ``fleet -`` with nobody at its stdin, and connect to it."""
+    with (
+        tool_started("fleet", "-", "--jobs", "2", "--json", *argv, stdin=subprocess.PIPE) as run,
+        client_of(Path("state/page/page.sock")) as client,
+    ):
+        client.until("hello")
+        yield run, client
+
+
+def end(run: subprocess.Popen[str]) -> Any:
+    out, err = run.communicate(timeout=90)
+    assert out, err
+    return json.loads(out)
+
+
+@contextmanager
+def pages(
+    tmp_path: Path, told: list[Event] | None = None, **station: Any
+) -> Iterator[tuple[PageSocket, Path]]:
+    """Yield a socket that no run is behind, and its path."""
+    path = tmp_path / "page" / "page.sock"
+    changed = structs.replace(Settings().station, page_socket=path, **station)
+    settings = structs.replace(Settings(), station=changed)
+    watcher = (told if told is not None else []).append
+    with (
+        Ledger(tmp_path / "ledger.db") as ledger,
+        page_socket(settings, ledger, watcher, sandbox=True, run="fleet") as shown,
+    ):
+        yield shown, path

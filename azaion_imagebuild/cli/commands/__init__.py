@@ -15,6 +15,7 @@ NAMES = (
     "fleet",
     "submit",
     "station",
+    "page",
     "clean",
     "doctor",
     "provision",
