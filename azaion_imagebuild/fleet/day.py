@@ -54,13 +54,15 @@ class Day:
         Raises:
             LedgerError: it cannot be read.
         """
-        with self._changing:
-            made = {each.serial: each for each in reversed(list(self._today()))}
+        made = {each.serial: each for each in reversed(list(self._today()))}
+        unknown = self.ledger.unknown(sandbox=self.sandbox)
+        with self._changing:  # not while it reads: no device waits for the ledger
             noted = [each for each in self._made.values() if _is_newer(each, made)]
             self._made = made
             for each in noted:
                 self._put(each)
-            self._unknown = self.ledger.unknown(sandbox=self.sandbox)
+            passed = {each.serial for each in noted if each.verdict == "passed"}
+            self._unknown = [each for each in unknown if each.serial not in passed]
 
     def note(self, record: Mapping[str, Any], when: float) -> None:
         """Count the record of a device that has ended."""
@@ -76,7 +78,8 @@ class Day:
         )
         with self._changing:
             self._put(made)
-            self._unknown = [each for each in self._unknown if each.serial != made.serial]
+            if verdict == "passed":
+                self._unknown = [each for each in self._unknown if each.serial != made.serial]
 
     def event(self) -> Event:
         """Return the event that tells the day: ``day``."""

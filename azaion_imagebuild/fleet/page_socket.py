@@ -43,7 +43,7 @@ MOST_UNREAD = 1 << 20
 """Bytes that a client may leave unread; a slower one is dropped."""
 LONGEST_LINE = 4096
 """Bytes of a client's line."""
-_PAUSE = 0.02  # seconds in which events are collected, to be sent together
+_PAUSE = 0.05  # seconds in which events are collected, to be sent together
 _DAY_PAUSE = 0.5  # seconds between two counts of the day
 _DAY_AGAIN = 60.0  # seconds after which the ledger is read again for a client
 _REFUSED_PAUSE = 0.1  # seconds that a client waits after a refused scan

@@ -22,7 +22,7 @@ from .state import PARTS, State
 
 MOST_STREAMS = 256
 LONGEST_BODY = 4096
-_PAUSE = 0.03  # seconds in which changes are collected, to be sent together
+_PAUSE = 0.05  # seconds in which changes are collected, to be sent together
 _PULSE = 5.0  # seconds after which a page hears from us, whatever happens
 _SIGN_IN = (
     "This page is opened by a link that azaion-imagebuild page prints on its terminal.\n"

@@ -6,6 +6,7 @@ import os
 import socket
 import stat
 import subprocess
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +18,7 @@ from world import Run, tool_started
 from azaion_imagebuild.fleet import events
 from azaion_imagebuild.fleet.page_socket import MOST_CLIENTS
 from azaion_imagebuild.fleet.scans import Answer, accepted
+from azaion_imagebuild.ledger import Entry, Ledger
 from azaion_imagebuild.pipeline.events import Event, said, started
 
 
@@ -60,6 +62,24 @@ def test_a_client_hears_what_is_and_what_happens(tmp_path: Path) -> None:
             day = client.until("day", passed=1)
             assert (day["failed"], day["yield"], day["hour"]) == (0, 1.0, 1)  # a device counts once
     assert not path.exists()
+
+
+def test_no_device_waits_while_the_day_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, go_on = threading.Event(), threading.Event()
+
+    def unknown(ledger: Ledger, *, sandbox: bool) -> list[Entry]:
+        reading.set()
+        assert go_on.wait(60)
+        return []
+
+    monkeypatch.setattr(Ledger, "unknown", unknown)
+    with pages(tmp_path) as (shown, path), client_of(path) as client:
+        assert reading.wait(60)
+        shown(device("1-1", "AZJN-0001"))  # else it would wait for ever
+        go_on.set()
+        assert client.until("day", passed=1)["last"][0]["serial"] == "AZJN-0001"
 
 
 def test_of_the_steps_that_passed_meanwhile_only_the_last_is_sent(tmp_path: Path) -> None:
