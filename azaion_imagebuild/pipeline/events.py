@@ -119,12 +119,16 @@ def finished(record: BuildRecord) -> Event:
     build, seconds = record.build, f"{record.seconds:.1f} s"
     if record.error is not None:
         where = f"at {record.step} (exit {record.exit_code}) after {seconds}"
-        message = f"FAILED {build.serial} {where}"
+        message = f"FAILED {_who(build)} {where}"
     else:
         done = "DONE in the SANDBOX" if build.sandbox else "DONE"
-        message = f"{done}: {build.serial} in {seconds}"
+        message = f"{done}: {_who(build)} in {seconds}"
     level: Level = "info" if record.error is None else "error"
     return Event(name="finished", message=message, level=level, fields=record.as_json())
+
+
+def _who(build: Build) -> str:
+    return "base image" if build.is_base else build.serial
 
 
 def at_the_end(record: BuildRecord) -> Iterator[Event]:

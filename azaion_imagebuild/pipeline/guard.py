@@ -33,7 +33,7 @@ from ..shipped import shipped
 from ..system.locks import locked
 from ..system.signals import held_back
 from . import events
-from .answers import try_all
+from .answers import problem_of_base, try_all
 from .attempt import Attempt, Book
 from .events import Watcher
 from .hookspecs import EVERY_STEP
@@ -63,8 +63,14 @@ def _run_to_record(attempt: Attempt, steps: Callable[[Attempt], None]) -> BuildR
             attempt.hold_signals()
     except BaseException as error:  # sys.exit(), a panic of a Rust extension
         attempt.hold_signals()
-        return attempt.finish(_for_operator(attempt, error))
+        return attempt.finish(_told_of_base(attempt, _for_operator(attempt, error)))
     return attempt.finish()
+
+
+def _told_of_base(attempt: Attempt, error: OperatorError) -> OperatorError:
+    if attempt.build.is_base:
+        error.problems = tuple(problem_of_base(attempt.build, each) for each in error.problems)
+    return error
 
 
 def _for_operator(attempt: Attempt, error: BaseException) -> OperatorError:

@@ -32,7 +32,7 @@ from ..model import (
 )
 from ..system.signals import held_back
 from . import events
-from .answers import add_fields, flatten, refuse_errors, require_answer
+from .answers import add_fields, flatten, of_base, refuse_errors, require_answer
 from .attempt import Attempt
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def prepare(attempt: Attempt) -> Ownership:
     """Check everything that can be checked, then clear the rootfs of an earlier attempt."""
     with attempt.step("preflight"):
         objections = _ledger_objections(attempt)
-        findings = attempt.hook.preflight(build=attempt.build)
+        findings = of_base(attempt.build, attempt.hook.preflight(build=attempt.build))
         refuse_errors([*findings, objections], PreflightError, attempt.watcher)
     with attempt.step("prepare"):
         ownership: Ownership = require_answer("prepare", attempt.hook.prepare(build=attempt.build))

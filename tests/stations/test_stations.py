@@ -706,3 +706,19 @@ def test_the_queues_own_tables_are_brought_to_its_version(
     tables.prepare(ledger)
     tables.prepare(ledger)
     assert postgres.psql("SELECT found FROM new") == "2\n"
+
+
+def test_the_guides_plug_in_refuses_one_device_of_a_station(run: Run, factory: Factory) -> None:
+    guide = (ROOT / "docs/hooks.md").read_text()
+    found = re.search(r'```python title="factory-hooks/label.py"\n(.*?)```', guide, re.DOTALL)
+    assert found is not None
+    (factory.line / "label.py").write_text(found[1])
+    (factory.line / "today.txt").write_text(ONE)
+    run("submit", "AZJN-0001..AZJN-0002")
+    with factory.station("S1") as station:
+        until(factory.flashed, "one device")
+        until(lambda: "not on today's list" in factory.log("S1"), "one refusal")
+        factory.stop(station)
+    assert factory.flashed() == {ONE: 1}
+    assert "not on today's list" in factory.log("S1")
+    assert "BASE" not in factory.log("S1")
