@@ -31,9 +31,10 @@ from ..lanes.lane import Lane
 from ..ledger import Entry, Standing
 from ..model import DEVICE_CONF, Build, Image
 from ..operations.existing import refuse_other_device
+from ..operations.verify import verify
 from ..pipeline.new import device_build, stamping_build
 from ..pipeline.target import Blank
-from ..settings import Settings
+from ..settings import DeviceConfSettings, Settings
 from ..system.files import distrust
 from ..system.locks import locked
 from .device_watch import DeviceWatch
@@ -223,7 +224,9 @@ def taken(folder: Path, blank: Blank, name: str = "base") -> Blank:
     return structs.replace(blank, image=structs.replace(blank.image, path=own, also=()))
 
 
-def image_is_done(folder: Path, each: Listed, standing: Standing) -> Entry | None:
+def image_is_done(
+    folder: Path, each: Listed, standing: Standing, settings: DeviceConfSettings
+) -> Entry | None:
     """Return the row of a device whose image exists and holds the row's credential."""
     row = standing.last
     if row is None or row.outcome != "done" or row.image != str(image_of(folder, each)):
@@ -233,8 +236,16 @@ def image_is_done(folder: Path, each: Listed, standing: Standing) -> Entry | Non
         if entry is not None:
             conf = device_conf.parse(entry.data)
             if conf.email == each.email and conf.password.fingerprint() == row.credential:
-                return row
+                return row if _is_proven(image_of(folder, each), each, settings) else None
     return None
+
+
+def _is_proven(image: Path, each: Listed, settings: DeviceConfSettings) -> bool:
+    """Tell whether an image passes what ``verify`` checks, except its whole filesystem."""
+    report = verify(image, each.serial, settings, filesystem=False)
+    for finding in report.findings:
+        _logger.warning("%s is made again: %s", each.serial, finding.message)
+    return not report.findings
 
 
 def device_is_done(each: Listed, standing: Standing) -> Entry | None:

@@ -87,6 +87,8 @@ def run_fleet(
         for event in events.planned(plan) if plan.total else ():
             watcher(event)
         plan.refuse_errors()
+        if plan.done_before and order.out is not None:
+            watcher(said(_NOT_CHECKED.format(len(plan.done_before))))
         check_folder(folder)
         scan_feed = _scan_feed(order, used, planned, watcher) if order.scans else None
         watcher.scan = scan_feed.scans.scan if scan_feed else None
@@ -109,6 +111,12 @@ def run_fleet(
             plan, run, began, used, refused, scanned=order.scans, attended=order.attended
         )
     return {**fleet, "report": _reported(folder, fleet, watcher)}
+
+
+_NOT_CHECKED = (
+    "{} images are there already and carry their identity; their filesystems were not checked"
+    " again: azaion-imagebuild verify does"
+)
 
 
 @contextlib.contextmanager
@@ -180,7 +188,7 @@ def _planned(
 ) -> Plan:
     def is_done(each: Listed, standing: Standing) -> Entry | None:
         if order.out is not None:
-            return image_is_done(order.out, each, standing)
+            return image_is_done(order.out, each, standing, settings.device_conf)
         return device_is_done(each, standing)
 
     plan = make_plan(
