@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,9 +24,12 @@ def damaged(raw: Path, named: Path | None = None) -> Iterator[Finding]:
     e2fsck = find_program("e2fsck")
     if e2fsck is None:
         return  # preflight has checked that it is installed
-    checked = run([e2fsck, "-fn", _short(raw)], cwd=raw.parent, timeout=1800)
+    with _safe_name(raw) as (name, keep_open):
+        argv = [e2fsck, "-fn", name]
+        checked = run(argv, cwd=raw.parent, timeout=1800, keep_open=keep_open)
     if checked.returncode != 0:
-        message = f"e2fsck finds {named or raw} damaged: {checked.last_words()}"
+        said = checked.last_words().replace(name, raw.name)
+        message = f"e2fsck finds {named or raw} damaged: {said}"
         yield Finding(message=message, hint=_LOOK)
 
 
@@ -48,9 +53,19 @@ def debugfs(raw: Path, command: str) -> None:
     program = find_program("debugfs")
     if program is None:
         raise VerificationError("debugfs is not installed", hint="sudo apt-get install e2fsprogs")
-    run([program, "-w", "-R", command, _short(raw)], cwd=raw.parent, timeout=600)
+    with _safe_name(raw) as (name, keep_open):
+        argv = [program, "-w", "-R", command, name]
+        run(argv, cwd=raw.parent, timeout=600, keep_open=keep_open)
 
 
-def _short(raw: Path) -> str:
-    # e2fsprogs reads options after a "?": the folder's name must not reach it
-    return f"./{raw.name}"
+@contextlib.contextmanager
+def _safe_name(raw: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield a name for e2fsprogs, which reads options after a "?", and what to keep open for it."""
+    if "?" not in raw.name:  # the folder's name does not reach it
+        yield f"./{raw.name}", ()
+        return
+    descriptor = os.open(raw, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}", (descriptor,)
+    finally:
+        os.close(descriptor)

@@ -164,6 +164,10 @@ class Database:
                 hint="write it like sqlite:////srv/ledger.sqlite3 or postgresql://USER@HOST/NAME;"
                 " in a password write @ as %40, / as %2F, : as %3A",
             )
+        if url.get_backend_name() == "sqlite" and url.database:
+            # SQLAlchemy 2.1 decodes %20, 2.0 does not: what stands there is the file's name
+            written = str(self.url).partition(":///")[2].partition("?")[0]
+            url = url.set(database=written or url.database)
         given = (url.password, *(url.query.get(name) for name in _PASSWORDS))
         self._passwords = tuple(Secret(str(each)) for each in given if each)
         return url

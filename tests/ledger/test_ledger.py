@@ -609,3 +609,10 @@ def test_texts_of_the_world_are_stored_as_they_can_be(ledger: Ledger) -> None:
     ledger.write(row)
     assert [found for _, found, _ in ledger.rows()] == [row]
     assert list(check(ledger)) == []
+
+
+@pytest.mark.parametrize("name", ["a%20b.sqlite3", "a b.sqlite3", "a%2Fb.sqlite3", "a+b.sqlite3"])
+def test_a_sqlite_urls_file_is_named_as_it_is_written(tmp_path: Path, name: str) -> None:
+    with Ledger(f"sqlite:///{tmp_path}/{name}") as ledger:
+        assert list(ledger.rows()) == []
+    assert (tmp_path / name).is_file()
