@@ -778,3 +778,35 @@ def test_a_copy_that_a_site_script_makes_is_found_and_fails_loudly(
     ran = image()
     assert ran.code == 8
     assert "still found in copied" in ran.json["error"]
+
+
+TWINS = {
+    "a byte of etc/passwd": "sed -i 's/azaion:x:/azaiox:x:/' altered",
+    "the name of a file": (
+        "printf 'ln /usr/bin/azaion-loader /usr/bin/azaion-loadex\\nunlink"
+        " /usr/bin/azaion-loader\\n' | debugfs -w -f - altered"
+    ),
+    "a mode": "debugfs -w -R 'sif /etc/passwd mode 0100666' altered",
+    "data beyond its end": "printf x >> altered; truncate -s %4096 altered",
+    "the last block": "dd if=/dev/zero of=altered bs=1 count=1 seek=$(($(stat -c %s altered) - 1))"
+    " conv=notrunc; printf x | dd of=altered bs=1 seek=$(($(stat -c %s altered) - 1)) conv=notrunc",
+}
+"""What a mksparse may do to the twin that is flashed, while the raw image stays as it was built."""
+
+
+@needs_root
+@pytest.mark.parametrize("kind", one_of(TWINS))
+def test_a_sparse_twin_that_differs_from_the_raw_image_is_not_flashed(
+    image: Callable[..., Ran], bsp: Path, kind: str
+) -> None:
+    replace_script(
+        bsp / "bootloader/mksparse",
+        'here=$(dirname "$0"); [ "$1" = --expand ] && exec "$here"/mksparse.real "$@"\n'
+        f'cp "${{@: -2:1}}" altered; {{ {TWINS[kind]}; }} >&2\n'
+        '"$here"/mksparse.real --fillpattern=0 altered "${@: -1}"; rm altered\n',
+    )
+    ran = image()
+    assert ran.code == 8, ran.err
+    assert "DONE" not in ran.err
+    assert (bsp.parent / "device.img").stat().st_size == 0
+    assert image_files.present_images(bsp) == []
