@@ -29,6 +29,11 @@ class Proxy(Struct, frozen=True, kw_only=True):
     @property
     def hint(self) -> str:
         """Return what to do if it is at fault."""
+        if self.url.lower().startswith("socks"):
+            return (
+                f"{self} speaks SOCKS: set an http:// proxy there; to go around it:"
+                f" export NO_PROXY={self.host}"
+            )
         return (
             f"check {self}: is it right, does it want a login (http://USER:PASSWORD@HOST:PORT in"
             f" ${self.variable}), does it let {self.host} through? To go around it:"
@@ -40,6 +45,8 @@ class Proxy(Struct, frozen=True, kw_only=True):
             parts = urlsplit(self.url if "://" in self.url else f"http://{self.url}")
             port = f":{parts.port}" if parts.port else ""
         except ValueError:
+            return "with an invalid URL"
+        if not parts.hostname:
             return "with an invalid URL"
         return ascii(f"{parts.hostname}{port}")[1:-1]
 

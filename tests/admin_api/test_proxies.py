@@ -121,3 +121,21 @@ def test_no_proxy_and_loopback_are_asked_themselves(monkeypatch: pytest.MonkeyPa
     assert proxy_of(f"http://{API}") is not None
     monkeypatch.setenv("NO_PROXY", ".example.com")
     assert proxy_of(f"http://{API}") is None
+
+
+@pytest.mark.parametrize("url", ["http://", "http://:80", "http://[::1", "http://h:99999"])
+def test_a_proxy_without_a_host_is_an_invalid_url(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", url)
+    assert str(proxy_of(f"https://{API}")) == "the proxy with an invalid URL ($HTTPS_PROXY)"
+
+
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h", "SOCKS4"])
+def test_a_socks_proxy_is_named_as_one(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"{scheme}://user:secretword@10.0.0.1:1080")
+    found = proxy_of(f"https://{API}")
+    assert found is not None
+    assert "speaks SOCKS: set an http:// proxy there" in found.hint
+    assert f"export NO_PROXY={API}" in found.hint
+    assert "secretword" not in f"{found} {found.hint}"
