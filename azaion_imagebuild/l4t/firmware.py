@@ -76,9 +76,9 @@ _ASSIGNED = re.compile(
 )
 _LAYOUT = re.compile(r'^EMMC_CFG="?([\w.+-]+\.xml)"?;?[ \t]*$', re.MULTILINE)
 _SOURCED = re.compile(r'^[ \t]*(?:source|\.)[ \t]+"?\$\{LDK_DIR\}/([\w.+-]+)"?', re.MULTILINE)
-_PARTITION = re.compile(r"<partition\b([^>]*)>(.*?)</partition>", re.DOTALL)
-_ATTRIBUTE = re.compile(r'(\w+)="([^"]*)"')
-_FILENAME = re.compile(r"<filename>\s*([^<]*?)\s*</filename>")
+_PARTITION = re.compile(r"<partition\b([^<>]*)>(.*?)</partition>", re.DOTALL)
+_ATTRIBUTE = re.compile(r'\b(\w+)="([^"]*)"')
+_FILENAME = re.compile(r"<filename>([^<]*)</filename>")
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _MOST_CONFS = 8
 _RAN = 35  # the release whose boards were all looked at
@@ -90,7 +90,7 @@ def preflight_findings(tree: Path, build: Build) -> Iterator[Finding]:
     named = _named(confs)
     reported: set[str] = set()
     for layout in _layouts(tree, build, confs):
-        for word in _FILENAME.findall(_COMMENT.sub("", _text(layout))):
+        for word in _files(_text_of_layout(layout)):
             paths = _paths(word, named)
             if paths and word not in reported and not any(_is_there(tree, each) for each in paths):
                 reported.update((word, _VARIABLES.get(word, word)))
@@ -106,10 +106,10 @@ def preflight_findings(tree: Path, build: Build) -> Iterator[Finding]:
 def built_findings(tree: Path, build: Build) -> Iterator[Finding]:
     """Find the partitions whose file flash.sh left out of what it built."""
     wanted = set(_with_firmware(tree, build))
-    for attributes, content in _PARTITION.findall(_COMMENT.sub("", _text(tree / BUILT_LAYOUT))):
+    for attributes, content in _partitions(tree / BUILT_LAYOUT):
         partition = dict(_ATTRIBUTE.findall(attributes))
         name, kind = partition.get("name", "?"), partition.get("type", "")
-        files = _FILENAME.findall(content)
+        files = _files(content)
         # flash.sh empties the name of some files, and takes the whole line of others out.
         left_out = "" in files or (not files and name in wanted)
         if left_out and kind not in OPTIONAL:
@@ -126,8 +126,8 @@ def _with_firmware(tree: Path, build: Build) -> Iterator[str]:
     confs = list(_confs(tree, build.settings.bsp.board))
     named = _named(confs)
     for layout in _layouts(tree, build, confs):
-        for attributes, content in _PARTITION.findall(_COMMENT.sub("", _text(layout))):
-            words = _FILENAME.findall(content)
+        for attributes, content in _partitions(layout):
+            words = _files(content)
             if any(_is_there(tree, path) for word in words for path in _paths(word, named)):
                 yield dict(_ATTRIBUTE.findall(attributes)).get("name", "?")
 
@@ -211,6 +211,28 @@ def _confs(tree: Path, board: str) -> Iterator[str]:
         texts.append(text)
         to_read += _SOURCED.findall(text)
     yield from reversed(texts)
+
+
+def _partitions(layout: Path) -> list[tuple[str, str]]:
+    """Return (attributes, content) of each partition of a layout."""
+    text = _text_of_layout(layout)
+    return _PARTITION.findall(text[: _end_of(text, "</partition>")])
+
+
+def _files(text: str) -> list[str]:
+    return [word.strip() for word in _FILENAME.findall(text)]
+
+
+def _text_of_layout(layout: Path) -> str:
+    """Return a layout without its comments."""
+    text = _text(layout)
+    end = _end_of(text, "-->")
+    return _COMMENT.sub("", text[:end]) + text[end:]
+
+
+def _end_of(text: str, mark: str) -> int:
+    """Return where the last ``mark`` ends: a search for one after it takes quadratic time."""
+    return text.rfind(mark) + len(mark) if mark in text else 0
 
 
 def _text(path: Path) -> str:

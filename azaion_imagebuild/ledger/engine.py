@@ -65,12 +65,10 @@ class Database:
         Raises:
             LedgerError: the ledger cannot be read.
         """
-        import sqlalchemy as sql
-
         try:
             with self._open().connect() as connection:
                 yield connection
-        except (sql.exc.SQLAlchemyError, OSError) as error:
+        except database_errors() as error:
             raise self.failure("read", error) from None
 
     @contextlib.contextmanager
@@ -96,7 +94,9 @@ class Database:
 
     def failure(self, verb: str, error: Exception) -> LedgerError:
         """Return what to tell the operator about an error of the database."""
-        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        damaged = isinstance(error, UnicodeDecodeError)
+        said = "malformed database" if damaged else getattr(error, "orig", None) or error
+        reason = " ".join(str(said).split())
         shown = _without_passwords(self._parsed())
         return LedgerError(f"cannot {verb} the ledger {shown}: {reason}", hint=_hint(reason))
 
@@ -121,8 +121,6 @@ class Database:
         Raises:
             LedgerError: the URL or the database is not usable.
         """
-        import sqlalchemy as sql
-
         from .schema import migrate
 
         url = self._parsed()
@@ -139,7 +137,7 @@ class Database:
                 "PostgreSQL's driver is not installed",
                 hint=install_hint("station"),
             ) from None
-        except (sql.exc.SQLAlchemyError, OSError) as error:
+        except database_errors() as error:
             raise self.failure("open", error) from None
         return engine
 
@@ -171,6 +169,13 @@ class Database:
         given = (url.password, *(url.query.get(name) for name in _PASSWORDS))
         self._passwords = tuple(Secret(str(each)) for each in given if each)
         return url
+
+
+def database_errors() -> tuple[type[Exception], ...]:
+    """Return what a database raises; sqlite3 cannot decode its own message about a damaged file."""
+    import sqlalchemy as sql
+
+    return sql.exc.SQLAlchemyError, OSError, UnicodeDecodeError
 
 
 def _engine(url: sql.URL, create: bool) -> tuple[sql.Engine, AbstractContextManager[object]]:
@@ -310,4 +315,6 @@ def _hint(reason: str) -> str:
         return "set pool_mode = transaction in PgBouncer, or name PostgreSQL itself"
     if "full" in reason:
         return "make room on its disk, then run the same command again"
+    if "malformed" in reason:
+        return "it is damaged: restore it from a backup, and check that with ledger verify"
     return "check that it exists and is writable: [ledger] database (AZAION_IMAGEBUILD_DATABASE)"

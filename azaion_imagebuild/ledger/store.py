@@ -16,7 +16,7 @@ from ..errors import LedgerError, OperatorError, PreflightError, raise_for
 from ..model import Receipt
 from ..settings import LedgerSettings
 from ..system.signals import check_interrupt
-from .engine import FILE, Database
+from .engine import FILE, Database, database_errors
 from .entry import FIELDS, Entry, now
 from .standing import FLASH, FUSE, Credential, Standing, died
 
@@ -233,7 +233,7 @@ class Ledger:
                     continue
                 _fail(batch, self._database.failure("write", error))
                 return
-            except (sql.exc.SQLAlchemyError, OSError) as error:
+            except database_errors() as error:
                 _fail(batch, self._database.failure("write", error))
                 return
             for ticket, receipt in receipts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,3 +121,22 @@ def test_only_the_partitions_in_the_table_may_be_empty_each_with_a_reason(
     (found,) = firmware.built_findings(tmp_path, build)
     assert "partition 'b'" in found.message
     assert all(len(reason) > 20 for reason in firmware.OPTIONAL.values())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!--" * 100_000,
+        "<!--" * 100_000 + "-->",
+        "<partition>" * 50_000,
+        "<partition " * 50_000 + "</partition>",
+        '<partition name="' + "a" * 200_000 + "></partition>",
+        "<partition><filename>" + " " * 200_000 + "x</partition>",
+    ],
+    ids=lambda text: text[:21],
+)
+def test_a_damaged_layout_is_read_in_linear_time(tmp_path: Path, build: Build, text: str) -> None:
+    (tmp_path / firmware.BUILT_LAYOUT).write_text(text)
+    began = time.process_time()
+    assert list(firmware.built_findings(tmp_path, build)) == []
+    assert time.process_time() - began < 2  # it was minutes

@@ -200,6 +200,20 @@ def test_text_that_is_no_utf8_is_an_error_of_the_ledger(file: Path, run: Run) ->
         assert (ran.code, "Traceback" in ran.err) == (9, False), command
 
 
+def test_a_schema_that_is_no_utf8_is_an_error_of_the_ledger(
+    two_rows: Path, file: Path, run: Run
+) -> None:
+    file.write_bytes(
+        two_rows.read_bytes().replace(b"CREATE TABLE ledger ", b"CREATE \xff ledger   ")
+    )
+    for command in ("list", "export", "verify"):
+        ran = run("ledger", command, "--database", f"sqlite:///{file}")
+        assert (ran.code, "malformed database" in ran.err) == (9, True), ran.err
+        assert "restore it from a backup" in ran.hints[0]
+    with Ledger(f"sqlite:///{file}") as ledger, pytest.raises(LedgerError, match="malformed"):
+        ledger.write(entry())
+
+
 HEADS = {
     "INSERT INTO ledger_head SELECT 2, rows, hash FROM ledger_head": "more than one head",
     "INSERT INTO ledger_head VALUES (0, 3, 'x')": "more than one head",
