@@ -82,7 +82,7 @@ class Reader:
 
 def fuzz(name: str, reader: Reader, cases: int, seed: int, keep: Path) -> int:
     """Run the cases of one reader; print what was seen and return the number of faults."""
-    chance = random.Random(f"{name} {seed}")  # noqa: S311 - no secret
+    chance = random.Random(f"{name} {seed}")
     answered = faults = 0
     slowest, began = 0.0, time.monotonic()
     for number in range(cases):

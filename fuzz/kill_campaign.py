@@ -87,7 +87,7 @@ def main() -> int:
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--signal", default="TERM", choices=["TERM", "INT", "HUP"])
     args = options.parse_args()
-    chance = random.Random(args.seed)  # noqa: S311 - no secret
+    chance = random.Random(args.seed)
     number = signal.Signals[f"SIG{args.signal}"]
     seen: Counter[str] = Counter()
     faults = 0

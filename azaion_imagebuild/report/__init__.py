@@ -99,6 +99,10 @@ def _plain(fleet: Mapping[str, Any]) -> dict[str, Any]:
     text = json.dumps(fleet, default=str)
     # NaN and Infinity, which a plug-in may have put in, are invalid JSON for other readers.
     plain: dict[str, Any] = redacted(json.loads(text, parse_constant=lambda name: None))
+    for record in plain.get("records") or ():
+        for name in ("ledger", "steps"):
+            if record.get(name) and not isinstance(record[name], dict):
+                record[name] = None  # a plug-in may have put anything there
     return plain
 
 

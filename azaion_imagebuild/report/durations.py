@@ -87,9 +87,9 @@ def device_median(records: Sequence[Mapping[str, Any]]) -> float | None:
     return _quantile(seconds, 0.5) if seconds else None
 
 
-def spoken(seconds: float | None) -> str:
-    """Return seconds for a reader, to three digits."""
-    if seconds is None:
+def spoken(seconds: object) -> str:
+    """Return seconds for a reader, to three digits; a plug-in may have put anything in."""
+    if not isinstance(seconds, int | float) or not math.isfinite(seconds):
         return "–"
     if seconds <= 0:
         return "0 s"

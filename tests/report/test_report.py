@@ -467,3 +467,11 @@ def test_done_is_green_on_the_page_in_light_and_in_dark() -> None:
     assert len(shades) == 3  # light, dark, paper
     for red, green, blue in shades:
         assert int(green, 16) > 1.4 * max(int(red, 16), int(blue, 16))
+
+
+@pytest.mark.parametrize("odd", ["soon", [], {}, float("nan"), float("inf"), True])
+def test_a_time_that_is_no_number_costs_no_report(tmp_path: Path, odd: Any) -> None:
+    records = [fleets.record(1, seconds=odd), fleets.record(2, steps=odd), fleets.record(3)]
+    records += [fleets.record(4, steps={"flash": odd}), fleets.record(5, ledger=odd)]
+    html = write_report(tmp_path, fleets.fleet(records))
+    assert html.read_text().count("<tr class=") == 5
