@@ -47,6 +47,10 @@ _PAUSE = 0.05  # seconds in which events are collected, to be sent together
 _DAY_PAUSE = 0.5  # seconds between two counts of the day
 _DAY_AGAIN = 60.0  # seconds after which the ledger is read again for a client
 _REFUSED_PAUSE = 0.1  # seconds that a client waits after a refused scan
+_NO_SCANS = {
+    "fleet": "this run works off a list: start fleet - or station run to scan labels",
+    "station": "the station is starting: scan it again in a moment",
+}
 _logger = logging.getLogger(__name__)
 
 Timed = tuple[float, Event]
@@ -250,7 +254,7 @@ class PageSocket:
 
     def _scanned(self, text: str) -> Answer:
         if self.scan is None:
-            hint = "this run works off a list: start fleet - or station run to scan labels"
+            hint = _NO_SCANS[self._hello["run"]]
             return Answer(kind="refused", message="no label is taken now", hint=hint)
         try:
             return self.scan(text)

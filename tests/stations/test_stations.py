@@ -17,6 +17,7 @@ from typing import Any
 import pyrage
 import pytest
 from msgspec import structs
+from page_clients import client_of
 from postgres import Postgres
 from stations import ROOT, Factory, serials, until
 from terminal import at_a_terminal
@@ -202,6 +203,32 @@ def test_a_label_scanned_at_a_station_is_answered_and_made_before_the_queue(
     made = [line.split()[0] for line in factory.noted("flashed")]
     assert made[:2] == ["AZJN-0001", "AZJN-0002"]
     assert "PASS  AZJN-0002  lane 1" in factory.log("S1")
+
+
+def test_a_page_feeds_a_station_and_is_told_the_truth_after_a_kill(factory: Factory) -> None:
+    factory.build(page_socket='"page/page.sock"')
+    factory.hold("flash")
+    with factory.station("S1", lanes=1) as station, client_of(Path("page/page.sock")) as page:
+        page.until("opened")
+        until(lambda: "starting" not in page.scan("AZJN")["hint"], "a station that takes labels")
+        assert page.scan(ONE)["message"] == "AZJN-0001 accepted for lane 1"
+        page.until("started", step="flash", serial=ONE)
+        factory.kill(station)
+        page.ends()
+    factory.go_on("flash")
+    with factory.station("S1", lanes=1) as station, client_of(Path("page/page.sock")) as page:
+        assert page.until("hello")["station"] == "S1"
+        day = page.until("day")
+        assert (day["unknown"], [each["serial"] for each in day["not_done"]]) == (1, [ONE])
+        page.until("opened")
+        until(lambda: "starting" not in page.scan("AZJN")["hint"], "a station that takes labels")
+        assert "AZJN-0001 is unknown" in page.scan(ONE)["message"]
+        assert page.scan("AZJN-0002")["answer"] in ("accepted", "waiting")
+        page.until("device", serial="AZJN-0002", outcome="done")
+        page.until("day", passed=1, unknown=1)
+        assert factory.stop(station)["done"] == 1
+        page.ends()
+    assert not any(each.encode() in page.raw for each in factory.noted("passwords"))
 
 
 def test_a_station_at_a_terminal_shows_its_lanes_and_leaves_nothing_behind(
