@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import io
 import os
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from ..errors import VerificationError
 from ..model import Image
+from ..system.holes import next_data
 
 _BLOCK = 4096
 _GROUP = 128 * _BLOCK
@@ -53,7 +53,8 @@ def _nodes(stream: io.FileIO, size: int) -> Iterator[bytes]:
     data_from = 0
     for start in range(0, size, _GROUP):
         if data_from <= start:
-            data_from = _next_data(stream, start, size)
+            found = next_data(stream.fileno(), start)
+            data_from = size if found is None else found
         if data_from >= start + _GROUP <= size:
             yield _ZERO_NODE
             continue
@@ -73,15 +74,6 @@ def _root_hash(level: bytes) -> bytes:
         blocks = (level[at : at + _BLOCK] for at in range(0, len(level), _BLOCK))
         level = b"".join(hashlib.sha256(each.ljust(_BLOCK, b"\0")).digest() for each in blocks)
     return level
-
-
-def _next_data(stream: io.FileIO, position: int, end: int) -> int:
-    try:
-        return os.lseek(stream.fileno(), position, os.SEEK_DATA)
-    except OSError as error:
-        if error.errno == errno.ENXIO:
-            return end  # a hole up to the end
-        return position  # this filesystem cannot report holes
 
 
 def fingerprints(image: Image) -> list[tuple[int, ...]]:

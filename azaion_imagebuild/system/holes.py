@@ -12,9 +12,8 @@ def next_data(descriptor: int, position: int) -> int | None:
     try:
         return os.lseek(descriptor, position, os.SEEK_DATA)
     except OSError as error:
-        if error.errno == errno.ENXIO:
-            return None
-        raise
+        # other errors: this filesystem cannot report holes
+        return None if error.errno == errno.ENXIO else position
 
 
 def data_ranges(descriptor: int) -> Iterator[tuple[int, int]]:

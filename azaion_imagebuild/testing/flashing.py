@@ -92,15 +92,9 @@ class FlashConformance(Conformance):
 
         def call(flashable: FlashableImage) -> FlashResult:
             build, image = flashable.build, flashable.image
-            try:
-                answer = self.ended(lambda: hook.flash(build=build, image=image))
-            except Exception as error:
-                shown.raised(error)
-                raise
-            assert isinstance(answer, FlashResult), (
-                f"flash answered with {type(answer).__name__}, not FlashResult"
+            return self.answered(
+                "flash", FlashResult, lambda: hook.flash(build=build, image=image), shown
             )
-            return answer
 
         return call
 

@@ -80,6 +80,18 @@ class Conformance:
         result: T = answer
         return result
 
+    def answered(self, step: str, kind: type[T], call: Callable[[], object], shown: Shown) -> T:
+        """Return the answer of a step, which must be of ``kind``; remember an error."""
+        try:
+            answer = self.ended(call)
+        except Exception as error:
+            shown.raised(error)
+            raise
+        assert isinstance(answer, kind), (
+            f"{step} answered with {type(answer).__name__}, not {kind.__name__}"
+        )
+        return answer
+
 
 def judge_error(error: BaseException, wanted: ExitCode) -> None:
     """Fail the test unless an error is one that an operator can act on, with its exit code."""

@@ -92,15 +92,9 @@ class ProvisionIdentityConformance(Conformance):
             changed = structs.replace(settings.admin_api, **api)
             chosen = structs.replace(settings, admin_api=changed)
             build = structs.replace(sandbox_build(serial, settings=chosen), shared=shared)
-            try:
-                answer = self.ended(lambda: _activated(hook, build))
-            except Exception as error:
-                shown.raised(error)
-                raise
-            assert isinstance(answer, DeviceIdentity), (
-                f"provision_identity answered with {type(answer).__name__}, not DeviceIdentity"
+            return self.answered(
+                "provision_identity", DeviceIdentity, lambda: _activated(hook, build), shown
             )
-            return answer
 
         return call
 
