@@ -31,7 +31,7 @@ from azaion_imagebuild import images
 from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.identity.placeholder import padded, placeholder
 from azaion_imagebuild.identity.serial import email_for
-from azaion_imagebuild.images import tar_index as places
+from azaion_imagebuild.images import indexed, tar_index
 from azaion_imagebuild.images.sha1sum import renew_sha1
 from azaion_imagebuild.images.slot import ensure_packed_slot
 from azaion_imagebuild.images.stamp import opened_for_stamping
@@ -304,7 +304,7 @@ def command(image: Path, conf: Path, settings: Settings) -> None:
 
 def forgotten(image: Path, again: Callable[[], float]) -> float:
     """Time it as if it were the first time."""
-    places.forget(image)
+    tar_index.forget(image)
     return again()
 
 
@@ -367,7 +367,7 @@ def stamp(path: Path) -> None:
     """Do ours: find, write and prove."""
     with opened_for_stamping(path, 0) as image:
         image.write(DATA)
-    check(path, places.read_file)
+    check(path, indexed.read_file)
 
 
 def check(

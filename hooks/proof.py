@@ -49,7 +49,7 @@ def _device_confs(build: Build, image: Image) -> Iterator[tuple[Path, FileEntry 
     from azaion_imagebuild import images
     from azaion_imagebuild.identity import device_conf
     from azaion_imagebuild.identity.placeholder import is_placeholder
-    from azaion_imagebuild.images import tar_index
+    from azaion_imagebuild.images import indexed
     from azaion_imagebuild.images.zstd import largest_for
     from azaion_imagebuild.rootfs.tree import Rootfs
 
@@ -60,7 +60,7 @@ def _device_confs(build: Build, image: Image) -> Iterator[tuple[Path, FileEntry 
     largest = largest_for(build.settings.bsp.size)
     for path in image.files:
         if build.stamps:  # into a base, which was proven whole
-            entry = tar_index.read_file(path, DEVICE_CONF, device_conf.LONGEST)
+            entry = indexed.read_file(path, DEVICE_CONF, device_conf.LONGEST)
         else:
             entry = images.read_file(path, DEVICE_CONF, device_conf.LONGEST, largest)
         if path in image.aside and (entry is None or is_placeholder(entry.data)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 from functools import cache
 from pathlib import Path
 
@@ -51,18 +52,25 @@ def parsed(path: Path) -> ast.Module:
 
 
 @cache
-def imports(path: Path) -> frozenset[str]:
+def imports(path: Path, *, for_types: bool = True) -> frozenset[str]:
     """Return the full names of what a file imports: ``azaion_imagebuild.images.ext4``, ``ssl``."""
     found = set()
+    left_out = set() if for_types else set(imported_for_types(path))
     own = ("azaion_imagebuild", *path.relative_to(PACKAGE).parts) if in_package(path) else ()
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        elif isinstance(node, ast.ImportFrom) and node not in left_out:
             above = own[: -node.level] if node.level else ()
             start = ".".join([*above, *filter(None, [node.module])])
             found |= {f"{start}.{alias.name}" for alias in node.names}
     return frozenset(found)
+
+
+def imported_for_types(path: Path) -> list[ast.AST]:
+    branches = (node for node in ast.walk(parsed(path)) if isinstance(node, ast.If))
+    hints = [each for each in branches if ast.unparse(each.test) == "TYPE_CHECKING"]
+    return [node for branch in hints for node in ast.walk(branch)]
 
 
 def in_package(path: Path) -> bool:
@@ -95,6 +103,23 @@ def test_a_package_imports_only_packages_below_it() -> None:
         for path, own, to in arrows()
         if path not in NAMES_ALL and RANKS[to] >= RANKS.get(own, -1)
     ] == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    names = {
+        ".".join(("azaion_imagebuild", *path.relative_to(PACKAGE).with_suffix("").parts)): path
+        for path in modules()
+        if path not in NAMES_ALL
+    }
+    names = {name.removesuffix(".__init__"): path for name, path in names.items()}
+    graph = {
+        name: {
+            full if full in names else full.rpartition(".")[0]
+            for full in imports(path, for_types=False)
+        }
+        for name, path in names.items()
+    }
+    list(graphlib.TopologicalSorter(graph).static_order())  # raises a CycleError that names it
 
 
 def test_the_root_holds_only_what_everybody_uses() -> None:

@@ -24,11 +24,11 @@ from ..model import DEVICE_CONF, DEVICE_CONF_MODE, FileEntry
 from ..settings import PLACEHOLDER_SIZE
 from .e2fsprogs import damaged, debugfs
 from .formats import EXT4_ZST, TAR_ZST, image_format, open_filesystem
+from .indexed import locate_conf
 from .locate import Location, Range, locate
 from .reframe import reframe
 from .stream import CorruptImage
 from .tar import Member, Tar
-from .tar_index import locate_conf
 from .tar_members import FOLDER, conf_member, ended, folder_member
 
 _BASE = "build one with a placeholder: azaion-imagebuild base"

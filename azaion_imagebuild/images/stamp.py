@@ -31,7 +31,7 @@ from ..model import (
     StagedFile,
 )
 from ..system.locks import locked_file
-from . import tar_index as places
+from . import indexed, tar_index
 from .locate import Location, Range
 from .sha1sum import renew_sha1
 from .stream import CorruptImage
@@ -55,7 +55,7 @@ class OpenImage:
 
     def _locate(self) -> Location:
         try:
-            found = places.locate_conf(self.path, self._fd)
+            found = indexed.locate_conf(self.path, self._fd)
         except CorruptImage as error:
             raise VerificationError(
                 f"{self.path} cannot be stamped: {error}", hint=error.hint or _NO_SLOT
@@ -94,7 +94,7 @@ class OpenImage:
         if data[:1] != INVALID:
             self._put(data[:1], first)
             os.fdatasync(self._fd)
-        places.update(self.path, before, self._seen)
+        tar_index.update(self.path, before, self._seen)
 
     def renew_sha1(self) -> None:
         """Rewrite the checksum beside the image, if there is one, to match the last write.

@@ -22,78 +22,24 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import msgspec.json
 from msgspec import Struct, structs
 
 from .. import __version__
-from ..model import DEVICE_CONF, FileEntry
 from ..system.files import replace_file
-from .formats import TAR_ZST, Filesystem, image_format, open_filesystem, opened_file
-from .locate import Location, in_tar, locate
 from .stream import CorruptImage, read_exactly
 from .tar import BLOCK, Member, Tar, Walk
 from .version import Version
 from .zstd_tar import OFTEN_READ
-
-if TYPE_CHECKING:
-    from .zstd_index import IndexedZstd
 
 NOTES = ".*.azaion-place.json*"
 """The pattern of the names of index files."""
 
 _LONGEST_INDEX = 1 << 18  # bytes; ours have about 800, those of packed archives some thousand
 _LONGEST_HEADERS = 65536  # of one member; NVIDIA's have about a hundred bytes
-
-
-@contextlib.contextmanager
-def opened(image: Path) -> Iterator[Filesystem]:
-    """Open the filesystem in an image, as :func:`images.opened`, but walk a tar only once.
-
-    Raises:
-        VerificationError: the image cannot be opened or its contents are damaged.
-    """
-    with opened_file(image) as stream:
-        found = image_format(stream)
-        if found == "tar":
-            yield IndexedTar(image, stream.fileno())
-        elif found == TAR_ZST:
-            yield _indexed_zstd(image, stream.fileno())
-        else:
-            yield open_filesystem(stream)
-
-
-def read_file(image: Path, path: str, limit: int) -> FileEntry | None:
-    """Read one file out of an image, as :func:`images.read_file`, but walk a tar only once.
-
-    Raises:
-        VerificationError: the image cannot be opened or its contents are damaged.
-    """
-    with opened(image) as filesystem:
-        return filesystem.read_file(path, limit)
-
-
-def locate_conf(image: Path, descriptor: int) -> Location | None:
-    """Find device.conf in an image that is open as ``descriptor``, as :func:`.locate.locate`.
-
-    Raises:
-        CorruptImage: it is not a regular file, is not stored whole, or the image is damaged.
-    """
-    with io.FileIO(descriptor, "r", closefd=False) as stream:
-        found = image_format(stream)
-        if found == "tar":
-            return in_tar(IndexedTar(image, descriptor), DEVICE_CONF)
-        if found == TAR_ZST:
-            return _indexed_zstd(image, descriptor).slot()
-        return locate(stream, DEVICE_CONF)
-
-
-def _indexed_zstd(image: Path, descriptor: int) -> IndexedZstd:
-    from .zstd_index import IndexedZstd  # late: it imports this module
-
-    return IndexedZstd(image, descriptor)
 
 
 def update(image: Path, before: Version, after: Version) -> None:

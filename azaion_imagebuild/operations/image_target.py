@@ -16,8 +16,7 @@ from msgspec import Struct
 from ..errors import ImageBuildError, UsageError, VerificationError, raise_for
 from ..identity import device_conf
 from ..identity.placeholder import padded, placeholder
-from ..images import Filesystem
-from ..images import tar_index as places
+from ..images import Filesystem, indexed, tar_index
 from ..images.copy import check_new_file, copy_image
 from ..images.slot import ensure_slot
 from ..images.stamp import OpenImage, opened_images, stamp, to_be_stamped, write_into
@@ -64,7 +63,7 @@ class ImageFile(Struct, frozen=True, kw_only=True):
         """
         settings = build.settings
         template = device_conf.template_of(settings.device_conf)
-        with places.opened(self.path) as filesystem:
+        with indexed.opened(self.path) as filesystem:
             owner = owner_in(filesystem, self.path, settings.device_conf)
         trial = device_conf.render(template, device_conf.trial_identity(build.serial, build.email))
 
@@ -139,7 +138,7 @@ def of_sandbox(target: Path) -> bool:
         with Rootfs(target) as rootfs:
             release = rootfs.read_file(RELEASE_FILE, limit=4096)
     else:
-        release = places.read_file(target, RELEASE_FILE, limit=4096)
+        release = indexed.read_file(target, RELEASE_FILE, limit=4096)
     return release is not None and REFERENCE_BSP in release.data
 
 
@@ -182,13 +181,13 @@ def _to_be_written(image: Path, out: Path | None) -> Iterator[list[Path]]:
     check_new_file(out)
     new = out.with_name(f".{out.name}{NEW_SUFFIX}")
     new.unlink(missing_ok=True)  # what a killed run left
-    with places.copied_with(image, new):
+    with tar_index.copied_with(image, new):
         copy_image(image, new)
     try:
         yield [new]
     finally:
         new.unlink(missing_ok=True)
-        places.forget(new)
+        tar_index.forget(new)
 
 
 def check_owner(opened: OpenImage, owner: tuple[int, int]) -> None:
@@ -210,7 +209,7 @@ def _prove_image(
     opened: OpenImage, data: bytes, identity: DeviceIdentity, owner: tuple[int, int]
 ) -> None:
     """Read the file back by its name; remove the identity if it differs."""
-    entry = places.read_file(opened.path, DEVICE_CONF, device_conf.LONGEST)
+    entry = indexed.read_file(opened.path, DEVICE_CONF, device_conf.LONGEST)
     expected = Expected(email=identity.email, owner=owner, password=identity.password)
     findings = list(prove(entry, str(opened.path), expected))
     if not findings and opened.read() != data:

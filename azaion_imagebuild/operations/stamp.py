@@ -12,7 +12,7 @@ from msgspec import Struct
 from ..errors import UsageError, VerificationError
 from ..identity.placeholder import is_placeholder, placeholder
 from ..identity.serial import email_for, parse_serial
-from ..images import tar_index as places
+from ..images import indexed
 from ..images.slot import ensure_packed_slot
 from ..images.stamp import opened_images
 from ..images.stamp import stamp as stamp_images
@@ -158,7 +158,7 @@ def base_at(path: Path, settings: Settings) -> Blank:
     Raises:
         OperatorError: it is not an image, or has no slot for an identity.
     """
-    with places.opened(path) as filesystem:
+    with indexed.opened(path) as filesystem:
         owner = owner_in(filesystem, path, settings.device_conf)
 
     def make_slot(path: Path, descriptor: int) -> bytes | None:

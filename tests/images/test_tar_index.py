@@ -25,8 +25,8 @@ from azaion_imagebuild import images
 from azaion_imagebuild.errors import VerificationError
 from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.identity.placeholder import is_placeholder, padded, placeholder
+from azaion_imagebuild.images import indexed, tar
 from azaion_imagebuild.images import stamp as stamping
-from azaion_imagebuild.images import tar
 from azaion_imagebuild.images import tar_index as places
 from azaion_imagebuild.images.copy import copy_image
 from azaion_imagebuild.images.stream import read_exactly
@@ -115,7 +115,7 @@ def write(path: Path, data: bytes) -> None:
 
 
 def read(path: Path) -> FileEntry | None:
-    return places.read_file(path, DEVICE_CONF, device_conf.LONGEST)
+    return indexed.read_file(path, DEVICE_CONF, device_conf.LONGEST)
 
 
 def read_again(path: Path) -> FileEntry | None:
@@ -387,7 +387,7 @@ def test_whatever_becomes_of_an_archive_is_read_as_if_nothing_were_remembered(
             change(path, 0, packed(members))
             for needed in (DEVICE_CONF, "etc/passwd"):
                 again = outcome(images.read_file, path, needed)
-                assert [outcome(places.read_file, path, needed) for _ in range(2)] == [again] * 2
+                assert [outcome(indexed.read_file, path, needed) for _ in range(2)] == [again] * 2
 
 
 def outcome(reader: Callable[..., FileEntry | None], path: Path, name: str) -> object:

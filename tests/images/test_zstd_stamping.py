@@ -20,7 +20,7 @@ from world import SERIAL, Run
 from azaion_imagebuild import images
 from azaion_imagebuild.errors import ImageBuildError, VerificationError
 from azaion_imagebuild.identity.placeholder import padded, placeholder
-from azaion_imagebuild.images import slot, tar_index
+from azaion_imagebuild.images import indexed, slot
 from azaion_imagebuild.images import stamp as stamping
 from azaion_imagebuild.images.reframe import reframe
 from azaion_imagebuild.images.tar import Tar
@@ -223,7 +223,7 @@ def test_a_stamp_unpacks_as_much_of_a_large_archive_as_of_a_small_one(
             patched.setattr(Unpacked, "_decode", counted)
             write(path, conf(1))
             for name in (DEVICE_CONF, "etc/passwd", "etc/group"):
-                assert tar_index.read_file(path, name, 9999) is not None
+                assert indexed.read_file(path, name, 9999) is not None
         seen.append(calls)
     assert len(seen[0]) == len(seen[1])
     assert abs(sum(seen[0]) - sum(seen[1])) < 10240 * len(seen[0])  # the archive's last record
@@ -240,11 +240,11 @@ def test_the_note_holds_no_credential_and_is_written_again_when_it_is_lost(image
     for damage in ("", "{}", text.replace('"frame":', '"frame":1'), text.replace("0", "1")):
         note.write_text(damage)
         write(image, conf(2))
-        found = tar_index.read_file(image, DEVICE_CONF, 9999)
+        found = indexed.read_file(image, DEVICE_CONF, 9999)
         assert found is not None
         assert found.data == conf(2)
     for name in ("etc/passwd", "etc/group", DEVICE_CONF, "etc/nowhere"):
-        assert tar_index.read_file(image, name, 9999) == images.read_file(image, name, 9999)
+        assert indexed.read_file(image, name, 9999) == images.read_file(image, name, 9999)
 
 
 def test_a_note_of_a_frame_with_another_file_is_not_believed(image: Path, root: Path) -> None:

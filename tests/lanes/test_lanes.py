@@ -31,8 +31,8 @@ from azaion_imagebuild.errors import (
 )
 from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.identity.placeholder import is_placeholder, padded, placeholder
+from azaion_imagebuild.images import indexed, tar_index
 from azaion_imagebuild.images import stamp as stamping
-from azaion_imagebuild.images import tar_index
 from azaion_imagebuild.images.copy import copy_image
 from azaion_imagebuild.images.tar import Tar
 from azaion_imagebuild.images.version import Version
@@ -234,7 +234,7 @@ def test_a_lane_shares_what_is_read_and_owns_what_is_written(bench: Bench) -> No
 
 
 def test_a_lanes_archive_has_an_index_that_is_true_of_it(initrd: Bench) -> None:
-    tar_index.read_file(initrd.image.path, DEVICE_CONF, device_conf.LONGEST)  # walks once
+    indexed.read_file(initrd.image.path, DEVICE_CONF, device_conf.LONGEST)  # walks once
     with opened_lanes(initrd.build, initrd.image, initrd.instances) as opened:
         for lane in opened:
             index = tar_index.read_index(lane.image.path)
