@@ -260,7 +260,7 @@ def pack(tree: Path, tar: Path) -> None:
 
 
 def pack_by_zstd(tar: Path) -> None:
-    """Pack the archive as R36.4 does, and then anew, as when it becomes a base."""
+    """Pack the archive as R36.4 does, and then again, as when it becomes a base."""
     packed = tar.with_name("packed")
     run(["zstd", "-q", "-T0", str(tar), "-o", str(packed)])
     packed.replace(tar)

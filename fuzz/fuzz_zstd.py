@@ -41,7 +41,7 @@ LARGEST = 1 << 22  # bytes that a case may unpack to
 SLOW = 5.0  # seconds of processor time for one case
 MEMORY = 1 << 30  # bytes of address space beyond what is there at the start
 LIMIT = 4096  # bytes of a file that is read
-REFRAMED = 500  # one accepted archive of so many is packed anew
+REFRAMED = 500  # one accepted archive of so many is packed again
 _PATHS = (DEVICE_CONF, PASSWD, GROUP, "usr/nowhere")
 zstd: Any = library()
 
@@ -223,8 +223,8 @@ def judged(data: bytes, random: Random) -> str:
     if random.randrange(4) == 0:
         _located(data, files[DEVICE_CONF])
     if random.randrange(REFRAMED) == 0:
-        _packed_anew(data, files)
-        return "packed anew"
+        _packed_again(data, files)
+        return "packed again"
     return "accepted"
 
 
@@ -250,7 +250,7 @@ def _located(data: bytes, entry: FileEntry | str | None = None) -> None:
         assert found == entry.data
 
 
-def _packed_anew(data: bytes, files: dict[str, FileEntry | str | None]) -> None:
+def _packed_again(data: bytes, files: dict[str, FileEntry | str | None]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "system.img")
         path.write_bytes(data)
