@@ -87,7 +87,7 @@ def test_a_kept_packed_image_is_for_its_owner_only_and_its_password_is_found(
     assert holders(bsp, conf_of(kept).password.reveal()) == [kept]
 
 
-def test_a_base_is_packed_anew_once_and_each_device_gets_its_own_identity(
+def test_a_base_is_packed_again_once_and_each_device_gets_its_own_identity(
     image: Callable[..., Ran], bsp: Path, accounts: Accounts
 ) -> None:
     calls = bsp.parent / "calls"
