@@ -171,7 +171,7 @@ class State:
 
 
 def seconds_of(at: str) -> float:
-    """Return a text of :func:`.text.utc` in seconds since the epoch; now, if it is none."""
+    """Return a text of :func:`.text.utc` in seconds since the epoch; now, without one."""
     try:
         when = datetime.fromisoformat(at.removesuffix("Z"))
     except ValueError:
