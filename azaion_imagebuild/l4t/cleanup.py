@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import OperatorError, StagingError, VerificationError
 from ..identity import device_conf
 from ..identity.placeholder import is_placeholder
-from ..images import tar_index
+from ..images import indexed
 from ..model import DEVICE_CONF, Build, DeviceIdentity, Image
 from ..secret import Secret
 from ..system import mounts
@@ -67,7 +67,7 @@ def clean_up(build: Build, identity: DeviceIdentity, image: Image, tree: Path) -
 def _holds_placeholder(image: Path) -> bool:
     """Tell whether the identity was taken out of an image again: a stamp is nowhere else in it."""
     try:
-        entry = tar_index.read_file(image, DEVICE_CONF, device_conf.LONGEST)
+        entry = indexed.read_file(image, DEVICE_CONF, device_conf.LONGEST)
     except OperatorError:
         return False
     return entry is not None and is_placeholder(entry.data)
