@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from write_man_page import DEFAULT_GROUPS, MEANINGS
+from write_man_page import DEFAULT_GROUPS, MEANINGS, is_hidden
 
 from azaion_imagebuild.cli.parser import PROGRAM, Command, every_command, parser, walk
 from azaion_imagebuild.errors import ExitCode
@@ -72,11 +72,7 @@ def section(
 
 def table(group: argparse._ArgumentGroup) -> Iterator[str]:
     """Yield a table of a group's flags and arguments; nothing if it has none."""
-    rows = [
-        row(action)
-        for action in group._group_actions
-        if not isinstance(action, argparse._HelpAction | argparse._SubParsersAction)
-    ]
+    rows = [row(action) for action in group._group_actions if not is_hidden(action)]
     if rows:
         yield from ("| flag or argument | meaning |", "| --- | --- |", *rows)
 

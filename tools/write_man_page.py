@@ -107,7 +107,7 @@ def written(group: argparse._ArgumentGroup) -> list[str]:
 def options(group: argparse._ArgumentGroup) -> Iterator[str]:
     """Yield the options and arguments of a group."""
     for action in group._group_actions:
-        if isinstance(action, argparse._HelpAction | argparse._SubParsersAction):
+        if is_hidden(action):
             continue
         value = action.metavar or (action.dest.upper() if action.option_strings else action.dest)
         if action.choices is not None and action.metavar is None:
@@ -115,6 +115,13 @@ def options(group: argparse._ArgumentGroup) -> Iterator[str]:
         names = ", ".join(rf"\fB{escaped(name)}\fR" for name in action.option_strings)
         takes = rf"\fI{escaped(str(value))}\fR" if action.nargs != 0 else ""
         yield from item(" ".join(filter(None, (names, takes))), action.help or "")
+
+
+def is_hidden(action: argparse.Action) -> bool:
+    """Tell whether a reference leaves an argument out."""
+    if isinstance(action, argparse._HelpAction | argparse._SubParsersAction):
+        return True
+    return action.help == argparse.SUPPRESS
 
 
 def item(tag: str, text: str) -> tuple[str, ...]:
