@@ -274,7 +274,7 @@ def test_a_station_keeps_each_credential_in_its_escrow(
 def test_three_stations_one_killed_the_database_restarted(
     run: Run, factory: Factory, postgres: Postgres, accounts: Accounts
 ) -> None:
-    factory.build(dead_after=2.0)
+    factory.build(dead_after=10.0)
     count = 30
     run("submit", f"AZJN-0001..AZJN-{count:04}")
     with contextlib.ExitStack() as working:
@@ -388,13 +388,13 @@ def test_a_station_that_is_started_again_takes_up_what_it_left(run: Run, factory
 def test_a_signal_lets_running_devices_end_and_two_give_them_back(
     run: Run, factory: Factory
 ) -> None:
-    factory.build(dead_after=2.0)
+    factory.build(dead_after=6.0)
     factory.hold("flash")
     run("submit", "AZJN-0001..AZJN-0003")
     with factory.station("S1", lanes=1) as station:
         until(lambda: factory.flashed(), "a flash")
         station.terminate()
-        time.sleep(2.5)  # longer than dead_after: it still shows signs of life
+        time.sleep(7)  # longer than dead_after: it still shows signs of life
         assert not board(run)["orphans"]
         factory.go_on("flash")
         out, _ = station.communicate(timeout=60)
