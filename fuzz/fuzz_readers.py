@@ -43,7 +43,7 @@ from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.identity.placeholder import is_placeholder, placeholder
 from azaion_imagebuild.identity.serial import parse_serial
 from azaion_imagebuild.identity.serial_list import expanded, read_list
-from azaion_imagebuild.images import CorruptImage, open_filesystem, tar_index
+from azaion_imagebuild.images import CorruptImage, indexed, open_filesystem
 from azaion_imagebuild.images.ext4 import Ext4
 from azaion_imagebuild.images.locate import locate
 from azaion_imagebuild.images.magic import format_by_magic
@@ -407,13 +407,13 @@ def notes(folder: Path) -> Callable[[bytes], object]:
     """Return a reader of the note beside a tar image."""
     image = folder / "system.img"
     image.write_bytes(tars.OLD_MEMBER + tars.END)
-    tar_index.read_file(image, DEVICE_CONF, LIMIT)
+    indexed.read_file(image, DEVICE_CONF, LIMIT)
     (note,) = folder.glob(".system.img*")
 
     def call(data: bytes) -> None:
         note.write_bytes(data)
         note.chmod(0o600)
-        found = tar_index.read_file(image, DEVICE_CONF, LIMIT)
+        found = indexed.read_file(image, DEVICE_CONF, LIMIT)
         assert found is not None
         assert found.data == tars.CONF
 
