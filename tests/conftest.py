@@ -21,7 +21,10 @@ from serving import served
 from world import EMAIL, SERIAL, Ran, Request, Run, Script, Tree, add_usb_device
 
 from azaion_imagebuild.cli import main as cli
+from azaion_imagebuild.cli.console import Console
+from azaion_imagebuild.config.loading import load
 from azaion_imagebuild.model import Build
+from azaion_imagebuild.operations.image import build_base
 from azaion_imagebuild.sandbox import Accounts
 from azaion_imagebuild.sandbox.admin_api import admin_api
 from azaion_imagebuild.sandbox.bsp import create_bsp, create_rootfs, service_user
@@ -238,3 +241,15 @@ def make_build(tmp_path: Path) -> Callable[..., Build]:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image with a placeholder, built once for all stations."""
+    folder = tmp_path_factory.mktemp("base")
+    flags = {("build", "state_dir"): str(folder / "state"), ("device_conf", "owner"): "azaion"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", os.environ["PATH"] + ":/usr/sbin:/sbin")  # e2fsprogs
+        record = build_base(load(flags, {}, None), Console(None), folder / "base.img")
+    assert record.error is None
+    return folder / "base.img"
