@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from thorough import thorough
 from world import TOOL, Run, replace_script, tool_started
 
 from azaion_imagebuild.ledger import Entry, Ledger
@@ -183,6 +184,7 @@ def test_the_ledger_is_filtered_and_says_if_nothing_is_found(run: Run, tmp_path:
     assert run("ledger", "list", "-n", "0").code == 2
 
 
+@thorough
 def test_a_reader_that_has_seen_enough_is_no_fault(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "state/azaion-imagebuild/ledger.sqlite3"
     run("ledger", "list")

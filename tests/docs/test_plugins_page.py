@@ -56,6 +56,7 @@ def test_the_pages_package_installs_is_found_and_keeps_its_promises(
     assert 80 < int(passed[1]) < 130, "the page says: about a hundred"
 
 
+@thorough
 def test_the_pages_package_is_as_ours_are(package: Path) -> None:
     lines = "--config", str(ROOT / "pyproject.toml")
     done = python(

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from thorough import one_of
+from thorough import one_of, thorough
 from world import TOOL, Run, outcomes, tool_started
 
 from azaion_imagebuild.cli import main as cli
@@ -87,6 +87,7 @@ def test_images_may_go_to_another_filesystem_than_the_base(run: Run, elsewhere: 
     assert Path("copy").stat().st_blocks * 512 < 1 << 20
 
 
+@thorough
 @pytest.mark.parametrize("ignored", one_of([False, True]))
 def test_a_terminal_that_is_closed_leaves_no_device_halfway(
     run: Run, plugin: Plugin, ignored: bool
@@ -110,6 +111,7 @@ def test_a_terminal_that_is_closed_leaves_no_device_halfway(
     assert not list(Path("images").glob(".azaion*"))
 
 
+@thorough
 def test_an_admin_api_that_never_answers_does_not_keep_a_fleet_that_was_stopped(run: Run) -> None:
     assert run("base", "--out", "base.img").code == 0
     Path("imagebuild.toml").write_text("[admin_api]\nread_timeout = 1\n")

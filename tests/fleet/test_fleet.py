@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from thorough import one_of
+from thorough import one_of, thorough
 from world import Ran, Run, add_usb_device, outcomes, replace_script, tool_started
 
 from azaion_imagebuild import images
@@ -269,6 +269,7 @@ def test_an_interrupted_fleet_says_what_is_left_and_goes_on_later(
     assert len(accounts.list()) == 20
 
 
+@thorough
 def test_a_fleet_that_is_killed_again_and_again_ends_well(run: Run, state: Path) -> None:
     argv = ("fleet", "AZJN-0001..AZJN-0030", "--out", "images", "--jobs", "3")
     moment = random.Random(7)  # noqa: S311 - no secret

@@ -74,6 +74,7 @@ def test_a_fleet_that_is_stopped_while_its_base_is_built_says_so(run: Run, signa
     assert run("fleet", THREE, "--out", "images").code == 0
 
 
+@thorough
 def test_a_fleet_that_cannot_tidy_up_still_tells_what_is_done(run: Run) -> None:
     plug_in(
         "import shutil\n@hookimpl\ndef cleanup():\n"
@@ -84,6 +85,7 @@ def test_a_fleet_that_cannot_tidy_up_still_tells_what_is_done(run: Run) -> None:
     assert "warning: cannot write into" in err
 
 
+@thorough
 @pytest.mark.parametrize(
     ("number", "signal"), one_of((number, signal) for number in (1, 3) for signal in
                                  ("SIGTERM", "SIGINT", "SIGHUP")),

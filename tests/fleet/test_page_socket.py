@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from page_clients import HELD, client_of, connect, end, fleet, pages
+from thorough import thorough
 from world import Run, tool_started
 
 from azaion_imagebuild.fleet import events
@@ -115,6 +116,7 @@ def test_a_client_that_talks_nonsense_is_dropped(tmp_path: Path, line: bytes) ->
         assert other.scan("AZJN-0001")["event"] == "answer"
 
 
+@thorough
 def test_a_client_that_does_not_read_is_dropped_and_no_build_waits(tmp_path: Path) -> None:
     with pages(tmp_path) as (shown, path), client_of(path) as slow, client_of(path) as other:
         slow.until("day")
@@ -231,6 +233,7 @@ def test_a_page_and_a_scanner_feed_one_fleet_and_no_secret_leaves_it(line: None)
     assert not any(each.encode() in page.raw for each in passwords)
 
 
+@thorough
 def test_a_device_that_was_being_flashed_at_a_kill_is_unknown_to_the_next_run(line: None) -> None:
     Path("hold").touch()
     with fleet() as (run, page):
@@ -271,6 +274,7 @@ def test_a_fleet_whose_input_has_ended_takes_no_label_from_a_page(line: None) ->
     assert {each["outcome"] for each in found["records"]} == {"done"}
 
 
+@thorough
 def test_a_list_is_shown_and_takes_no_label(line: None) -> None:
     Path("hold").touch()
     Path("list.txt").write_text("AZJN-0001\n")

@@ -27,7 +27,7 @@ import pyrage
 import pytest
 from admin_apis import issuing, serving, token
 from pages import ROOT, blocks
-from thorough import one_of
+from thorough import one_of, thorough
 from world import EMAIL, SERIAL, TOOL, Run
 
 from azaion_imagebuild import images
@@ -235,6 +235,7 @@ def ssh_key(kind: str) -> tuple[str, Any]:
     return public, pyrage.ssh.Identity.from_buffer(Path(f"key-{kind}").read_bytes())
 
 
+@thorough
 @pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
 def test_each_of_several_keys_reads_it_alone_and_ssh_keys_do_too(run: Run, state: Path) -> None:
     teams = [Team(pyrage.x25519.Identity.generate()) for _ in range(2)]

@@ -25,7 +25,7 @@ from image_making import (
     sparse,
     with_holes,
 )
-from thorough import one_of
+from thorough import one_of, thorough
 
 from azaion_imagebuild.images import CorruptImage, image_format, open_filesystem
 from azaion_imagebuild.images.ext4 import Ext4
@@ -236,6 +236,7 @@ def test_more_chunks_than_an_image_can_have_are_refused_before_they_are_read() -
     assert stream.reads == 1
 
 
+@thorough
 def test_an_index_of_100_000_chunks_takes_16_bytes_for_each() -> None:
     chunks = (Chunk(RAW, 1, b"data"), Chunk(FILL, 1, b"fill")) * 50_000
     stream = io.BytesIO(SparseLayout(block=4, chunks=chunks).packed())

@@ -53,6 +53,7 @@ from tar_making import (
     pax,
     record,
 )
+from thorough import thorough
 
 from azaion_imagebuild.images import CorruptImage, image_format, open_filesystem
 from azaion_imagebuild.images.tar import MAGIC, MAGIC_OFFSET, Member, Tar
@@ -660,6 +661,7 @@ def test_a_file_up_to_the_limit_is_read_and_no_longer_one() -> None:
         archive.read_file(DEVICE_CONF, len(CONF) - 1)
 
 
+@thorough
 def test_an_archive_of_many_members_is_read_in_little_memory(tmp_path: Path) -> None:
     image = tmp_path / "system.img"
     with image.open("wb") as stream:
@@ -783,6 +785,7 @@ def test_a_pax_number_that_is_none_is_refused(key: bytes, value: bytes) -> None:
     refused(lying_pax(record(key, value)), f"says {key.decode()}=")
 
 
+@thorough
 def test_an_extended_header_is_read_in_little_memory_and_none_over_a_megabyte() -> None:
     names = b"".join(record(b"%d" % number, b"") for number in range(2**20 // 16))
     fits = pax(names + record(b"uid", b"5")) + NEW_MEMBER + END

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from thorough import one_of
+from thorough import one_of, thorough
 from world import SERIAL, Ran, Run, add_usb_device, replace_script
 
 from azaion_imagebuild.config.loading import load
@@ -198,6 +198,7 @@ def test_the_sandbox_runs_no_command_of_the_site(
         assert "is not part of the sandbox" in ran.json["error"]
 
 
+@thorough
 def test_a_sites_own_plug_in_burns_in_place_of_ours(run: Run, sandbox: Sandbox) -> None:
     Path("site").mkdir()
     Path("site/ours.py").write_text(
@@ -263,6 +264,7 @@ HOLD = (
 )
 
 
+@thorough
 def test_a_kill_in_the_middle_is_unknown_and_not_repeated(
     run: Run, sandbox: Sandbox, tmp_path: Path
 ) -> None:
@@ -286,6 +288,7 @@ def test_a_kill_in_the_middle_is_unknown_and_not_repeated(
     assert image(run, "--fuse").json["fused"] == "now"
 
 
+@thorough
 @pytest.mark.parametrize("number", one_of([signal.SIGINT, signal.SIGTERM]))
 def test_an_interrupt_waits_for_the_end_of_burning(
     run: Run, sandbox: Sandbox, tmp_path: Path, number: int

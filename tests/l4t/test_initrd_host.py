@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from bench import Bench, a_bench
 from msgspec import structs
+from thorough import thorough
 from world import replace_script
 
 from azaion_imagebuild.errors import FlashError, OperatorError, PreflightError, StagingError
@@ -92,6 +93,7 @@ def test_what_others_export_stays(initrd: Bench, folder: Path) -> None:
     assert exported(folder) == before
 
 
+@thorough
 def test_no_lane_loses_its_exports_when_another_one_restarts_the_server(
     initrd: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

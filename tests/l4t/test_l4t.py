@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from thorough import one_of
+from thorough import one_of, thorough
 from world import EMAIL, SERIAL, Ran, Run, Tree, add_usb_device, mounts_of, replace_script
 
 from azaion_imagebuild import images
@@ -121,6 +121,7 @@ def test_the_record_says_which_device_was_flashed(
     assert (ran.json["usb_instance"], ran.json["ecid"]) == (None, None)
 
 
+@thorough
 @needs_root
 def test_a_base_for_several_devices_keeps_no_copies_for_other_hosts(
     run: Run, image: Callable[..., Ran], bsp: Path, api_url: str
@@ -756,6 +757,7 @@ def test_in_a_lane_a_shared_file_counts_by_when_it_was_written(tmp_path: Path) -
     assert sorted(path.name for path in found) == ["old", "own", "second-name"]
 
 
+@thorough
 def test_images_of_other_builds_survive_a_build_that_never_came_so_far(
     image: Callable[..., Ran], bsp: Path
 ) -> None:

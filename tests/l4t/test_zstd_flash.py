@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from thorough import one_of
+from thorough import one_of, thorough
 from world import EMAIL, SERIAL, Ran, Run, replace_script
 
 from azaion_imagebuild import images
@@ -76,6 +76,7 @@ def test_a_packed_image_is_proven_flashed_and_removed(
     assert image_files.present_images(bsp) == []
 
 
+@thorough
 @pytest.mark.parametrize("config", one_of([ZSTD, SPARSE]))
 def test_a_kept_packed_image_is_for_its_owner_only_and_its_password_is_found(
     image: Callable[..., Ran], bsp: Path, config: str

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from bench import METHODS, Bench, a_bench, data_of
 from msgspec import structs
-from thorough import one_of
+from thorough import one_of, thorough
 from world import Run, Tree
 
 from azaion_imagebuild.cli.console import Console
@@ -166,6 +166,7 @@ def test_a_lane_is_used_again_and_a_failure_in_it_is_its_own(bench: Bench) -> No
     assert bench.conf_at("0-2").email == "azaion-jetson-0002@azaion.com"
 
 
+@thorough
 def test_an_initrd_lane_calls_the_inner_script_as_nvidias_wrapper_does(initrd: Bench) -> None:
     with opened_lanes(initrd.build, initrd.image, initrd.instances) as opened:
         record = initrd.flash(opened[2], "AZJN-0042")
@@ -410,6 +411,7 @@ after_boot() {
 """
 
 
+@thorough
 @pytest.mark.parametrize("method", one_of(METHODS))
 def test_a_script_that_outlives_its_fleet_keeps_the_bsp_locked(tmp_path: Path, method: str) -> None:
     sandbox = Sandbox(tmp_path / "state/sandbox")
@@ -441,6 +443,7 @@ def test_a_script_that_outlives_its_fleet_keeps_the_bsp_locked(tmp_path: Path, m
         assert set(found.stdout.split()) <= {str(sandbox.device_at("0-1"))}
 
 
+@thorough
 def test_a_base_is_still_current_after_a_fleet(bench: Bench) -> None:
     with opened_lanes(bench.build, bench.image, bench.instances) as (lane, *_):
         assert bench.flash(lane, "AZJN-0001").error is None

@@ -21,7 +21,7 @@ import sqlalchemy as sql
 from ledgers import died, entry, flashed, ten
 from msgspec import structs
 from postgres import Postgres
-from thorough import one_of
+from thorough import one_of, thorough
 from world import EMAIL, SERIAL, Ran, Run
 
 from azaion_imagebuild.errors import FlashError, LedgerError, PreflightError
@@ -396,6 +396,7 @@ def test_a_fence_lets_no_row_pass_that_it_speaks_against(ledger: Ledger) -> None
     assert [row.outcome for _, row, _ in ledger.rows()] == ["started", "failed"]
 
 
+@thorough
 def test_a_server_that_restarts_is_waited_for(postgres: Postgres) -> None:
     with Ledger(postgres.url) as ledger:
         ledger.write(entry())

@@ -24,7 +24,7 @@ from urllib.parse import quote
 import pytest
 from making import make
 from serving import served
-from thorough import one_of
+from thorough import one_of, thorough
 from world import SERIAL, TOOL, Run, Script, replace_script
 
 from azaion_imagebuild.l4t import image_files
@@ -185,6 +185,7 @@ def test_a_second_signal_leaves_no_process_of_a_script_that_cleans_up_slowly(
     assert not (sandbox.bsp / "rootfs" / DEVICE_CONF).exists()
 
 
+@thorough
 def test_a_hangup_does_not_stop_a_build_under_nohup(sandbox: Sandbox) -> None:
     replace_script(sandbox.bsp / "flash.sh", f"[ -e ../go ] || {{ {HOLD}; }}; {REAL}\n")
     with started("nohup", *IMAGE) as tool:
@@ -197,6 +198,7 @@ def test_a_hangup_does_not_stop_a_build_under_nohup(sandbox: Sandbox) -> None:
     assert json.loads(out)["flashed"] is True
 
 
+@thorough
 def test_a_daemon_that_flash_sh_leaves_holds_neither_the_step_nor_the_next_build(
     sandbox: Sandbox, run: Run
 ) -> None:
@@ -414,6 +416,7 @@ def test_a_password_in_the_api_url_is_not_repeated(
     assert "correct-horse" not in ran.err + ran.out
 
 
+@thorough
 def test_a_token_variable_stays_here_even_when_a_file_holds_the_token(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
@@ -586,6 +589,7 @@ def test_the_hosts_own_root_is_no_rootfs(
 # Standard output: one line for a program, whatever becomes of it, and the build's exit code.
 
 
+@thorough
 @pytest.mark.parametrize(("serial", "code"), one_of([(SERIAL, 0), ("none", 2)]))
 @pytest.mark.parametrize("end", one_of(["| true; exit ${PIPESTATUS[0]}", "> /dev/full", ">&-"]))
 def test_a_stdout_that_takes_nothing_does_not_change_the_exit_code(
@@ -801,6 +805,7 @@ def test_a_web_page_in_any_wrapping_is_no_account(provision: Provision, kind: st
     assert "a web page answered" in ran.json["hint"]
 
 
+@thorough
 @pytest.mark.parametrize(
     ("head", "again", "words"),
     [

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from admin_apis import by_id, serving, upsert
 from msgspec import structs
-from thorough import one_of
+from thorough import one_of, thorough
 from world import EMAIL, SERIAL, Run, Script
 
 from azaion_imagebuild import images
@@ -521,6 +521,7 @@ def test_one_failure_stops_no_other_and_the_same_again_does_what_is_left(
     assert (again.code, [each["serial"] for each in again.json["records"]]) == (0, ["AZJN-0002"])
 
 
+@thorough
 def test_an_interrupted_rotation_of_many_goes_on_later(
     run: Run, factory: Accounts, api_url: str
 ) -> None:

@@ -35,6 +35,7 @@ def test_one_device_from_make_with_one_line_of_json(tmp_path: Path) -> None:
     assert '"outcome": "done"' in done.stdout
 
 
+@thorough
 def test_a_fleet_from_make_takes_its_list_literally(tmp_path: Path) -> None:
     done = make("fleet", "SERIALS=AZJN-0001..AZJN-0003", f"OUT={tmp_path}/images", "JSON=1")
     assert done.returncode == 0, done.stderr
@@ -126,6 +127,7 @@ def test_a_variable_that_says_neither_yes_nor_no_builds_nothing(name: str, word:
     assert not list(ROOT.glob("*pwned*"))
 
 
+@thorough
 def test_the_python_of_the_caller_changes_nothing(tmp_path: Path) -> None:
     for name in ("json", "msgspec", "azaion_imagebuild", "sitecustomize"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit(f'{__name__} of the caller')")
@@ -196,6 +198,7 @@ def test_an_environment_of_root_is_one_clear_error_for_another_user() -> None:
         assert len(list(packages.iterdir())) == 100
 
 
+@thorough
 def test_fuse_is_taken_literally_and_refused_for_a_fleet(tmp_path: Path) -> None:
     done = make("image", "SERIAL=AZJN-0042", "FUSE=1")
     assert "set [fuse] command" in done.stderr

@@ -23,6 +23,7 @@ pytest.importorskip("uvicorn", reason="pip install azaion-imagebuild[page]")
 import requests
 from page_clients import HELD, end, fleet, pages
 from served_pages import Served, Visitor, served
+from thorough import thorough
 from world import Run
 
 from azaion_imagebuild.fleet import events
@@ -140,6 +141,7 @@ def test_a_page_whose_run_is_killed_says_so_and_follows_the_next_one(tmp_path: P
     assert (state.connected, state.tiles) == (True, {})
 
 
+@thorough
 def test_without_a_run_it_says_what_to_start_and_reads_the_ledger(run: Run) -> None:
     assert run("image", "--serial", "AZJN-0001", "--state-dir", "state").code == 0
     with served("--state-dir", "state") as page:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from thorough import one_of
+from thorough import one_of, thorough
 from world import EMAIL, SERIAL, Run, mounts_of, replace_script
 
 from azaion_imagebuild import images
@@ -159,6 +159,7 @@ def test_kill_9_of_tool_or_script_leaves_nothing_that_stops_or_outlives_the_next
     assert loops_of(sandbox.bsp) == []
 
 
+@thorough
 def test_a_second_build_waits_for_a_script_whose_tool_was_killed(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ import fleets
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from thorough import one_of
+from thorough import one_of, thorough
 
 from azaion_imagebuild.errors import UsageError
 from azaion_imagebuild.report import page, summary_lines, write_report
@@ -376,6 +376,7 @@ def test_a_terminal_gets_no_control_characters() -> None:
 # What a browser makes of it
 
 
+@thorough
 @pytest.mark.skipif(browser.CHROMIUM is None, reason="needs chromium")
 def test_a_real_browser_shows_it_on_every_screen_and_on_paper(tmp_path: Path) -> None:
     def box(page: browser.Browser, selector: str) -> dict[str, float]:

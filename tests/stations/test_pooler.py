@@ -18,6 +18,7 @@ from azaion_imagebuild.sandbox import Accounts
 from azaion_imagebuild.stations.status import read_status
 
 
+@thorough
 @pytest.mark.parametrize(
     ("mode", "size"),
     [("transaction", 4), pytest.param("transaction", 2, marks=thorough),

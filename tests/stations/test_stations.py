@@ -159,6 +159,7 @@ def test_stations_make_what_is_queued_and_end_when_told(run: Run, factory: Facto
     assert run("submit", "AZJN-0001..AZJN-0006", "--json").json["done_before"] == serials(6)
 
 
+@thorough
 def test_a_station_without_flashing_writes_images(run: Run, factory: Factory) -> None:
     run("submit", "AZJN-0001..AZJN-0002")
     with factory.station("S1", "--out", "images") as station:
@@ -205,8 +206,9 @@ def test_a_label_scanned_at_a_station_is_answered_and_made_before_the_queue(
     assert "PASS  AZJN-0002  lane 1" in factory.log("S1")
 
 
+@thorough
 def test_a_page_feeds_a_station_and_is_told_the_truth_after_a_kill(factory: Factory) -> None:
-    factory.build(page_socket='"page/page.sock"')
+    factory.build(dead_after=10.0, page_socket='"page/page.sock"')
     factory.hold("flash")
     with factory.station("S1", lanes=1) as station, client_of(Path("page/page.sock")) as page:
         page.until("opened")
@@ -231,6 +233,7 @@ def test_a_page_feeds_a_station_and_is_told_the_truth_after_a_kill(factory: Fact
     assert not any(each.encode() in page.raw for each in factory.noted("passwords"))
 
 
+@thorough
 def test_a_station_at_a_terminal_shows_its_lanes_and_leaves_nothing_behind(
     run: Run, factory: Factory
 ) -> None:
@@ -271,6 +274,7 @@ def test_a_station_keeps_each_credential_in_its_escrow(
         assert factory.opens_its_account(accounts, serial)
 
 
+@thorough
 def test_three_stations_one_killed_the_database_restarted(
     run: Run, factory: Factory, postgres: Postgres, accounts: Accounts
 ) -> None:
@@ -454,6 +458,7 @@ def test_what_waits_for_a_station_that_never_comes_goes_to_the_others(
         factory.stop(station)
 
 
+@thorough
 def test_an_operator_decides_on_an_orphaned_flash(run: Run, factory: Factory) -> None:
     factory.hold("flash")
     run("submit", "AZJN-0001..AZJN-0002")
@@ -735,6 +740,7 @@ def test_the_queues_own_tables_are_brought_to_its_version(
     assert postgres.psql("SELECT found FROM new") == "2\n"
 
 
+@thorough
 def test_the_guides_plug_in_refuses_one_device_of_a_station(run: Run, factory: Factory) -> None:
     guide = (ROOT / "docs/hooks.md").read_text()
     found = re.search(r'```python title="factory-hooks/label.py"\n(.*?)```', guide, re.DOTALL)

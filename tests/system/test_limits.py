@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from thorough import one_of
+from thorough import one_of, thorough
 from world import EMAIL, SERIAL, TOOL, Run
 
 from azaion_imagebuild.errors import exhausted
@@ -49,6 +49,7 @@ def test_too_little_of_a_resource_is_one_error_line(limit: str, command: str) ->
     assert done.returncode in (2, 3, 8, 9)
 
 
+@thorough
 @pytest.mark.parametrize("command", one_of(["fleet", "lanes", "image"]))
 def test_what_is_asked_for_is_enough(command: str) -> None:
     granted = ("prlimit", "--nofile=256:256", f"--as={(2 if command == 'lanes' else 1) << 30}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from thorough import thorough
 
 from azaion_imagebuild.secret import Secret
 from azaion_imagebuild.system import process
@@ -72,6 +73,7 @@ def test_a_program_that_takes_too_long_is_stopped_with_all_it_started(tmp_path: 
     assert gone(int((tmp_path / "pid").read_text()))
 
 
+@thorough
 def test_a_daemon_that_holds_the_output_open_does_not_hold_the_build(tmp_path: Path) -> None:
     begin = time.monotonic()
     finished = run(["bash", "-c", "sleep 30 & echo $! > pid; echo done"], cwd=tmp_path)
