@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class ExitCode(IntEnum):
     """The exit codes; other programs rely on these numbers."""
 
+    __str__ = int.__repr__  # as it is from Python 3.11 on
+
     DONE = 0
     USAGE = 2
     PREFLIGHT = 3

@@ -94,9 +94,11 @@ class Database:
 
     def failure(self, verb: str, error: Exception) -> LedgerError:
         """Return what to tell the operator about an error of the database."""
-        damaged = isinstance(error, UnicodeDecodeError)
-        said = "malformed database" if damaged else getattr(error, "orig", None) or error
-        reason = " ".join(str(said).split())
+        said = (
+            "" if isinstance(error, UnicodeDecodeError) else getattr(error, "orig", None) or error
+        )
+        # Of a damaged file whose message it cannot decode, sqlite3 of Python 3.10 says nothing.
+        reason = " ".join(str(said).split()) or "malformed database"
         shown = _without_passwords(self._parsed())
         return LedgerError(f"cannot {verb} the ledger {shown}: {reason}", hint=_hint(reason))
 

@@ -124,7 +124,7 @@ def test_a_packed_raw_image_cannot_be_a_base_and_nothing_is_flashed(
 DAMAGES = {
     "cut short": (8, f"truncate -s -100 {PACKED}", "cut short"),
     "a bit": (8, f"printf x | dd of={PACKED} bs=1 seek=700 conv=notrunc status=none", "damaged"),
-    "garbage behind": (8, f"echo garbage >> {PACKED}", "no zstd frame"),
+    "garbage behind": (8, f"echo garbage >> {PACKED}", "is not a zstd frame"),
     "a large window": (
         6, f"zstd -dqc {PACKED} | zstd -q --long=28 -c > long && mv long {PACKED}", "window",
     ),
