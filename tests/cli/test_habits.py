@@ -36,6 +36,7 @@ def test_a_serial_needs_no_flag(run: Run) -> None:
     assert run("image").errors == ["error: no serial given"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="NVIDIA's scripts need root")
 def test_a_dry_run_shows_the_steps_and_changes_nothing(
     run: Run, bsp: Path, api_url: str, accounts: Accounts, tmp_path: Path, sysfs: Path
 ) -> None:
