@@ -222,7 +222,6 @@ def test_a_page_feeds_a_station_and_is_told_the_truth_after_a_kill(factory: Fact
         assert page.until("hello")["station"] == "S1"
         day = page.until("day")
         assert (day["unknown"], [each["serial"] for each in day["not_done"]]) == (1, [ONE])
-        page.until("opened")
         until(lambda: "starting" not in page.scan("AZJN")["hint"], "a station that takes labels")
         assert "AZJN-0001 is unknown" in page.scan(ONE)["message"]
         assert page.scan("AZJN-0002")["answer"] in ("accepted", "waiting")
