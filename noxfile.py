@@ -27,5 +27,5 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the site as its readers get it, and hold it to what it promises."""
-    session.install("-e", ".[docs]", "pytest>=8.2", "pyfakefs>=5.7")
+    session.install("-e", ".[dev,docs]")  # dev: what conftest.py imports
     session.run("pytest", "tests/docs/test_site.py", *session.posargs)
