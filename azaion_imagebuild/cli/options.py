@@ -8,9 +8,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config.loading import load
+from ..config.loading import load, named_config
 from ..errors import UsageError
-from ..settings import ENV_PREFIX
 
 if TYPE_CHECKING:
     from ..model import Receipt
@@ -67,10 +66,7 @@ def settings_of(args: argparse.Namespace, console: Console) -> Settings:
             "a password on the command line can be seen by every user of this host",
             hint="write it into ~/.pgpass, or the URL into the configuration ([ledger] database)",
         )
-    config = args.config if args.config is not None else os.environ.get(ENV_PREFIX + "CONFIG")
-    if config == "":
-        raise UsageError("--config (CONFIG=) is empty", hint="name a file, or leave it out")
-    settings = load(flags, os.environ, Path(config) if config else None)
+    settings = load(flags, os.environ, named_config(args.config))
     console.speak(is_json=settings.log.format == "json", is_quiet=args.quiet)
     return settings
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -66,6 +67,18 @@ def load(
         part = structs.replace(getattr(settings, section), **{name: value})
         settings = structs.replace(settings, **{section: part})
     return settings
+
+
+def named_config(given: str | os.PathLike[str] | None) -> Path | None:
+    """Return the configuration file that a caller or the variable names; None: neither does.
+
+    Raises:
+        UsageError: the name is empty.
+    """
+    named = given if given is not None else os.environ.get(f"{ENV_PREFIX}CONFIG")
+    if named == "":
+        raise UsageError("--config (CONFIG=) is empty", hint="name a file, or leave it out")
+    return None if named is None else Path(named)
 
 
 def _from_file(

@@ -21,7 +21,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config.loading import keys, load, unknown
+from ..config.loading import keys, load, named_config, unknown
 from ..errors import InterruptedBuild, UsageError, VerificationError, raise_for
 from ..identity.serial import parse_serial
 from ..settings import ENV_PREFIX, Settings
@@ -164,8 +164,7 @@ def _settings(config: StrPath | None, given: dict[str, Any]) -> Settings:
         if name not in places:
             raise unknown(f"setting {name}", name, set(places))
     flags = {places[name]: value for name, value in given.items()}
-    named = config if config is not None else os.environ.get(f"{ENV_PREFIX}CONFIG")
-    return load(flags, os.environ, None if named is None else Path(named))
+    return load(flags, os.environ, named_config(config))
 
 
 def _of(record: BuildRecord) -> BuildRecord:

@@ -96,6 +96,7 @@ def test_a_device_logs_in_with_its_own_credentials_only(tmp_path: Path, rootfs_d
         (lambda: azaion_imagebuild.build_image(SERIAL, flash="maybe"), ExitCode.USAGE, "flash"),
         (lambda: azaion_imagebuild.build_image(SERIAL, bsp="/nowhere"), ExitCode.USAGE, "API_URL"),
         (lambda: azaion_imagebuild.build_image(SERIAL, config="none.toml"), ExitCode.USAGE, "none"),
+        (lambda: azaion_imagebuild.build_image(SERIAL, config=""), ExitCode.USAGE, "is empty"),
         (lambda: azaion_imagebuild.provision(SERIAL), ExitCode.USAGE, "provision needs"),
         (lambda: azaion_imagebuild.verify("none.img", SERIAL), ExitCode.USAGE, "none.img"),
         (lambda: azaion_imagebuild.stamp("none.img", SERIAL), ExitCode.VERIFICATION, "none.img"),
