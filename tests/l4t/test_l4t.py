@@ -10,11 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from bench import conf_of
 from thorough import one_of, thorough
 from world import EMAIL, SERIAL, Ran, Run, Tree, add_usb_device, mounts_of, replace_script
 
-from azaion_imagebuild import images
-from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.l4t import cleanup, image_files
 from azaion_imagebuild.l4t.releases import RELEASES
 from azaion_imagebuild.l4t.usb import recovery_devices
@@ -41,12 +40,6 @@ def image(run: Run, bsp: Path, api_url: str) -> Callable[..., Ran]:
         return run("image", *args, *more)
 
     return call
-
-
-def conf_of(path: Path) -> device_conf.DeviceConf:
-    entry = images.read_file(path, DEVICE_CONF, device_conf.LONGEST)
-    assert entry is not None
-    return device_conf.parse(entry.data)
 
 
 def grep(tree: Path, text: str) -> list[str]:

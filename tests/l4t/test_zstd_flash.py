@@ -14,14 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from bench import conf_of
 from thorough import one_of, thorough
 from world import EMAIL, SERIAL, Ran, Run, replace_script
 
-from azaion_imagebuild import images
-from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.images.zstd import Unpacked, library
 from azaion_imagebuild.l4t import cleanup, image_files, packed_files
-from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox import Accounts
 from azaion_imagebuild.secret import Secret
 
@@ -50,12 +48,6 @@ def image(run: Run, bsp: Path, api_url: str) -> Callable[..., Ran]:
         return run("image", *args, *more)
 
     return call
-
-
-def conf_of(path: Path) -> device_conf.DeviceConf:
-    entry = images.read_file(path, DEVICE_CONF, device_conf.LONGEST)
-    assert entry is not None
-    return device_conf.parse(entry.data)
 
 
 def holders(tree: Path, password: str) -> list[Path]:

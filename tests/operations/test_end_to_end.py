@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bench import conf_of
 from thorough import one_of
 from world import EMAIL, SERIAL, Ran, Run, Script, Tree, replace_script
 
-from azaion_imagebuild import images
 from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox import Accounts, Sandbox
@@ -29,12 +29,6 @@ PYTHON = sys.executable
 @pytest.fixture
 def sandbox(tmp_path: Path) -> Sandbox:
     return Sandbox(tmp_path / "state/azaion-imagebuild/sandbox")
-
-
-def conf_of(image: str | Path) -> device_conf.DeviceConf:
-    entry = images.read_file(Path(image), DEVICE_CONF, device_conf.LONGEST)
-    assert entry is not None
-    return device_conf.parse(entry.data)
 
 
 def debugfs_stat(image: str) -> str:

@@ -60,12 +60,12 @@ class Bench:
         return conf_of(self.sandbox.device_at(instance))
 
 
-def conf_of(path: Path) -> device_conf.DeviceConf:
+def conf_of(path: str | Path) -> device_conf.DeviceConf:
     return device_conf.parse(data_of(path))
 
 
-def data_of(path: Path) -> bytes:
-    entry = images.read_file(path, DEVICE_CONF, device_conf.LONGEST)
+def data_of(path: str | Path) -> bytes:
+    entry = images.read_file(Path(path), DEVICE_CONF, device_conf.LONGEST)
     assert entry is not None
     return entry.data
 
