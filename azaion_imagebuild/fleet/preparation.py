@@ -155,7 +155,7 @@ def _instances(needs: _Needs) -> tuple[str, ...]:
     """Return the USB instances to flash at: the named ones, or all in recovery mode.
 
     Raises:
-        PreflightError: there is none, there are more than ten, or the list names another.
+        PreflightError: no device is there, more than ten are, or the list names another.
     """
     if needs.order.lanes:
         instances = checked_instances(needs.order.lanes)

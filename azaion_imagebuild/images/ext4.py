@@ -97,7 +97,7 @@ class Ext4:
             raise CorruptImage("it is cut short: its last blocks are missing")
 
     def read_file(self, path: str, limit: int) -> FileEntry | None:
-        """Return the regular file at ``path``, following links inside; None: there is none.
+        """Return the regular file at ``path``, following links inside; None if it does not exist.
 
         Raises:
             CorruptImage: it is not a regular file, longer than ``limit``, or damaged.

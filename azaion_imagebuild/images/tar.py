@@ -77,7 +77,7 @@ class Walk(Struct, frozen=True, kw_only=True):
     """What a walk over all headers found."""
 
     found: Mapping[str, Member | CorruptImage | None]
-    """Path → the last member of that name, why it is refused, or None: there is none."""
+    """Path → the last member of that name, why it is refused, or None if it has no such member."""
     end: int
     """Offset of the end: a block of zeros, which the header of an added member would replace."""
 
@@ -92,7 +92,7 @@ class Tar:
             raise CorruptImage("no tar header at byte 0")
 
     def read_file(self, path: str, limit: int) -> FileEntry | None:
-        """Return the regular file that unpacking creates at ``path``; None: there is none.
+        """Return the regular file that unpacking creates at ``path``; None if it creates none.
 
         Raises:
             CorruptImage: it is not a regular file, its path leads through a link, it is longer than

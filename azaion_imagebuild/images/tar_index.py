@@ -182,7 +182,7 @@ def _beside(image: Path) -> Path:
 
 
 def read_index(image: Path) -> Index | PackedIndex | None:
-    """Return the index beside an image; None: there is none that can be trusted."""
+    """Return the index beside an image; None if no index there can be trusted."""
     try:
         return _parsed(json.loads(_read_own(_beside(image))))
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):

@@ -51,7 +51,7 @@ class IndexedZstd(ZstdTar):
         return entry
 
     def slot(self) -> Location | None:
-        """Return where the data of device.conf can be overwritten; None: there is none.
+        """Return where the data of device.conf can be overwritten; None if it has no such file.
 
         Raises:
             CorruptImage: the archive is damaged, or device.conf is compressed.

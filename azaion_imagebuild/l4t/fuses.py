@@ -100,7 +100,7 @@ def _device(build: Build) -> str:
     """Return the USB instance of the device to fuse.
 
     Raises:
-        PreflightError: there is none in recovery mode, or several.
+        PreflightError: no device is in recovery mode, or several are.
     """
     if build.sandbox:
         return _SANDBOX_DEVICE

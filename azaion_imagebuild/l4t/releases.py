@@ -159,7 +159,7 @@ def _known(name: str | None) -> Release | None:
 
 
 def evidence_of(build: Build, step: Step) -> Evidence | None:
-    """Return the evidence that a step succeeded; None: there is none."""
+    """Return the evidence that a step succeeded; None if no evidence is known."""
     if build.settings.bsp.success is not None:
         return Evidence(line=build.settings.bsp.success, source="[bsp] success")
     return release_of(build).evidence[_mode(build, step)]

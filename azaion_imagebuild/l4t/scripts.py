@@ -159,7 +159,7 @@ def evidence_for(build: Build, step: Step, error: type[OperatorError]) -> Eviden
     """Return the evidence by which a script will be judged, before it starts.
 
     Raises:
-        OperatorError: of the class ``error``: there is none, and the site named none.
+        OperatorError: of the class ``error``: no evidence is known, and the site named nothing.
     """
     evidence = evidence_of(build, step)
     if evidence is None:

@@ -123,7 +123,7 @@ def _reason_at(sysfs: Path, instance: str) -> str:
 
 
 def device_at(sysfs: Path, instance: str) -> RecoveryDevice | None:
-    """Return the device in recovery mode at a USB instance; None: there is none."""
+    """Return the device in recovery mode at a USB instance; None if no device is there."""
     for device in recovery_devices(sysfs):
         if device.instance == instance:
             return device
@@ -134,7 +134,7 @@ def devices_to_flash(sysfs: Path, chosen: Sequence[str] = ()) -> list[RecoveryDe
     """Return the devices to flash at once: the chosen ones, or all in recovery mode.
 
     Raises:
-        PreflightError: there is none, a chosen one is missing, or they are more than ten.
+        PreflightError: no device is there, a chosen one is missing, or there are more than ten.
     """
     found = {each.instance: each for each in recovery_devices(sysfs)}
     if not found:
@@ -158,7 +158,7 @@ def checked_instances(instances: Sequence[str]) -> tuple[str, ...]:
     """Return the USB instances to flash at once, if they are valid.
 
     Raises:
-        PreflightError: there is none, more than ten, a duplicate, or an invalid one.
+        PreflightError: no device is named, more than ten are, or one is a duplicate or invalid.
     """
     problems = [
         (

@@ -20,7 +20,7 @@ def check_ledger(settings: Settings, anchors: tuple[Receipt, ...]) -> tuple[list
     """Return what is wrong with the ledger, and its head.
 
     Raises:
-        LedgerError: there is none, or it cannot be read.
+        LedgerError: it does not exist, or it cannot be read.
     """
     state_dir = state_dir_of(settings)
     with ledger_of(settings.ledger, state_dir, create=False) as ledger:

@@ -52,7 +52,7 @@ class Link:
             await asyncio.sleep(_PAUSE)
 
     async def scan(self, text: str) -> dict[str, Any]:
-        """Scan a label; return the run's answer, or why there is none."""
+        """Scan a label; return the run's answer, or why it did not answer."""
         if self._writer is None:
             return _refused(
                 text, "nothing runs here", "start fleet - or station run, then scan again"

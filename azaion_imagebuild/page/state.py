@@ -38,7 +38,7 @@ class Tile:
     lane: str
     serial: str = ""
     word: str = ""
-    """``PASS FAIL UNKNOWN LOST``; empty: the device is in work, or there is none."""
+    """``PASS FAIL UNKNOWN LOST``; empty: the device is in work, or no device is there."""
     step: str = ""
     part: int = 0
     """How many steps are behind it."""

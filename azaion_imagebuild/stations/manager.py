@@ -90,7 +90,7 @@ class Manager(JobManager):
         """Do nothing: :meth:`beat` sends heartbeats to the very end."""
 
     async def fetch_job(self, queues: Iterable[str] | None, worker_id: int) -> Row | None:
-        """Take a job; None: there is none, or none may be taken now."""
+        """Take a job; None if the queue is empty, or no job may be taken now."""
 
         async def fetch() -> Row | None:
             try:

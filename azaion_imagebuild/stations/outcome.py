@@ -84,7 +84,7 @@ class Again(BaseRetryStrategy):
     """Tells procrastinate whether and when to retry a job."""
 
     def get_retry_decision(self, *, exception: BaseException, job: Row) -> RetryDecision | None:
-        """Return the time of the retry; None: there is none."""
+        """Return the time of the retry; None if it is not tried again."""
         if not isinstance(exception, Undone) or exception.end.wait is None:
             return None
         pause = datetime.timedelta(seconds=exception.end.wait)

@@ -313,7 +313,7 @@ class _Work:
         self._end(claim, record, row.attempts)
 
     def _lane_for(self, job: Job) -> Lane | None:
-        """Return a free lane for a job, if possible one with a device; None: there is none.
+        """Return a free lane for a job, if possible one with a device; None if all are taken.
 
         Raises:
             Undone: the job's lane is busy.

@@ -52,7 +52,7 @@ class Proxy(Struct, frozen=True, kw_only=True):
 
 
 def proxy_of(url: str) -> Proxy | None:
-    """Return the proxy that the environment sets for ``url``; None: there is none."""
+    """Return the proxy that the environment sets for ``url``; None if it sets no proxy."""
     chosen = proxies_of(url)
     scheme, host = urlsplit(url).scheme, str(urlsplit(url).hostname)
     for name in (scheme, "all"):

@@ -77,7 +77,7 @@ def _pair_problem(error: Exception, cert: Path, key: Path) -> str:
 
 
 def host_certificates() -> str | None:
-    """Return the file of the host's own certificates, as curl takes them; None: there is none."""
+    """Return the file of the host's own certificates, as curl takes them; None if it has none."""
     found = ssl.get_default_verify_paths()
     for path in (found.cafile, "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/cert.pem"):
         if path and Path(path).is_file() and os.access(path, os.R_OK):
