@@ -5,7 +5,7 @@
 A simulation, event by event, beside the sum that can be done on paper. Each device passes, in turn,
 a lane of a station (held until its end), the admin API, the ledger's lock, the station's disk for
 stamp and proof, the station's USB for the image's bytes, and the ledger again. The costs of our own
-parts are measured (docs/performance.md, docs/scaling.md says where); those of a site (API, flash
+parts are measured (docs/explanation/scaling.md says where); those of a site (API, flash
 time, USB) are flags.
 """
 

@@ -1,6 +1,6 @@
-"""Write the command reference, docs/commands.md, from the help of the command line.
+"""Write the command reference, docs/reference/commands.md, from the help of the command line.
 
-usage: .venv/bin/python tools/write_command_reference.py > docs/commands.md
+usage: .venv/bin/python tools/write_command_reference.py > docs/reference/commands.md
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Write the generated part of docs/hooks.md: every hook with its signature and its promise.
+"""Write the generated part of docs/reference/hooks.md: every hook, its signature, its promise.
 
 usage: .venv/bin/python tools/write_hooks_guide.py [--check]
 
@@ -17,7 +17,7 @@ from azaion_imagebuild.pipeline import hookspecs
 from azaion_imagebuild.pipeline.plugins import implementers, load_plugins
 from azaion_imagebuild.settings import HooksSettings
 
-PAGE = Path(__file__).parent.parent / "docs" / "hooks.md"
+PAGE = Path(__file__).parent.parent / "docs" / "reference" / "hooks.md"
 BEGIN = "<!-- written by tools/write_hooks_guide.py: begin -->"
 END = "<!-- end -->"
 

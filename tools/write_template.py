@@ -1,7 +1,7 @@
 """Write the configuration's template and its reference: each key, its help, a default or example.
 
 usage: .venv/bin/python tools/write_template.py > templates/imagebuild.toml
-       .venv/bin/python tools/write_template.py --page > docs/configuration.md
+       .venv/bin/python tools/write_template.py --page > docs/reference/configuration.md
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SECTIONS = {
     "admin_api": "The admin API, which holds one account per device (runbook).",
     "bsp": "NVIDIA's Linux_for_Tegra.",
     "device_conf": "/etc/azaion/device.conf on the device.",
-    "escrow": "Copies of the credentials, encrypted to your team's keys: see docs/escrow.md.",
+    "escrow": "Copies of the credentials, encrypted to your team's keys (docs/how-to/escrow.md).",
     "serial": "The serial on the label.",
     "hooks": "Plug-ins: one file per concern.",
     "build": "The build itself.",
@@ -98,6 +98,8 @@ EXAMPLES: dict[str, Any] = {
 
 PAGE = """\
 # Configuration
+
+For whoever sets up a site, or looks up a key.
 
 <!-- Written by tools/write_template.py --page: change the settings, not this page. -->
 

@@ -1,6 +1,6 @@
 """Checks a live admin API against its contract, with requests that change nothing.
 
-An API that follows the contract must refuse them: docs/admin-api.md lists them and says why.
+An API that follows the contract must refuse them: docs/how-to/admin-api.md lists them and says why.
 """
 
 from __future__ import annotations

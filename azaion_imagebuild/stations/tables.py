@@ -56,7 +56,7 @@ def shared_ledger(settings: Settings, *, patience: float = 60.0) -> Ledger:
         what = "no database is set" if url is None else "the ledger is not in PostgreSQL"
         raise UsageError(
             f"{what}: stations share one PostgreSQL",
-            hint="set [ledger] database (--database) to postgresql://…; see docs/stations.md",
+            hint="set [ledger] database (--database) to postgresql://…",
         )
     try:
         import procrastinate  # noqa: F401 - is it installed?

@@ -109,7 +109,7 @@ def test_the_runbooks_contract_keeps_how_the_api_is_reached() -> None:
 
 
 def test_every_key_of_the_contract_is_documented() -> None:
-    text = (shipped("templates").parent / "docs/admin-api.md").read_text()
+    text = (shipped("templates").parent / "docs/how-to/admin-api.md").read_text()
     reached = set(contract.HOW_IT_IS_REACHED)
     for key in keys():
         if key.section == "admin_api" and key.name not in reached | {"role"}:

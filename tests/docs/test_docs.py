@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from pages import NEEDS_HARDWARE, PAGES, ROOT, Bench, blocks, inline_commands
+from pages import KINDS, NEEDS_HARDWARE, PAGES, ROOT, Bench, blocks, inline_commands
 from thorough import one_of
 
 import azaion_imagebuild
@@ -65,6 +65,14 @@ def test_what_a_page_shows_works_from_its_top_to_its_end(page: Path, bench: Benc
     if any("age-keygen" in block.text for block in blocks(page, "sh")) and not shutil.which("age"):
         pytest.skip("needs age")
     bench.play(page)
+
+
+@every_page
+def test_a_page_has_a_kind_and_begins_with_who_needs_it(page: Path) -> None:
+    if page.name in ("README.md", "index.md"):  # they say where everything is
+        return
+    assert page.relative_to(ROOT / "docs").parts[0] in KINDS
+    assert re.match(r"# .+\n\nFor .+\.\n\n", page.read_text()), "# title, then: For …."
 
 
 def test_few_blocks_need_hardware_and_readme_says_how_they_begin() -> None:
@@ -129,7 +137,9 @@ def test_the_readmes_makefile_works_and_runs_nothing_of_a_serial(bench: Bench) -
     assert not Path("trap").exists()
 
 
-@pytest.mark.parametrize("page", [README, ROOT / "docs/python.md"], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [README, ROOT / "docs/reference/python.md"], ids=lambda page: page.stem
+)
 def test_what_is_shown_of_plain_python_runs(page: Path) -> None:
     (block,) = blocks(page, "python")
     done = subprocess.run([sys.executable, "-c", block.text], check=False,
@@ -150,8 +160,8 @@ def test_the_readme_is_short_and_has_every_exit_code() -> None:
 def test_the_command_reference_is_what_the_command_line_says() -> None:
     tool = [sys.executable, "tools/write_command_reference.py"]
     written = subprocess.run(tool, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert written.stdout == (ROOT / "docs/commands.md").read_text(), (
-        "run .venv/bin/python tools/write_command_reference.py > docs/commands.md"
+    assert written.stdout == (ROOT / "docs/reference/commands.md").read_text(), (
+        "run .venv/bin/python tools/write_command_reference.py > docs/reference/commands.md"
     )
 
 
@@ -214,7 +224,9 @@ FILLED_IN = {"POST /users": "…", "(409)": "(…)", "no user …": "no …", "e
 
 
 def test_every_message_of_a_table_of_troubles_is_one_of_the_code() -> None:
-    _, _, text = (ROOT / "docs/troubleshooting.md").read_text().partition("# Troubleshooting")
+    _, _, text = (
+        (ROOT / "docs/how-to/troubleshooting.md").read_text().partition("# Troubleshooting")
+    )
     tables = re.findall(r"\| ((?:symptom \| )?it says) \|.*\n\|[ -|]+\n((?:\|.*\n)+)", text)
     cells = [row.split(" | ")["|" in title] for title, rows in tables for row in rows.splitlines()]
     messages = [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
@@ -234,7 +246,7 @@ def test_every_test_that_a_page_names_is_there(page: Path) -> None:
 
 
 def test_every_demand_of_the_runbook_is_shown_by_a_command_a_test_or_a_page() -> None:
-    text = (ROOT / "docs/runbook.md").read_text()
+    text = (ROOT / "docs/explanation/runbook.md").read_text()
     rows = [row for row in re.findall(r"^\|(.*)\|$", text, re.MULTILINE) if "---" not in row]
     rows = [row for row in rows if row.split(" | ")[0].strip() != "the runbook"]
     assert len(rows) > 40
@@ -246,7 +258,10 @@ def test_every_demand_of_the_runbook_is_shown_by_a_command_a_test_or_a_page() ->
 
 def test_the_reference_is_that_of_the_settings() -> None:
     tool = [sys.executable, "tools/write_template.py"]
-    for page, more in ("templates/imagebuild.toml", []), ("docs/configuration.md", ["--page"]):
+    for page, more in (
+        ("templates/imagebuild.toml", []),
+        ("docs/reference/configuration.md", ["--page"]),
+    ):
         written = subprocess.run(
             [*tool, *more], cwd=ROOT, capture_output=True, text=True, check=True
         )

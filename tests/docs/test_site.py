@@ -13,10 +13,16 @@ from urllib.parse import urlsplit
 
 import pytest
 from browser import CHROMIUM, browser
-from pages import ROOT
+from pages import PAGES, ROOT
 
 pytestmark = pytest.mark.skipif(not find_spec("material"), reason="pip install mkdocs-material")
+SITE_PAGES = [page for page in PAGES if page.is_relative_to(ROOT / "docs")]
 LOADED = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src"}
+
+
+def built(site: Path, page: Path) -> Path:
+    """Return the file of the site that a page becomes."""
+    return site / page.relative_to(ROOT / "docs").with_suffix(".html")
 
 
 class Loads(HTMLParser):
@@ -49,13 +55,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_menu_leads_to_pages_that_there_are() -> None:
-    menu = set(re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
-    assert menu <= {page.name for page in (ROOT / "docs").glob("*.md")}
+    menu = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(menu) == sorted(str(page.relative_to(ROOT / "docs")) for page in SITE_PAGES)
 
 
 def test_every_page_is_built_and_loads_nothing_from_elsewhere(site: Path) -> None:
-    for page in (ROOT / "docs").glob("*.md"):
-        addresses = Loads((site / f"{page.stem}.html").read_text()).addresses
+    for page in SITE_PAGES:
+        addresses = Loads(built(site, page).read_text()).addresses
         assert addresses
         for address in addresses:
             assert not re.match(r"\w+:|//", address), (page.name, address)
@@ -66,10 +72,10 @@ def test_every_page_is_built_and_loads_nothing_from_elsewhere(site: Path) -> Non
 @pytest.mark.skipif(not CHROMIUM, reason="sudo apt-get install chromium")
 def test_every_page_fits_a_phone_and_a_desktop(site: Path, tmp_path: Path) -> None:
     with browser(tmp_path / "profile") as shown:
-        for page in sorted((ROOT / "docs").glob("*.md")):
+        for page in SITE_PAGES:
             for width in (390, 1280):
                 shown.look(width)
-                shown.open(site / f"{page.stem}.html")
+                shown.open(built(site, page))
                 wide = shown.value("document.documentElement.scrollWidth")
                 assert wide <= width, (page.name, width, wide)
                 assert {urlsplit(each).scheme for each in shown.asked_for()} <= {"file", "data"}

@@ -508,7 +508,7 @@ def test_a_wrong_call_is_a_usage_error(
 
 
 def test_every_cause_is_documented() -> None:
-    text = (Path(azaion_imagebuild.__file__).parent.parent / "docs/smoke.md").read_text()
+    text = (Path(azaion_imagebuild.__file__).parent.parent / "docs/how-to/smoke.md").read_text()
     for cause in get_args(diagnosis.Cause):
         assert f"\n| `{cause}` |" in text, cause
 

@@ -30,7 +30,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_everything_that_the_package_names_is_there_and_documented() -> None:
-    page = (Path(azaion_imagebuild.__file__).parent.parent / "docs/python.md").read_text()
+    page = (Path(azaion_imagebuild.__file__).parent.parent / "docs/reference/python.md").read_text()
     assert set(azaion_imagebuild.__all__) <= set(dir(azaion_imagebuild))
     for name in azaion_imagebuild.__all__:
         assert getattr(azaion_imagebuild, name) is not None

@@ -16,7 +16,7 @@ from world import SERIAL, Run, check_records, record_schema
 from azaion_imagebuild.model import RECORD_FIELDS
 from azaion_imagebuild.shipped import shipped
 
-PAGE = shipped("templates").parent / "docs/record.schema.json"
+PAGE = shipped("templates").parent / "docs/reference/record.schema.json"
 
 
 @pytest.fixture

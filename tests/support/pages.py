@@ -1,4 +1,4 @@
-"""README and the pages of docs/ as what they show: blocks to run, words to hold."""
+"""README and the pages below docs/ as what they show: blocks to run, words to hold."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from pathlib import Path
 import azaion_imagebuild
 
 ROOT = Path(azaion_imagebuild.__file__).parent.parent
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+KINDS = ("tutorial.md", "how-to", "reference", "explanation")
+"""What a page is for (Diátaxis): a page or a folder of docs/ each."""
 NEEDS_HARDWARE = "# needs hardware"
 """How a block begins that no test can run; README says so."""
 

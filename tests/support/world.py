@@ -107,8 +107,8 @@ Run = Callable[..., Ran]
 
 @cache
 def record_schema() -> Callable[[Any], Any]:
-    """Return the check that docs/record.schema.json makes of a record."""
-    page = Path(azaion_imagebuild.__file__).parent.parent / "docs/record.schema.json"
+    """Return the check that docs/reference/record.schema.json makes of a record."""
+    page = Path(azaion_imagebuild.__file__).parent.parent / "docs/reference/record.schema.json"
     check: Callable[[Any], Any] = fastjsonschema.compile(json.loads(page.read_text()))
     return check
 
