@@ -28,7 +28,7 @@ from ..settings import Settings
 from . import events
 from .destinations import device_is_done, image_is_done
 from .order import Order, is_for_sandbox, parts_for, refuse_fuses
-from .page_socket import page_socket
+from .page_socket import page_socket, works_off_a_list
 from .plan import Plan, make_plan, space_on
 from .preparation import destinations_for
 from .run import Feed, Run
@@ -91,7 +91,7 @@ def run_fleet(
             watcher(said(_NOT_CHECKED.format(len(plan.done_before))))
         check_folder(folder)
         scan_feed = _scan_feed(order, used, planned, watcher) if order.scans else None
-        watcher.scan = scan_feed.scans.scan if scan_feed else None
+        watcher.scan = scan_feed.scans.scan if scan_feed else works_off_a_list
         run = Run(
             feed=scan_feed or Feed.of(plan.todo, pinned=order.out is None),
             hook=hook,

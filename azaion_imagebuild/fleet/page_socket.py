@@ -47,14 +47,21 @@ _PAUSE = 0.05  # seconds in which events are collected, to be sent together
 _DAY_PAUSE = 0.5  # seconds between two counts of the day
 _DAY_AGAIN = 60.0  # seconds after which the ledger is read again for a client
 _REFUSED_PAUSE = 0.1  # seconds that a client waits after a refused scan
-_NO_SCANS = {
-    "fleet": "this run works off a list: start fleet - or station run to scan labels",
-    "station": "the station is starting: scan it again in a moment",
-}
 _logger = logging.getLogger(__name__)
 
 Timed = tuple[float, Event]
 """When it happened, in seconds since the epoch, and what."""
+
+
+def _starting(label: str) -> Answer:
+    message, hint = "no label is taken yet", "the run is starting: scan it again in a moment"
+    return Answer(kind="refused", message=message, hint=hint)
+
+
+def works_off_a_list(label: str) -> Answer:
+    """Refuse a label: the run makes the devices of a list."""
+    hint = "this run works off a list: start fleet - or station run to scan labels"
+    return Answer(kind="refused", message="no label is taken now", hint=hint)
 
 
 def socket_path(settings: Settings) -> Path:
@@ -157,8 +164,8 @@ class PageSocket:
     """A watcher that passes events on, and copies them to the socket's clients."""
 
     def __init__(self, watcher: Watcher, hello: Mapping[str, Any], day: Day) -> None:
-        self.scan: Callable[[str], Answer] | None = None
-        """Answers a scanned label; None: this run takes none, or not yet."""
+        self.scan: Callable[[str], Answer] = _starting
+        """Answers a scanned label."""
         self._watcher = watcher
         self._hello = hello
         self._day = day
@@ -253,9 +260,6 @@ class PageSocket:
             await asyncio.sleep(_REFUSED_PAUSE)
 
     def _scanned(self, text: str) -> Answer:
-        if self.scan is None:
-            hint = _NO_SCANS[self._hello["run"]]
-            return Answer(kind="refused", message="no label is taken now", hint=hint)
         try:
             return self.scan(text)
         except KeyboardInterrupt:

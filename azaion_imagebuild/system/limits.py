@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import PreflightError
 
 _FILES = 256
-_MEMORY = 1 << 30  # bytes of address space: threads reserve much of it
+_MEMORY = 2 << 30  # bytes of address space: each thread reserves some 70 MiB
 _MOUNTINFO = Path("/proc/self/mountinfo")
 
 

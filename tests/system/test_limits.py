@@ -31,6 +31,7 @@ LIMITS = {
     "100 MB": ("prlimit", "--as=100000000"),
     "200 MB": ("prlimit", "--as=200000000"),
     "300 MB": ("prlimit", "--as=300000000"),
+    "1 GiB": ("prlimit", f"--as={1 << 30}"),
 }
 
 
@@ -52,7 +53,7 @@ def test_too_little_of_a_resource_is_one_error_line(limit: str, command: str) ->
 @thorough
 @pytest.mark.parametrize("command", one_of(["fleet", "lanes", "image"]))
 def test_what_is_asked_for_is_enough(command: str) -> None:
-    granted = ("prlimit", "--nofile=256:256", f"--as={(2 if command == 'lanes' else 1) << 30}")
+    granted = ("prlimit", "--nofile=256:256", f"--as={2 << 30}")
     done = call(*granted, *TOOL, *COMMANDS[command])
     assert done.returncode == 0, done.stderr
 
