@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import jinja2
 
 _LONGEST = 500  # characters of one value
+_MOST_UNKNOWN = 2  # that are shown beside the tally; the ledger lists them all
 VERDICTS = {"passed": WORDS["done"], "failed": WORDS["failed"], "unknown": WORDS["unknown"]}
 
 
@@ -55,7 +56,7 @@ def _environment() -> jinja2.Environment:
         "percent": percent, "digits": "{:,}".format, "clock": _clock, "day": _day,
         "lane": spoken_lane, "verdict": VERDICTS.get, "elapsed": elapsed,
     }  # fmt: skip
-    environment.globals |= {"steps": len(STEPS)}
+    environment.globals |= {"steps": len(STEPS), "most_unknown": _MOST_UNKNOWN}
     return environment
 
 

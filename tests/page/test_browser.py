@@ -13,9 +13,14 @@ pytest.importorskip("starlette", reason="pip install azaion-imagebuild[page]")
 pytest.importorskip("uvicorn", reason="pip install azaion-imagebuild[page]")
 
 from browser import CHROMIUM, Browser, browser
-from page_clients import HELD, end, fleet
+from ledgers import died
+from page_clients import HELD, end, fleet, pages
 from served_pages import Served, served
 from world import Run
+
+from azaion_imagebuild.fleet import events
+from azaion_imagebuild.fleet.page_socket import PageSocket
+from azaion_imagebuild.ledger import Ledger
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="needs chromium"),
@@ -117,3 +122,41 @@ def test_an_operator_scans_sees_and_trusts_the_page(line: None, tmp_path: Path) 
         for each in (bench, phone):
             assert each.complaints() == []
             assert all("127.0.0.1" in url for url in each.asked_for())
+
+
+CAUSE = "flash.sh -r ended with 1: USB 1-5 does not answer"
+HINT = "hold FORCE RECOVERY, press RESET, then scan the label again"
+
+
+def thirty_devices_at_ten_lanes(run: PageSocket) -> None:
+    """Ten lanes have made three devices each; one of the last fails in every row of tiles."""
+    lanes = [f"1-{number}" for number in range(1, 11)]
+    run(events.opened(lanes))
+    for number in range(30):
+        lane, serial = lanes[number % 10], f"AZJN-{number:04}"
+        run(events.assigned(lane, serial))
+        failed = {"outcome": "failed", "step": "flash", "error": CAUSE, "hint": HINT}
+        done = {"outcome": "done", "flashed": True, "device": "APX"}
+        how = failed if number in (11, 16, 22, 26, 29) else done
+        run(events.ended({"serial": serial, "lane": lane, "seconds": 598.0, **how}))
+
+
+@pytest.mark.parametrize("size", [(1920, 1080), (1366, 768), (3840, 2160)], ids=str)
+def test_ten_lanes_and_all_beside_them_fit_a_screen_that_is_read_from_four_metres(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    """Capitals of 28 px are 5 arcminutes high at 4 m, on a 24-inch screen of 1920 x 1080."""
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        ledger.write(died(serial="AZJN-0812", step="flash", sandbox=True))
+    with pages(tmp_path) as (run, path), served("--socket", str(path)) as page:
+        thirty_devices_at_ten_lanes(run)
+        with opened(page, tmp_path / "bench", *size) as bench:
+            bench.until("document.querySelectorAll('#last li').length === 20")
+            bench.until("document.querySelectorAll('.fail .hint').length === 3")
+            shows(bench, "Unknown: 1 to check", "AZJN-0812")
+            root = "document.documentElement"
+            assert bench.value(f"[{root}.scrollHeight, {root}.scrollWidth]") == [*size[::-1]]
+            for part, least in ((".tile .word", 50), (".tile .serial", 50), ("#tally dd", 40),
+                                ("#last li", 28), ("#undone b", 28), ("#answer", 40)):  # fmt: skip
+                font = f"getComputedStyle(document.querySelector({part!r})).fontSize"
+                assert float(bench.value(font).removesuffix("px")) >= least
