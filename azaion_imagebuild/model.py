@@ -72,6 +72,8 @@ class Build(Struct, frozen=True, kw_only=True):
     """The identity is stamped into a finished image, instead of staged into a rootfs."""
     rotates: bool = False
     """The existing account gets a new password, outside a build."""
+    is_base: bool = False
+    """The base of many devices is built, not one device's image; its serial is no device's."""
     shared: Shared | None = None
     """Holds what plug-ins open for the next devices of a fleet; None: a single build."""
     lock_fds: tuple[int, ...] = ()
@@ -80,11 +82,6 @@ class Build(Struct, frozen=True, kw_only=True):
     """For how many devices at once a base is packed (``--massflash``)."""
     lane: InLane | None = None
     """Which of several devices that are flashed at once; None: a single device."""
-
-    @property
-    def is_base(self) -> bool:
-        """Tell whether it builds the base of many devices instead of one device's image."""
-        return self.serial == BASE
 
     @property
     def usb_instance(self) -> str | None:

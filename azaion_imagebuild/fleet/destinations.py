@@ -77,7 +77,7 @@ class ImageFolder(Struct, frozen=True, kw_only=True):
     def ready(self, each: Listed) -> Iterator[tuple[Build, Blank]]:
         """Copy the base to a temporary name; the proven image gets the final one.
 
-        An older image is removed first: its identity is stale once the account is touched.
+        An older image is removed before the account is touched: its identity is stale from then on.
         """
         new = self.dir / _WORK / f"{each.serial}.new"
         final = image_of(self.dir, each)
@@ -92,8 +92,12 @@ class ImageFolder(Struct, frozen=True, kw_only=True):
         try:
             _refuse_other_device(final, build)
             copy_image(self.blank.image.path, new)
-            _remove(final)
-            yield build, structs.replace(self.blank, image=image, publish=publish)
+            yield (
+                build,
+                structs.replace(
+                    self.blank, image=image, make_room=lambda: _remove(final), publish=publish
+                ),
+            )
         finally:
             new.unlink(missing_ok=True)
 

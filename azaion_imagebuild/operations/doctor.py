@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from ..model import Finding
+from msgspec import structs
+
+from ..model import BASE, Finding
+from ..pipeline.answers import flatten
 from ..pipeline.hookspecs import REQUIRED
 from ..pipeline.new import device_build
-from ..pipeline.plugins import load_plugins
+from ..pipeline.plugins import load_plugins, preflight
 from ..pipeline.watchers import tracer_of
 from ..settings import Settings
 from .parts import parts
@@ -21,8 +24,8 @@ def examine(settings: Settings, *, api: bool = False) -> list[Finding]:
         return _probed(settings, [Finding(message=alone, hint="give --bsp", severity="warning")])
     hook = load_plugins(settings.hooks, required=REQUIRED).hook
     with parts(settings) as (used, sandbox):
-        build = device_build("DOCTOR-0", used, sandbox=sandbox)
-        findings = [finding for found in hook.preflight(build=build) for finding in found or ()]
+        build = structs.replace(device_build(BASE, used, sandbox=sandbox), is_base=True)
+        findings = [*flatten(preflight(build, hook))]
         traces = tracer_of(settings.log)
         findings += [traces] if isinstance(traces, Finding) else []
         return _probed(used, findings) if api else findings

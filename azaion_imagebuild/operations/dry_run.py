@@ -11,6 +11,7 @@ from ..errors import ExitCode
 from ..identity.serial import parse_serial
 from ..ledger import Standing
 from ..model import Build, Finding
+from ..pipeline.answers import flatten
 from ..pipeline.hookspecs import REQUIRED
 from ..pipeline.new import device_build
 from ..pipeline.plugins import load_plugins
@@ -63,7 +64,7 @@ def plan_image(serial: str, settings: Settings) -> ImagePlan:
     with parts(settings) as (used, sandbox), ledger_to_read(settings) as ledger:
         build = device_build(serial, used, sandbox=sandbox)
         found = ledger.standings({serial: build.email}, sandbox=sandbox)[serial]
-        findings = [each for some in hook.preflight(build=build) for each in some or ()]
+        findings = [*flatten(hook.preflight(build=build) + hook.pre_provision(build=build))]
         policy = settings.ledger
         findings += found.findings(policy.reprovision, confirmed=policy.confirmed)
         findings += found.findings_of_fuses(asked=build.fuse)

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import pluggy
-from msgspec import structs
 
 from ..errors import OperatorError, PreflightError, denied, is_denied, raise_for
 from ..model import RECORD_FIELDS, Build, Finding
@@ -92,18 +91,6 @@ def try_all(caller: pluggy.HookCaller, **arguments: object) -> list[tuple[str, s
     return problems
 
 
-def of_base(build: Build, answers: Sequence[Any]) -> list[Any]:
-    """Return the findings of each plug-in; of a base, none names the serial that no device has."""
-    if not build.is_base:
-        return list(answers)
-    return [[_finding_of_base(build, each) for each in flatten([answer])] for answer in answers]
-
-
-def _finding_of_base(build: Build, finding: Finding) -> Finding:
-    message, hint = problem_of_base(build, (finding.message, finding.hint))
-    return structs.replace(finding, message=message, hint=hint)
-
-
 def problem_of_base(build: Build, problem: tuple[str, str]) -> tuple[str, str]:
     """Return message and hint of a base's problem without the serial that no device has.
 
@@ -111,14 +98,8 @@ def problem_of_base(build: Build, problem: tuple[str, str]) -> tuple[str, str]:
     """
     message, _ = problem
     of_a_device = any(name in text for text in problem for name in (build.serial, build.email))
-    if not of_a_device:
+    if not build.is_base or not of_a_device:
         return problem
     for name in (build.serial, build.email):
         message = message.replace(name, "the base image")
-    return message, _ASK_LATER
-
-
-_ASK_LATER = (
-    "a plug-in checks devices in preflight, which is asked of the base image, too: let it check"
-    " them in pre_provision, which is asked for each device"
-)
+    return message, "let the plug-in check devices in preflight, which is asked for each of them"

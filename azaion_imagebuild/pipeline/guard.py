@@ -68,8 +68,7 @@ def _run_to_record(attempt: Attempt, steps: Callable[[Attempt], None]) -> BuildR
 
 
 def _told_of_base(attempt: Attempt, error: OperatorError) -> OperatorError:
-    if attempt.build.is_base:
-        error.problems = tuple(problem_of_base(attempt.build, each) for each in error.problems)
+    error.problems = tuple(problem_of_base(attempt.build, each) for each in error.problems)
     return error
 
 
@@ -173,5 +172,6 @@ def _always_cleaned_up(attempt: Attempt) -> Iterator[None]:
         raise
     with held_back():
         left = try_all(hook.cleanup, build=attempt.build)
-    for message, hint in left:
+    for each in left:
+        message, hint = problem_of_base(attempt.build, each)
         attempt.watcher(events.problem("warning", message, hint))

@@ -27,11 +27,12 @@ hookspec = pluggy.HookspecMarker("azaion_imagebuild")
 
 @hookspec
 def preflight(build: Build) -> Sequence[Finding] | None:
-    """Check, without changing anything, what would go wrong on this host.
+    """Check, without changing anything, whether this device may be built, and whether it can.
 
-    All plug-ins are asked; every finding is shown together. An error stops the build (exit 3). A
-    fleet asks once, for its base: ``build.serial`` is then that of no device (``build.is_base``).
-    ``stamp`` and ``rotate`` do not ask. What depends on the device is for ``pre_provision``.
+    All plug-ins are asked; every finding is shown together. An error stops the attempt (exit 3)
+    before anything of the device is changed. Your plug-ins are asked for each device, by ``image``,
+    ``provision``, ``stamp``, ``rotate``, ``fleet`` and stations alike, and never without one. The
+    shipped ones check the host: for ``image`` and ``provision``, and once for a base or ``doctor``.
     """
 
 
@@ -58,9 +59,8 @@ def fuse(build: Build) -> FuseResult | None:
 def pre_provision(build: Build) -> Sequence[Finding] | None:
     """Check, without changing anything, what a new credential needs.
 
-    As ``preflight``, but asked right before every account is touched, of each device of a fleet and
-    outside of builds (``stamp``, ``rotate``) too. All plug-ins are asked. An error stops the
-    attempt (exit 3).
+    As ``preflight``, but asked right before the account is touched: the rootfs has been prepared,
+    and the fuses may be burned. All plug-ins are asked. An error stops the attempt (exit 3).
     """
 
 

@@ -38,7 +38,13 @@ def base_build(settings: Settings, *, sandbox: bool, lanes: int = 1) -> Build:
         lanes: how many devices need it at once, if they are more.
     """
     build = device_build(BASE, settings, sandbox=sandbox)
-    return structs.replace(build, flash=False, packed_for=max(build.packed_for, lanes))
+    return structs.replace(
+        build,
+        is_base=True,
+        log_dir=state_dir_of(settings) / "logs" / "base" / build.attempt,
+        flash=False,
+        packed_for=max(build.packed_for, lanes),
+    )
 
 
 def stamping_build(serial: str, settings: Settings, *, sandbox: bool = False) -> Build:

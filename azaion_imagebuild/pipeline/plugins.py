@@ -11,6 +11,7 @@ from types import ModuleType
 import pluggy
 
 from ..errors import UsageError
+from ..model import Build, Finding
 from ..settings import HooksSettings
 from ..shipped import shipped
 from ..system.files import check_plain
@@ -75,6 +76,37 @@ def implementers(manager: pluggy.PluginManager, step: str) -> list[tuple[str, st
         module = sys.modules.get(getattr(impl.plugin, "__name__", ""))
         found.append((impl.plugin_name, getattr(module, "__file__", None) or "?"))
     return found
+
+
+def preflight(build: Build, hook: pluggy.HookRelay) -> list[Sequence[Finding] | None]:
+    """Return what plug-ins answer ``preflight``; without a device only the shipped are asked."""
+    if build.is_base:
+        return _preflight(build, hook, sites=False)
+    answers: list[Sequence[Finding] | None] = hook.preflight(build=build)
+    return answers
+
+
+def preflight_of_site(build: Build, hook: pluggy.HookRelay) -> list[Sequence[Finding] | None]:
+    """Return what a site's plug-ins answer ``preflight`` for a device whose host is checked."""
+    return _preflight(build, hook, sites=True)
+
+
+def _preflight(
+    build: Build, hook: pluggy.HookRelay, *, sites: bool
+) -> list[Sequence[Finding] | None]:
+    asked = [impl for impl in hook.preflight.get_hookimpls() if _is_shipped(impl) != sites]
+    if not asked:
+        return []
+    manager = no_plugins()
+    for impl in asked:
+        manager.register(impl.plugin, impl.plugin_name)
+    answers: list[Sequence[Finding] | None] = manager.hook.preflight(build=build)
+    return answers
+
+
+def _is_shipped(impl: pluggy.HookImpl) -> bool:
+    file = getattr(impl.plugin, "__file__", None)
+    return file is not None and Path(file).parent == shipped("hooks")
 
 
 def _files(folder: Path) -> list[Path]:

@@ -93,7 +93,8 @@ def stamp(
 
     def recipe(attempt: Attempt) -> None:
         attempt.release = blank.release
-        identity = steps.provision_identity(attempt)
+        steps.admit(attempt)
+        identity = steps.provision_identity(attempt, make_room=blank.make_room)
         image = steps.stamp_image(attempt, identity, blank)
         before = fingerprints(image)
         steps.verify(attempt, identity, image)

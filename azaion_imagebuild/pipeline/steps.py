@@ -32,8 +32,9 @@ from ..model import (
 )
 from ..system.signals import held_back
 from . import events
-from .answers import add_fields, flatten, of_base, refuse_errors, require_answer
+from .answers import add_fields, flatten, refuse_errors, require_answer
 from .attempt import Attempt
+from .plugins import preflight, preflight_of_site
 
 if TYPE_CHECKING:
     from .target import Blank, Opened, Target
@@ -45,7 +46,7 @@ def prepare(attempt: Attempt) -> Ownership:
     """Check everything that can be checked, then clear the rootfs of an earlier attempt."""
     with attempt.step("preflight"):
         objections = _ledger_objections(attempt)
-        findings = of_base(attempt.build, attempt.hook.preflight(build=attempt.build))
+        findings = preflight(attempt.build, attempt.hook)
         refuse_errors([*findings, objections], PreflightError, attempt.watcher)
     with attempt.step("prepare"):
         ownership: Ownership = require_answer("prepare", attempt.hook.prepare(build=attempt.build))
@@ -87,19 +88,28 @@ def _write_down_fusing(attempt: Attempt) -> None:
         raise
 
 
-def provision_identity(attempt: Attempt) -> DeviceIdentity:
-    """Give the device a credential."""
-    return _provisioned(attempt, "provision_identity")
+def admit(attempt: Attempt) -> None:
+    """Ask a site's plug-ins for a device that needs no check of the host: its base had one."""
+    attempt.current = "preflight"
+    refuse_errors(preflight_of_site(attempt.build, attempt.hook), PreflightError, attempt.watcher)
 
 
-def _provisioned(attempt: Attempt, intent: str, *, to_the_end: bool = False) -> DeviceIdentity:
+def provision_identity(
+    attempt: Attempt,
+    intent: str = "provision_identity",
+    *,
+    make_room: Callable[[], None] = lambda: None,
+    to_the_end: bool = False,
+) -> DeviceIdentity:
     """Give the device a credential, and pass it on; every recipe gets its credential here.
 
-    Signals are held back meanwhile, or with ``to_the_end`` until the record is out.
+    Signals are held back meanwhile, or with ``to_the_end`` until the record is out. ``make_room``
+    is called right before the account is touched.
     """
     hook = attempt.hook
     attempt.current = "preflight"
     refuse_errors(hook.pre_provision(build=attempt.build), PreflightError, attempt.watcher)
+    make_room()
     attempt.intend(intent)
     with contextlib.ExitStack() as held, attempt.step("provision_identity") as notes:
         identity: DeviceIdentity = require_answer(
@@ -331,7 +341,8 @@ def open_targets(
         objections = _ledger_objections(attempt)
         if build.rotates:  # its purpose is to end the old password: warnings of that are noise
             objections = [each for each in objections if each.severity == "error"]
-        refuse_errors([objections], PreflightError, attempt.watcher)
+        findings = preflight_of_site(build, attempt.hook)
+        refuse_errors([*findings, objections], PreflightError, attempt.watcher)
         return [held.enter_context(target.opened(build)) for target in targets]
 
 
@@ -341,7 +352,7 @@ def issue(attempt: Attempt, opened: Sequence[Opened]) -> None:
     name = "rotate" if rotates else "stamp"
     intent = name if rotates else "provision_identity"
     attempt.extra["written"] = []
-    identity = _provisioned(attempt, intent, to_the_end=True)
+    identity = provision_identity(attempt, intent, to_the_end=True)
     with attempt.step(name) as notes:
         staged: dict[int, StagedFile | None] = {}
         errors = _try_each(

@@ -21,6 +21,8 @@ class Blank(Struct, frozen=True, kw_only=True):
     size: int
     """Size of the placeholder in bytes."""
     release: str | None = None
+    make_room: Callable[[], None] = lambda: None
+    """Removes what a new credential makes out of date, right before the account is touched."""
     publish: Callable[[], Image] | None = None
     """Moves the image, once stamped and proven, to where it belongs."""
 

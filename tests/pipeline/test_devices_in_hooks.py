@@ -13,21 +13,27 @@ import azaion_imagebuild
 
 GUIDE = Path(azaion_imagebuild.__file__).parent.parent / "docs/reference/hooks.md"
 OTHER = "AZJN-0043"
-IN_PREFLIGHT = """
+GATE = """
 from azaion_imagebuild import hookimpl
 from azaion_imagebuild.errors import PreflightError
 from azaion_imagebuild.model import Finding
 @hookimpl
-def preflight(build):
+def {step}(build):
     {answer}
 """
-ANSWERS = {
+REFUSALS = {
     "error": "return [Finding(message=f'{build.serial}: no', hint=f'add {build.serial}')]",
     "e-mail": "return [Finding(message=f'{build.email}: no', hint='add it')]",
-    "hint": "return [Finding(message='no', hint=f'add {build.serial}')]",
-    "warning": "return [Finding(message=build.serial, hint='add it', severity='warning')]",
+    "unnamed": "return [Finding(message='no', hint='add it')]",
     "raised": "raise PreflightError(f'{build.serial}: no', hint=f'add {build.serial}')",
 }
+
+
+def gate(step: str, answer: str) -> None:
+    """Install a plug-in with one step."""
+    Path("site").mkdir()
+    Path("site/gate.py").write_text(GATE.format(step=step, answer=answer))
+    Path("imagebuild.toml").write_text('[hooks]\ndirs = ["site"]\n')
 
 
 def the_guides_example() -> None:
@@ -72,17 +78,37 @@ def test_the_guides_plug_in_refuses_one_device_of_a_fleet(run: Run, where: tuple
     assert "BASE" not in ran.err + ran.out
 
 
-@pytest.mark.parametrize("command", [("fleet", SERIAL, "--out", "images"), ("base", "--out", "b")])
-@pytest.mark.parametrize("kind", ANSWERS)
-def test_no_plug_in_shows_the_serial_that_no_device_has(
-    run: Run, kind: str, command: tuple[str, ...]
-) -> None:
-    Path("site").mkdir()
-    Path("site/gate.py").write_text(IN_PREFLIGHT.format(answer=ANSWERS[kind]))
-    Path("imagebuild.toml").write_text('[hooks]\ndirs = ["site"]\n')
-    ran = run(*command)
-    shown = "\n".join(line for line in ran.err.splitlines() if not line.startswith("log: "))
-    assert "BASE-0" not in shown
-    assert "azaion-jetson-0@" not in shown
-    assert "pre_provision, which is asked for each device" in shown
-    assert ran.code == (0 if kind == "warning" else 3), shown
+def test_a_refused_device_of_a_fleet_keeps_the_image_that_it_has(run: Run) -> None:
+    assert run("fleet", OTHER, "--out", "images").code == 0
+    image = Path(f"images/{OTHER}.img")
+    before = image.read_bytes()
+    the_guides_example()
+    assert outcomes(run("fleet", OTHER, "--out", "images", "--again", "--json")) == {
+        OTHER: "failed"
+    }
+    assert image.read_bytes() == before
+
+
+@pytest.mark.parametrize("refusal", one_of(REFUSALS.values()))
+def test_nobody_asks_a_sites_plug_in_without_a_device(run: Run, refusal: str) -> None:
+    gate("preflight", refusal)
+    assert run("base", "--out", "b").code == 0
+    assert run("doctor").code == 0
+    ran = run("fleet", SERIAL, "--out", "images", "--json")
+    assert outcomes(ran) == {SERIAL: "failed"}
+    assert "BASE-0" not in ran.err + ran.out
+
+
+def test_a_device_that_is_called_like_the_base_is_asked_about(run: Run) -> None:
+    gate("preflight", REFUSALS["error"])
+    ran = run("image", "--serial", "BASE-0")
+    assert (ran.code, ran.errors) == (3, ["error: BASE-0: no"])
+
+
+@pytest.mark.parametrize("step", one_of(["prepare", "cleanup"]))
+def test_no_plug_in_shows_the_serial_that_no_device_has(run: Run, step: str) -> None:
+    gate(step, REFUSALS["raised"])
+    ran = run("base", "--out", "b")
+    assert "BASE-0" not in ran.err
+    assert "the base image: no" in ran.err
+    assert "preflight, which is asked for each of them" in ran.err
