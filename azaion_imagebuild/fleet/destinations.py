@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -41,6 +41,26 @@ from .device_watch import DeviceWatch
 
 _WORK = ".azaion-fleet"
 _logger = logging.getLogger(__name__)
+
+
+def refuse_missing_lane(each: Listed, lanes: Iterable[str], source: str = "") -> None:
+    """Refuse a device that may only be made at a USB instance where no lane is.
+
+    Args:
+        each: the device.
+        lanes: the lanes that there are.
+        source: where the device is listed, if the operator does not have it in hand.
+
+    Raises:
+        PreflightError: it is pinned to another lane.
+    """
+    if each.usb_instance is not None and each.usb_instance not in lanes:
+        listed = f" ({source})" if source else ""
+        raise PreflightError(
+            f"{each.serial}{listed} is for the USB instance {each.usb_instance!a}, where no lane"
+            " is",
+            hint=f"the lanes are: {', '.join(lanes)}; name others by --lane",
+        )
 
 
 class Destination(Protocol):

@@ -24,7 +24,15 @@ from ..pipeline.new import base_build
 from ..pipeline.recipes import use_base
 from ..pipeline.target import Blank
 from ..settings import Settings
-from .destinations import Destination, ImageFolder, InPlace, UsbLane, opened_folder, taken
+from .destinations import (
+    Destination,
+    ImageFolder,
+    InPlace,
+    UsbLane,
+    opened_folder,
+    refuse_missing_lane,
+    taken,
+)
 from .device_watch import DeviceWatch
 from .order import Order
 from .plan import Plan
@@ -165,12 +173,7 @@ def _instances(needs: _Needs) -> tuple[str, ...]:
         found = devices_to_flash(needs.settings.bsp.sysfs_usb)
         instances = tuple(each.instance for each in found)
     for each in needs.plan.todo:
-        if each.usb_instance is not None and each.usb_instance not in instances:
-            raise PreflightError(
-                f"{each.serial} ({each.where}) is for the USB instance {each.usb_instance!a}, where"
-                " no lane is",
-                hint=f"the lanes are: {', '.join(instances)}; name others by --lane",
-            )
+        refuse_missing_lane(each, instances, each.where)
     return instances
 
 

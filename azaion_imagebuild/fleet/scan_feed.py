@@ -13,7 +13,7 @@ from ..ledger.standing import resolve_command
 from ..pipeline.events import Watcher
 from ..text import spoken_time
 from . import events
-from .destinations import Destination
+from .destinations import Destination, refuse_missing_lane
 from .plan import Plan
 from .scans import Answer, Scans, accepted, double, refused
 
@@ -106,11 +106,8 @@ class ScanFeed:
         plan = self.planned([each])
         if not plan.todo:
             return self._left_alone(plan)
-        if self.lanes is not None and each.usb_instance not in (None, *self.lanes):
-            raise PreflightError(
-                f"{each.serial} is for the USB instance {each.usb_instance!a}, where no lane is",
-                hint=f"the lanes are: {', '.join(sorted(self.lanes))}; name others by --lane",
-            )
+        if self.lanes is not None:
+            refuse_missing_lane(each, sorted(self.lanes))
         self.plans[each.serial] = plan
         free = [lane for lane in self._idle
                 if lane not in self._given and self._may_be_made(each, lane)]  # fmt: skip

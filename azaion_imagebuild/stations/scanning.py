@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from ..errors import PreflightError
+from ..fleet.destinations import refuse_missing_lane
 from ..fleet.scans import Answer, Scans, accepted, double, refused
 from ..identity.serial_list import Listed
 from ..ledger import Ledger
@@ -28,6 +29,8 @@ class StationScans:
     ledger: Ledger
     settings: Settings
     watcher: Watcher
+    lanes: Collection[str]
+    """The lanes of this station; a device may be pinned to one of them."""
     stopped: Callable[[], bool]
     """Whether nothing new begins."""
     free_lane: Callable[[frozenset[str]], str | None]
@@ -73,6 +76,7 @@ class StationScans:
                 "this station takes no more devices",
                 hint="start station run again, then scan the label",
             )
+        refuse_missing_lane(each, self.lanes)
         order = SubmitOrder(sources=(), station=self.station, sandbox=self.sandbox, priority=_FIRST)
         submission = Submission(sandbox=self.sandbox)
         lane = each.usb_instance or self.free_lane(self.promised())

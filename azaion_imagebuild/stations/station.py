@@ -134,6 +134,7 @@ def run_station(
                     ledger=ledger,
                     settings=settings,
                     watcher=pages,
+                    lanes=me.lanes,
                     stopped=stopping.is_set,
                     free_lane=lambda promised: work.free_lane(promised),
                 ),

@@ -188,6 +188,7 @@ def test_a_label_scanned_at_a_station_is_answered_and_made_before_the_queue(
             station.stdin.flush()
             until(lambda: re.search(answer, factory.log("S1"), re.MULTILINE), answer)
 
+        station.stdin.write("serial,usb_instance\n")
         scan("AZJN-0001", "^AZJN-0001 accepted for lane 1$")
         until(lambda: factory.flashed(), "the flash")
         run("submit", "AZJN-0011..AZJN-0013")
@@ -198,6 +199,8 @@ def test_a_label_scanned_at_a_station_is_answered_and_made_before_the_queue(
         scan("AZJN-0009", "^error: AZJN-0009 is unknown: jammed$")
         assert "station resolve --reason … AZJN-0009 done (or failed)" in factory.log("S1")
         scan("AZJN", "^error: 'AZJN' is not a serial$")
+        scan("AZJN-0003,1-7", "^error: AZJN-0003 is for the USB instance '1-7', where no lane is$")
+        assert "hint: the lanes are: lane 1; " in factory.log("S1")
         factory.go_on("flash")
         until(lambda: factory.outcomes()["done"] == 6, "five devices and the one before")
         assert factory.stop(station)["done"] == 5
