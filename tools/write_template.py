@@ -28,7 +28,7 @@ SECTIONS = {
     "admin_api": "The admin API, which holds one account per device (runbook).",
     "bsp": "NVIDIA's Linux_for_Tegra.",
     "device_conf": "/etc/azaion/device.conf on the device.",
-    "escrow": "Copies of the credentials, encrypted to your team's keys (docs/how-to/escrow.md).",
+    "escrow": "Copies of the credentials, encrypted to your team's keys.",
     "serial": "The serial on the label.",
     "hooks": "Plug-ins: one file per concern.",
     "build": "The build itself.",

@@ -12,6 +12,7 @@ from msgspec import structs
 
 from ..errors import UsageError
 from ..settings import ENV_PREFIX, Settings
+from ..shipped import shipped
 from ..system.files import distrust, read_plain
 from .kinds import Key, convert
 
@@ -130,7 +131,8 @@ def _parse_toml(path: Path) -> dict[str, Any]:
         ) from None
     except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"{path} is not TOML: {error}", hint="compare it with templates/imagebuild.toml"
+            f"{path} is not TOML: {error}",
+            hint=f"compare it with {shipped('templates') / 'imagebuild.toml'}",
         ) from None
 
 

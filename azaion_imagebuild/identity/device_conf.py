@@ -79,7 +79,7 @@ def template_of(settings: DeviceConfSettings) -> str:
     except MalformedDeviceConf as error:
         raise UsageError(
             f"the template {path} does not give a valid device.conf: {error}",
-            hint="compare it with templates/device.conf",
+            hint=f"compare it with {shipped('templates') / 'device.conf'}",
         ) from None
     if (rendered.email, rendered.password) != (trial.email, trial.password):
         raise UsageError(

@@ -34,7 +34,7 @@ def parse_serial(text: str, pattern: str | None = None) -> str:
     if not serial:
         raise UsageError(
             "no serial given",
-            hint="give the label's: make image SERIAL=AZJN-0042, or --serial AZJN-0042",
+            hint="give the label's: --serial AZJN-0042 (SERIAL=AZJN-0042)",
         )
     if len(serial) > _LONGEST_SERIAL or not _SERIAL.fullmatch(serial):
         raise UsageError(

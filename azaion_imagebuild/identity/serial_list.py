@@ -176,7 +176,8 @@ def _lines(source: str) -> Iterator[tuple[str, str, str | None]]:
     """Yield (where, text, USB instance) of each line that is not empty."""
     if not source:
         raise UsageError(
-            "no list of serials given", hint="make fleet SERIALS=list.txt, or AZJN-0001..AZJN-0100"
+            "no list of serials given",
+            hint="name a file, a range such as AZJN-0001..AZJN-0100, or - (SERIALS=list.txt)",
         )
     if source == STDIN:
         yield from _texts("stdin", _content("stdin", _stdin()))

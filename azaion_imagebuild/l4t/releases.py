@@ -207,7 +207,7 @@ def findings(build: Build, tree: Path) -> list[Finding]:
                     severity="warning",
                     message=f"this tool was not made for L4T {name} (only {known}): its scripts may"
                     " behave differently",
-                    hint="check the first device by hand; see docs/how-to/flashing.md",
+                    hint="check the first device by hand before you flash more",
                 )
             )
     steps: tuple[Step, ...] = ("package", "flash") if build.flash else ("package",)
