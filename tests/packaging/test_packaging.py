@@ -13,6 +13,8 @@ import tempfile
 import venv
 import zipfile
 from collections.abc import Callable, Iterator
+from email import message_from_bytes
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,20 @@ def run(*argv: object, cwd: Path, **environ: str) -> subprocess.CompletedProcess
                           capture_output=True, text=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+def metadata_of(wheel: Path) -> tuple[Message, str]:
+    """Return the fields of a wheel's metadata, and its description."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (each for each in archive.namelist() if each.endswith(".dist-info/METADATA"))
+        about = message_from_bytes(archive.read(name))
+    return about, str(about.get_payload())
+
+
+def copy_checkout(folder: Path) -> None:
+    """Copy what git or an sdist has of this checkout, and what is not committed yet."""
+    left_out = (".git", ".venv", ".nox", "site", "dist", "build", ".*_cache", "__pycache__")
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*left_out), symlinks=True)
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +153,50 @@ def test_the_wheel_holds_what_it_needs_and_no_tests(wheel: Path) -> None:
     tops = {name.partition("/")[0] for name in modes}
     about = f"azaion_imagebuild-{VERSION}"
     assert tops == {"azaion_imagebuild", f"{about}.data", f"{about}.dist-info"}
+
+
+def test_the_metadata_has_no_link_that_leads_nowhere(wheel: Path) -> None:
+    about, text = metadata_of(wheel)
+    assert text.startswith("# azaion-imagebuild")
+    assert re.findall(r"\]\((?!https?:|#)[^)]*\)", text) == []
+    assert set(about.get_all("Provides-Extra", [])) >= {"all", "station", "escrow", "page", "otel"}
+    assert about["Requires-Python"] == ">=3.10"
+
+
+@thorough
+def test_one_setting_makes_the_links_of_the_metadata_absolute(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    copy_checkout(source)
+    project = source / "pyproject.toml"
+    home = "https://git.example.com/azaion-imagebuild"
+    project.write_text(
+        re.sub(r'^source = ".*"', f'source = "{home}"', project.read_text(), flags=re.M)
+    )
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=source)
+    (built,) = tmp_path.glob("*.whl")
+    about, text = metadata_of(built)
+    assert f"Source, {home}" in about.get_all("Project-URL", [])
+    readme = (ROOT / "README.md").read_text()
+    paths = re.findall(r"\]\(([^)#]+\.(?:md|svg|png))[#)]", readme)
+    assert paths
+    for path in paths:
+        kind = "raw" if path.endswith(("svg", "png")) else "blob"
+        assert f"]({home}/{kind}/v{VERSION}/{path}" in text
+
+
+@thorough
+def test_two_builds_are_equal_byte_for_byte(dist: Path, tmp_path: Path) -> None:
+    """Another folder, another day, another umask, another time zone."""
+    source = tmp_path / "another place"
+    copy_checkout(source)
+    for path in source.rglob("*"):
+        path.chmod(path.stat().st_mode & 0o700)
+        os.utime(path, (978307200, 978307200))
+    private = ("sh", "-c", 'umask 077; exec "$@"', "sh")
+    run(*private, sys.executable, "-m", "hatchling", "build", "-d", tmp_path, cwd=source,
+        TZ="Asia/Tokyo", LC_ALL="C")  # fmt: skip
+    for first in (*dist.glob("*.whl"), *dist.glob("*.tar.gz")):
+        assert first.read_bytes() == (tmp_path / first.name).read_bytes(), first.name
 
 
 @thorough
