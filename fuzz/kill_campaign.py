@@ -4,7 +4,8 @@ usage: python fuzz/kill_campaign.py [--builds 200] [--seed 1] [--signal TERM]
 
 Every build runs in the sandbox. Its events tell when the flash begins; the signal is sent at a
 random moment between then and 100 ms after the flash succeeded. Ends with 1 if any build's exit
-code, its record and the last row of the ledger tell different things, or nothing at all.
+code, its record and the last row of the ledger tell different things, or nothing at all, or if
+flash.sh came to its successful end and the device is not done.
 """
 
 from __future__ import annotations
@@ -61,6 +62,17 @@ def last_row(serial: str) -> dict[str, Any]:
     return row
 
 
+def note_flashes(state: Path) -> Path:
+    """Have the sandbox's flash.sh leave a file behind when it has succeeded; return its path."""
+    subprocess.run([*TOOL, "image", "--serial", "AZJN-X", "-q"], check=True)
+    script = state / "azaion-imagebuild/sandbox/Linux_for_Tegra/flash.sh"
+    said = 'echo "*** The target $board has been flashed successfully. ***"'
+    text = script.read_text()
+    assert said in text
+    script.write_text(text.replace(said, f"{said}; : > {state}/flashed"))
+    return state / "flashed"
+
+
 def disagreement(code: int, out: list[str], err: list[str], row: dict[str, Any]) -> str | None:
     """Return what does not fit together; None: all tell the same."""
     if any("Traceback" in line for line in err):
@@ -95,14 +107,19 @@ def main() -> int:
         os.chdir(name)
         os.environ |= {"XDG_STATE_HOME": name, "PYTHONPATH": str(ROOT)}
         os.environ.pop("PYTHONUNBUFFERED", None)  # it hides faults
+        succeeded = note_flashes(Path(name))
         for count in range(args.builds):
+            succeeded.unlink(missing_ok=True)
             serial = f"AZJN-{count:04}"
             draw = chance.random()
             after = next(event for event, share in MOMENTS.items() if draw < share)
             result = killed(serial, after, chance.uniform(0, WINDOW), number)
             row = last_row(serial)
             seen[f"{row['outcome']}, exit {result[0]}"] += 1
-            if problem := disagreement(*result, row):
+            problem = disagreement(*result, row)
+            if succeeded.exists() and row["outcome"] != "done":
+                problem = f"flash.sh succeeded, and the device is {row['outcome']}"
+            if problem:
                 faults += 1
                 print(f"build {count} ({after}): {problem}", file=sys.stderr)
     print(

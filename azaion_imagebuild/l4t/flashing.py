@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -17,7 +18,7 @@ from .bsp import FLASH_SH, INITRD_FLASH_SH, INITRD_INTERNAL_SH
 from .chip_id import read_chip_id
 from .initrd_host import exclusive
 from .releases import external_device
-from .scripts import check_result, evidence_for, log_hint, run_script
+from .scripts import check_result, evidence_for, log_hint, run_script, said
 from .usb import RecoveryDevice, device_at, recovery_devices
 
 
@@ -56,7 +57,13 @@ class FlashSh(Struct, frozen=True):
         """
         device = _device(build)
         success = evidence_for(build, "flash", FlashError).watched(self.tree)
-        finished = run_script(self.tree, build, self.flash_command(build), FlashError)
+        finished = run_script(
+            self.tree,
+            build,
+            self.flash_command(build),
+            FlashError,
+            is_done=lambda tail: success.missing(said(tail)) is None,
+        )
         check_result(finished, build, success, FlashError)
         return _flashed(build, device)
 
@@ -119,12 +126,17 @@ class InitrdFlash(Struct, frozen=True):
         device = _device(build)
         began = time.time()
         success = evidence_for(build, "flash", FlashError).watched(self.tree)
+
+        def is_done(tail: Sequence[str]) -> bool:
+            return success.missing(said(tail, self._logged(began))) is None
+
         if build.lane is not None:
-            argv = self._call_in_lane(build, build.lane)
-            finished = run_script(self.tree, build, argv, FlashError, initrd_wrapper.ENVIRON)
+            argv, environ = self._call_in_lane(build, build.lane), initrd_wrapper.ENVIRON
+            finished = run_script(self.tree, build, argv, FlashError, environ, is_done)
         else:
+            argv = self.flash_command(build)
             with exclusive(build) as held:
-                finished = run_script(self.tree, held, self.flash_command(build), FlashError)
+                finished = run_script(self.tree, held, argv, FlashError, None, is_done)
         check_result(finished, build, success, FlashError, logged=self._logged(began))
         return _flashed(build, device)
 

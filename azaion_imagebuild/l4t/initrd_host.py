@@ -15,6 +15,7 @@ from ..errors import PreflightError
 from ..model import Build
 from ..system.locks import host_lock, locked_on_host
 from ..system.process import Finished, find_program, processes_of, run
+from ..system.signals import check_interrupt
 
 _SCRIPT = re.compile(r"l4t_initrd_flash(_internal)?\.sh")
 _SHELLS = ("sh", "bash", "dash")
@@ -126,6 +127,7 @@ def _wait_for_others(deadline: float) -> None:
         if not told:
             _logger.warning("waiting for another initrd flash on this host: %s", others)
             told = True
+        check_interrupt()
         time.sleep(_PAUSE)
 
 

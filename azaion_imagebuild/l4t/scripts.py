@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import OperatorError
@@ -50,8 +50,9 @@ def run_script(
     argv: Sequence[str],
     error: type[OperatorError],
     environ: Mapping[str, str] | None = None,
+    is_done: Callable[[Sequence[str]], bool] = lambda _: False,
 ) -> Finished:
-    """Run a script of the BSP in its tree, hidden from other users.
+    """Run a script of the BSP in its tree, hidden from other users; see :func:`.process.run`.
 
     Raises:
         OperatorError: of the class ``error``, when it cannot be started.
@@ -67,6 +68,7 @@ def run_script(
                 timeout=build.settings.build.script_timeout,
                 keep_open=build.lock_fds,
                 on_progress=lambda: image_files.hide_images(tree),
+                is_done=is_done,
             )
     except OSError as cause:
         raise error(
@@ -103,15 +105,15 @@ def check_result(
     Raises:
         OperatorError: of the class ``error``.
     """
-    lines = said(finished, logged)
+    lines = said(finished.tail, logged)
     what = failure_reason(finished, success.missing(lines), lines)
     if what is not None:
         raise error(what, hint=_hint(lines, finished, build))
 
 
-def said(finished: Finished, logged: str = "") -> list[str]:
+def said(tail: Sequence[str], logged: str = "") -> list[str]:
     """Return the lines that a script printed and logged, without times."""
-    return [_CLOCK.sub("", line.strip()) for line in (*finished.tail, *logged.splitlines())]
+    return [_CLOCK.sub("", line.strip()) for line in (*tail, *logged.splitlines())]
 
 
 def wrong_lines(lines: Sequence[str]) -> list[str]:

@@ -74,6 +74,13 @@ class Attempt:
     """What is held until the record is out."""
     _holds_signals: bool = False
 
+    def hold_signals_until_checked(self) -> None:
+        """Let signals interrupt only what can tell whether it is done already."""
+        one_of_several = self.build.shared is not None
+        self.held.enter_context(
+            signals.held_back(stop_after_this=one_of_several, until_checked=True)
+        )
+
     def hold_signals(self) -> None:
         """Hold signals back until the record is out: a finished attempt stays finished.
 

@@ -132,7 +132,8 @@ def activate_identity(build: Build, identity: DeviceIdentity) -> bool | None:
 def flash(build: Build, image: Image) -> FlashResult | None:
     """Write the proven image to the board; the first plug-in that answers has flashed it.
 
-    Not called with FLASH=0.
+    Not called with FLASH=0. Signals wait until it has returned; they interrupt only a program that
+    it runs by ``azaion_imagebuild.system.process.run``.
     """
 
 

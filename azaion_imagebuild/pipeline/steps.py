@@ -305,6 +305,7 @@ def flash(attempt: Attempt, image: Image, before: list[tuple[int, ...]]) -> None
     attempt.intend("flash")
     with attempt.step("flash") as notes:
         _refuse_changed(image, before)
+        attempt.hold_signals_until_checked()  # no signal comes between a success and its record
         attempt.flashed = require_answer(
             "flash", attempt.hook.flash(build=attempt.build, image=image)
         )

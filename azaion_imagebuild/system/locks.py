@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ..errors import PreflightError
 from .process import processes_of
+from .signals import check_interrupt
 
 _logger = logging.getLogger(__name__)
 _PAUSE = 0.2
@@ -131,6 +132,7 @@ def _lock(descriptor: int, folder: Path, deadline: float) -> None:
         if not told:
             _logger.warning("waiting for %s: it is in use by %s", folder, holder(descriptor))
             told = True
+        check_interrupt()
         time.sleep(_PAUSE)
 
 

@@ -27,6 +27,7 @@ from .signals import check_interrupt, heard_by, held_back
 
 _TAIL_LINES = 200
 _LONGEST_LINE = 8192
+_PULSE = 0.25  # seconds between two checks for an interrupt
 _AFTERWORDS = 1.0  # seconds of reading after a program has ended
 _GRACE = 20.0  # seconds that a signalled script gets to clean up
 _MOMENT = 0.1  # seconds between two looks for a further signal
@@ -101,6 +102,7 @@ def run(
     timeout: float = 600.0,
     keep_open: tuple[int, ...] = (),
     on_progress: Callable[[], None] = lambda: None,
+    is_done: Callable[[Sequence[str]], bool] = lambda _: False,
 ) -> Finished:
     """Run a program to its end; stream its output to the log, and keep the last lines.
 
@@ -116,6 +118,8 @@ def run(
         timeout: seconds until it is stopped.
         keep_open: descriptors that it inherits (locks).
         on_progress: called with every line, and at least every second.
+        is_done: asked for the last lines after an interrupt; if they show that the program has
+            succeeded, it is not interrupted.
 
     Raises:
         OSError: the log cannot be opened or the program cannot be started.
@@ -123,8 +127,17 @@ def run(
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     deadline = time.monotonic() + timeout
     with appending(log) as note:
+
+        def keep(line: str | None) -> None:
+            if line is not None:
+                shown = redact(line)
+                tail.append(shown)
+                note(shown)
+                _logger.debug("%s", shown)
+
         note(f"$ {shlex.join(argv)}")
         child: subprocess.Popen[bytes] | None = None
+        lines: Iterator[str | None] = iter(())
         try:
             with held_back():  # an interrupt here could leave a child that nobody knows
                 child = subprocess.Popen(
@@ -137,22 +150,25 @@ def run(
                     start_new_session=True,
                     pass_fds=keep_open,
                 )
-            for line in _lines(child, deadline):
-                check_interrupt()
+            lines = _lines(child, deadline)
+            for line in lines:
+                keep(line)
                 on_progress()
-                if line is None:
-                    continue
-                shown = redact(line)
-                tail.append(shown)
-                note(shown)
-                _logger.debug("%s", shown)
+                check_interrupt()
             returncode = child.wait(max(0.0, deadline - time.monotonic()))
         except (TimeoutError, subprocess.TimeoutExpired):
             _stop(child)
             returncode = TIMED_OUT
-        except BaseException:
+        except BaseException as error:
             _stop(child)  # its output pipe is still open: a cleaning-up script may print
-            raise
+            if not isinstance(error, KeyboardInterrupt):
+                raise
+            with contextlib.suppress(TimeoutError):
+                for line in lines:
+                    keep(line)
+            if not is_done(tail):
+                raise
+            returncode = 0  # it had succeeded before it was stopped
         finally:
             if child is not None and child.stdout is not None:
                 child.stdout.close()
@@ -182,7 +198,7 @@ def hide_variable(name: str) -> None:
 
 
 def _lines(child: subprocess.Popen[bytes], deadline: float) -> Iterator[str | None]:
-    """Yield the lines of ``pipe``, and None after a second without one.
+    """Yield the lines of ``pipe``, and None after a quarter of a second without one.
 
     It ends with the pipe, or soon after the child: a daemon may keep the pipe open.
 
@@ -204,7 +220,7 @@ def _lines(child: subprocess.Popen[bytes], deadline: float) -> Iterator[str | No
                 return
             if patience <= 0:
                 raise TimeoutError
-            ready = selector.select(min(1.0, patience))
+            ready = selector.select(min(_PULSE, patience))
             if not ready and not ended:
                 yield None
                 continue

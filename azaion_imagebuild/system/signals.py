@@ -6,7 +6,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -27,6 +27,8 @@ class _Now:
     """It tells this one; None: it interrupts."""
     interrupted = -_AGAIN
     """When one has interrupted."""
+    to_check: Sequence[int] = ()
+    """Those that wait, and interrupt where :func:`check_interrupt` is called."""
 
 
 def _answer(number: int, frame: FrameType | None) -> None:
@@ -107,7 +109,7 @@ def _note(number: int) -> None:
 
 
 @contextlib.contextmanager
-def held_back(*, stop_after_this: bool = False) -> Iterator[None]:
+def held_back(*, stop_after_this: bool = False, until_checked: bool = False) -> Iterator[None]:
     """Keep interrupts and terminations waiting; the last one is delivered at the end.
 
     In another thread than the main one :func:`check_interrupt` waits: Python handles signals in the
@@ -116,16 +118,19 @@ def held_back(*, stop_after_this: bool = False) -> Iterator[None]:
     Args:
         stop_after_this: at the end nothing is delivered, but :func:`is_stopping` says so, also of
             signals that come until :func:`interruptible` ends.
+        until_checked: they wait for :func:`check_interrupt` only, as they do in other threads.
     """
     if threading.current_thread() is not threading.main_thread():
-        with _thread_held_back():
+        with contextlib.nullcontext() if until_checked else _thread_held_back():
             yield
         return
     pending: list[int] = []
+    before, _Now.to_check = _Now.to_check, pending if until_checked else ()
     try:
         with heard_by(pending.append, then=_note if stop_after_this else None):
             yield
     finally:
+        _Now.to_check = before
         if pending and stop_after_this:
             _stop.set()
         elif pending:
@@ -172,12 +177,15 @@ def let_threads_go_on() -> None:
 
 
 def check_interrupt() -> None:
-    """Raise KeyboardInterrupt in a thread that was told to stop; called between two steps."""
-    if threading.current_thread() is threading.main_thread() or bool(
-        getattr(_of_thread, "depth", 0)
-    ):
-        return
-    if is_stopping():
+    """Raise KeyboardInterrupt in a thread that was told to stop; called between two steps.
+
+    In the main thread signals do that themselves, unless they are held back until they are checked.
+    """
+    if threading.current_thread() is threading.main_thread():
+        stopping = bool(_Now.to_check)
+    else:
+        stopping = is_stopping() and not getattr(_of_thread, "depth", 0)
+    if stopping:
         raise KeyboardInterrupt
 
 

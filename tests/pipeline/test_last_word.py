@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from storms import ended, plug_in
 from thorough import one_of
-from world import EMAIL, SERIAL, Run
+from world import EMAIL, SERIAL, Run, replace_script
 
-from azaion_imagebuild.sandbox import Accounts
+from azaion_imagebuild.sandbox import Accounts, Sandbox
 
 MOMENTS = {
     "post_flash": "@hookimpl\ndef post_flash(): begin()",
@@ -36,6 +36,31 @@ def test_a_device_that_is_done_is_not_interrupted(
     row = last_row(run)
     assert (row["outcome"], row["flashed"], row["exit_code"]) == ("done", flash == "1", None)
     assert record["ledger"]["row"] == row["row"] if "row" in row else True
+
+
+@pytest.mark.parametrize("signal", one_of(["TERM", "INT", "HUP"]))
+def test_a_flash_that_succeeded_is_not_interrupted(run: Run, tmp_path: Path, signal: str) -> None:
+    sandbox = Sandbox(tmp_path / "state/azaion-imagebuild/sandbox")
+    sandbox.create(1.0)
+    replace_script(  # its success is read, and it is still at work
+        sandbox.bsp / "flash.sh",
+        f'./flash.sh.real "$@" || exit\n[[ $1 == -r ]] || exit 0\nkill -{signal} $PPID; sleep 0.5',
+    )
+    code, record, err = ended("image", "--serial", SERIAL)
+    assert (code, record["outcome"], record["flashed"]) == (0, "done", True), err
+    assert last_row(run)["outcome"] == "done"
+
+
+def test_a_flash_that_has_not_succeeded_is_interrupted(run: Run, tmp_path: Path) -> None:
+    sandbox = Sandbox(tmp_path / "state/azaion-imagebuild/sandbox")
+    sandbox.create(1.0)
+    replace_script(
+        sandbox.bsp / "flash.sh",
+        '[[ $1 != -r ]] || { kill -TERM $PPID; sleep 60; }; ./flash.sh.real "$@"',
+    )
+    code, record, err = ended("image", "--serial", SERIAL)
+    assert (code, record["step"]) == (130, "flash"), err
+    assert (last_row(run)["outcome"], last_row(run)["exit_code"]) == ("failed", 130)
 
 
 def test_a_build_that_failed_says_so_whatever_comes_then(run: Run) -> None:
