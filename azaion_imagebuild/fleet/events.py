@@ -59,8 +59,14 @@ def _ending(record: Mapping[str, Any]) -> str:
         step = f"{record['step']}: " if record.get("step") else ""
         error = record.get("error") or "interrupted before it began"
         return f"{word}  {record['serial']}{lane}  {step}{error}"
-    where = record["device"] if record["flashed"] else record["image"]
-    return f"PASS  {record['serial']}{lane}  {record['seconds']:.1f} s  → {where}"
+    return f"PASS  {record['serial']}{lane}  {record['seconds']:.1f} s  → {_where(record)}"
+
+
+def _where(record: Mapping[str, Any]) -> str:
+    """Return what has the identity now; a device's port is its lane's, and said before."""
+    if not record["flashed"]:
+        return str(record["image"])
+    return str(record["device"]).removesuffix(f" at USB {record.get('lane')}")
 
 
 def spoken_lane(lane: str) -> str:

@@ -149,6 +149,10 @@ class Scans:
         if scan := self._scans.get(serial):
             scan.state = "waiting"
 
+    def waiting(self) -> int:
+        """Return how many labels wait for a lane; as :meth:`ended`, it waits for no answer."""
+        return sum(each.state == "waiting" for each in self._scans.copy().values())
+
     def _answer(self, text: str, usb_instance: str | None) -> Answer:
         try:
             serial = parse_serial(text, self.pattern)

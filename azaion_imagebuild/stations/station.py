@@ -348,8 +348,9 @@ class _Work:
         self.ends[end.outcome] += 1
         self.lanes(events.ended({**record, "lane": claim.lane, "outcome": end.outcome}))
         self.scans.ended(claim.job.serial, end.outcome)
-        if self.duty.attended and self._free and not self.stopping.is_set():
-            self.lanes(events.ready(len(self._free)))
+        free = len(self._free) - self.scans.scans.waiting()
+        if self.duty.attended and free > 0 and not self.stopping.is_set():
+            self.lanes(events.ready(free))
         if end.outcome == "done":
             return
         if end.orphaned:

@@ -258,6 +258,20 @@ def test_a_station_at_a_terminal_shows_its_lanes_and_leaves_nothing_behind(
 
 
 @thorough
+def test_a_station_asks_for_no_label_while_one_waits(run: Run, factory: Factory) -> None:
+    factory.hold("flash")
+    argv = ("station", "--name", "S1", "--jobs", "1", "--image", str(factory.base))
+    with at_a_terminal(*argv, PYTHONPATH=str(ROOT)) as bench:
+        bench.until("label: ")
+        bench.type("AZJN-0001\nAZJN-0002\n")
+        bench.until("AZJN-0002 accepted; waiting for a free lane")
+        factory.go_on("flash")
+        bench.until("PASS  AZJN-0002")
+        bench.until("ready for the next label", after=bench.text.index("PASS  AZJN-0002"))
+        assert bench.text.count("ready for the next label") == 1
+
+
+@thorough
 def test_a_station_keeps_each_credential_in_its_escrow(
     run: Run, factory: Factory, accounts: Accounts
 ) -> None:
