@@ -8,18 +8,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from write_man_page import DEFAULT_GROUPS, MEANINGS, is_hidden
+from write_man_page import DEFAULT_GROUPS, is_hidden
 
 from azaion_imagebuild.cli.parser import PROGRAM, Command, every_command, parser, walk
-from azaion_imagebuild.errors import ExitCode
 
 HEAD = f"""\
 # Commands
 
-For whoever looks up a command, a flag or an exit code. The help of each command says the same.
+For whoever looks up a command or a flag. The help of each command says the same.
 
 In a checkout the command is `.venv/bin/{PROGRAM}`, after the first `make image`. A flag comes
 before its variable, and the variable before `imagebuild.toml` ([Configuration](configuration.md)).
+Each command ends with one of the [exit codes](exit-codes.md).
 """
 
 
@@ -41,8 +41,6 @@ def page() -> Iterator[str]:
     yield from ("", "## Shared options")
     for title, group in shared.items():
         yield from ("", f"### {title}", "", *table(group))
-    yield from ("", "## Exit codes", "", "| code | meaning |", "| --- | --- |")
-    yield from (f"| `{int(code)}` | {MEANINGS[code]} |" for code in ExitCode)
 
 
 def section(

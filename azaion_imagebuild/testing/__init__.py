@@ -1,6 +1,6 @@
 """For authors of plug-ins: the promises of a plug-in as tests to inherit, and the parts they need.
 
-It is a pytest plug-in, which tests have to name (docs/how-to/plugins.md)::
+It is a pytest plug-in, which tests have to name (docs/how-to/plugin-packages.md)::
 
     pytest_plugins = ["azaion_imagebuild.testing"]  # in the topmost conftest.py
 

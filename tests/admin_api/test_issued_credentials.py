@@ -19,7 +19,7 @@ from azaion_imagebuild.sandbox.loader import loader
 
 
 def block(language: str) -> str:
-    (found,) = blocks(ROOT / "docs/how-to/credentials.md", language)
+    (found,) = blocks(ROOT / "docs/how-to/issued-credentials.md", language)
     return found.text
 
 

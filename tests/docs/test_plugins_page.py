@@ -1,4 +1,4 @@
-"""The package of docs/how-to/plugins.md is built, installed, found, and keeps its promises."""
+"""The package of docs/how-to/plugin-packages.md is built, found, and keeps its promises."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from azaion_imagebuild import testing
 from azaion_imagebuild.testing import AdminApiConformance, FlashConformance, admin_api, fixtures
 
 ROOT = Path(azaion_imagebuild.__file__).parent.parent
-PAGE = (ROOT / "docs/how-to/plugins.md").read_text()
+PAGE = (ROOT / "docs/how-to/plugin-packages.md").read_text()
 
 
 def python(*argv: object, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:

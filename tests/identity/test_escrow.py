@@ -178,7 +178,7 @@ def test_a_credential_that_the_api_issued_is_kept_as_it_is(
     run: Run, team: Team, state: Path, rootfs_dir: Path
 ) -> None:
     Path("factory-hooks").mkdir()
-    (plugin,) = blocks(ROOT / "docs/how-to/credentials.md", "python")
+    (plugin,) = blocks(ROOT / "docs/how-to/issued-credentials.md", "python")
     Path("factory-hooks/token.py").write_text(plugin.text)
     configure(team.public, more='[hooks]\ndirs = ["factory-hooks"]\n')
     with serving(issuing(token)) as api:

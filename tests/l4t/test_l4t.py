@@ -599,7 +599,7 @@ def test_a_layout_of_another_release_is_found(run: Run, bsp: Path, api_url: str)
 
 
 def test_the_documented_layouts_are_those_of_each_release() -> None:
-    page = (Path(__file__).parents[2] / "docs/how-to/flashing.md").read_text()
+    page = (Path(__file__).parents[2] / "docs/how-to/nvme.md").read_text()
     for number, known in RELEASES.items():
         block = page.partition(f"(R{number}")[2].partition("```toml")[2].partition("```")[0]
         for layout in (known.qspi_layout, known.nvme_layout):

@@ -11,7 +11,7 @@ from world import SERIAL, Run, outcomes
 
 import azaion_imagebuild
 
-GUIDE = Path(azaion_imagebuild.__file__).parent.parent / "docs/reference/hooks.md"
+GUIDE = Path(azaion_imagebuild.__file__).parent.parent / "docs/how-to/plugins.md"
 OTHER = "AZJN-0043"
 GATE = """
 from azaion_imagebuild import hookimpl

@@ -758,7 +758,7 @@ def test_the_queues_own_tables_are_brought_to_its_version(
 
 @thorough
 def test_the_guides_plug_in_refuses_one_device_of_a_station(run: Run, factory: Factory) -> None:
-    guide = (ROOT / "docs/reference/hooks.md").read_text()
+    guide = (ROOT / "docs/how-to/plugins.md").read_text()
     found = re.search(r'```python title="factory-hooks/label.py"\n(.*?)```', guide, re.DOTALL)
     assert found is not None
     (factory.line / "label.py").write_text(found[1])

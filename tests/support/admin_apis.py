@@ -89,7 +89,7 @@ def token(length: int = 900) -> str:
 
 
 def issuing(form: Callable[[], str]) -> Callable[[Api, str, str, Any], Answer]:
-    """POST /devices/SERIAL/credentials: docs/how-to/credentials.md."""
+    """POST /devices/SERIAL/credentials: docs/how-to/issued-credentials.md."""
 
     def answer(api: Api, method: str, path: str, body: Any) -> Answer:
         if (method, path) == ("POST", f"/devices/{SERIAL}/credentials"):

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,6 +19,9 @@ KINDS = ("tutorial.md", "how-to", "reference", "explanation")
 """What a page is for (Diátaxis): a page or a folder of docs/ each."""
 NEEDS_HARDWARE = "# needs hardware"
 """How a block begins that no test can run; README says so."""
+
+CI = ("groovy", "yaml")
+"""Languages of pipelines: Jenkins's and GitLab's. Their commands are run."""
 
 _BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 _BENCHMARK = re.compile(r"(\S*/)?python benchmarks/(\w+\.py)(.*)")
@@ -57,6 +60,20 @@ def blocks(page: Path, language: str | None = None) -> list[Block]:
         for found in _BLOCK.finditer(text)
     ]
     return [block for block in every if language in (None, block.language)]
+
+
+def commands_of_ci(block: Block) -> str:
+    """Return a pipeline's shell commands, after the variables that it sets by default."""
+    if block.language == "groovy":
+        values = re.findall(r"string\(name: '(\w+)', defaultValue: '([^']*)'", block.text)
+        commands = re.findall(r"\bsh '([^']+)'", block.text)
+    else:
+        variables, script = re.split(r"^  script:\n", block.text, flags=re.MULTILINE)
+        values = re.findall(r"^    ([A-Z]+): (\S+)$", variables, re.MULTILINE)
+        commands = re.findall(r"^    - (.+)$", script.partition("\n  artifacts")[0], re.MULTILINE)
+    assert values, block.where
+    assert commands, block.where
+    return "\n".join([*(f"export {name}={value}" for name, value in values), *commands])
 
 
 def inline_commands(page: Path) -> Iterator[str]:
@@ -105,6 +122,8 @@ class Bench:
         """Run what a page shows, from its top to its end, and hold it to what it says comes out."""
         said = ""
         for block in blocks(page):
+            if "sudo " in block.text and os.geteuid() != 0:
+                return  # the rest of the page builds on it
             if block.needs_hardware:
                 said = ""
             elif block.title:
@@ -112,9 +131,9 @@ class Bench:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.unlink(missing_ok=True)  # a link into the real checkout
                 path.write_text(self.of_here(block.text))
+                if block.language in CI:
+                    said = self._run(replace(block, text=commands_of_ci(block)))
             elif block.language == "sh":
-                if "sudo " in block.text and os.geteuid() != 0:
-                    return  # the rest of the page builds on it
                 said = self._run(block)
             elif block.language == "text":
                 shown = re.escape(self.of_here(block.text).strip()).replace("…", ".*")
