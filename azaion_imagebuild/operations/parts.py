@@ -45,7 +45,8 @@ def is_sandbox(settings: Settings) -> bool:
     missing = " and ".join(name for name, value in needed.items() if value is None)
     raise UsageError(
         f"{there} is set, but not {missing}",
-        hint="set both for a real build, or neither to build in the sandbox",
+        hint="set both for a real build, or neither to build in the sandbox"
+        + (f"; its rootfs is {the_sandbox(settings).rootfs}" if settings.bsp.rootfs_dir else ""),
     )
 
 

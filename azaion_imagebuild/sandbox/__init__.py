@@ -35,6 +35,11 @@ class Sandbox(Struct, frozen=True):
         return self.dir / "Linux_for_Tegra"
 
     @property
+    def rootfs(self) -> Path:
+        """Its root filesystem: what is put there is in the next image."""
+        return self.bsp / "rootfs"
+
+    @property
     def device(self) -> Path:
         """The virtual device: a file that flash.sh writes the APP partition into."""
         return self.dir / "device.img"

@@ -6,7 +6,9 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,6 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 from browser import CHROMIUM, browser
 from pages import PAGES, ROOT
+from serving import served
 
 pytestmark = pytest.mark.skipif(not find_spec("material"), reason="pip install mkdocs-material")
 SITE_PAGES = [page for page in PAGES if page.is_relative_to(ROOT / "docs")]
@@ -79,3 +82,22 @@ def test_every_page_fits_a_phone_and_a_desktop(site: Path, tmp_path: Path) -> No
                 wide = shown.value("document.documentElement.scrollWidth")
                 assert wide <= width, (page.name, width, wide)
                 assert {urlsplit(each).scheme for each in shown.asked_for()} <= {"file", "data"}
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        return None
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="sudo apt-get install chromium")
+def test_the_search_finds_a_word_on_this_host_alone(site: Path, tmp_path: Path) -> None:
+    field = "document.querySelector('[data-md-component=search-query]')"
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site))) as server:
+        here = f"http://127.0.0.1:{server.server_port}/"
+        with served(server), browser(tmp_path / "profile") as shown:
+            shown.go(f"{here}index.html")
+            shown.value(f"{field}.focus(), {field}.value = 'odmfuse'")
+            shown.value(f"{field}.dispatchEvent(new KeyboardEvent('keyup'))")
+            found = shown.until("document.querySelector('.md-search-result__link')?.href")
+            assert found.startswith(here)
+            assert all(each.startswith((here, "data:", "blob:")) for each in shown.asked_for())

@@ -85,6 +85,14 @@ def test_the_same_command_again_leaves_one_account_with_the_newer_password(
     assert not sandbox.accounts.login(EMAIL, first.password.reveal())
 
 
+def test_a_rootfs_alone_is_an_error_that_says_where_the_sandboxs_own_is(
+    run: Run, sandbox: Sandbox, rootfs_dir: Path
+) -> None:
+    ran = run("image", "--serial", SERIAL, "--rootfs-dir", rootfs_dir)
+    assert ran.code == 2
+    assert f"its rootfs is {sandbox.rootfs}" in ran.err
+
+
 def test_a_sandbox_that_was_made_before_a_hash_had_its_cost_still_logs_in(tmp_path: Path) -> None:
     database, salt = tmp_path / "accounts", b"0123456789abcdef"
     with contextlib.closing(sqlite3.connect(database)) as old, old:
