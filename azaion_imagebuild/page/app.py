@@ -59,7 +59,7 @@ class Hub:
 
 
 def app_of(settings: Settings, doors: Doors) -> ASGIApp:
-    """Return the page of these settings, behind its doors."""
+    """Return the application of the page, whose requests pass ``doors`` first."""
     state, hub = State(), Hub()
     link = Link(settings, state, hub.changed)
 

@@ -48,10 +48,10 @@ def prepare(build: Build) -> Ownership | None:
 def fuse(build: Build) -> FuseResult | None:
     """Burn the device's fuses, which cannot be undone; the first plug-in that answers has done it.
 
-    Called only when asked for (``--fuse``) and when the ledger does not show the serial as fused.
-    To stop where nothing was burned, raise a PreflightError; after anything else that comes out of
-    it the ledger says ``unknown``, and it is not called again until a person has decided. Signals
-    are held back meanwhile.
+    Called only with ``--fuse``, and only if the ledger does not show the serial as fused. If
+    nothing was burned, raise a PreflightError. After any other exception the ledger says
+    ``unknown``, and the step is not called again until a person has decided. A signal waits until
+    the step has returned.
     """
 
 
@@ -70,7 +70,7 @@ def provision_identity(build: Build) -> DeviceIdentity | None:
 
     The first plug-in that answers is the identity's source. Must be safe to repeat. The password
     may be one that the API issued: a line of printable characters. With ``build.rotates`` the
-    account is there already, and no new one shall be made.
+    account exists: do not create a new one.
 
     An account that exists may belong to a device in the field, which a new password locks out. If
     the source can set it later, it leaves the account as it is and returns an identity with
@@ -84,7 +84,7 @@ def post_provision(build: Build, identity: DeviceIdentity) -> Mapping[str, Any] 
 
     All plug-ins are asked, before the credential is written anywhere; a failure stops the attempt,
     and no device gets it. If ``identity.pending`` is set, the account gets it later, in
-    ``activate_identity``. Signals are held back meanwhile.
+    ``activate_identity``. A signal waits until the step has returned.
     """
 
 
