@@ -27,6 +27,7 @@ def check(ledger: Ledger, anchors: tuple[Receipt, ...] = ()) -> Iterator[str]:
     Raises:
         LedgerError: it cannot be read.
     """
+    yield from ledger.foreign()
     head = ledger.head()  # before the rows: others may continue to write
     last = at_head = Receipt(row=0, hash=FIRST_HASH)
     expected = {anchor.row: anchor.hash for anchor in anchors}

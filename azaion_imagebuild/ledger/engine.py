@@ -76,9 +76,11 @@ class Database:
         """Yield a connection in a transaction; nobody else writes the ledger meanwhile.
 
         Raises:
-            LedgerError: the ledger cannot be opened.
+            LedgerError: it cannot be opened, or another program's trigger would change the rows.
             SQLAlchemyError, OSError: it cannot be written; see :meth:`failure`.
         """
+        from .soundness import refuse_foreign
+
         with (
             self._open().connect().execution_options(writes=True) as connection,
             connection.begin(),
@@ -90,6 +92,7 @@ class Database:
 
                 lock = sql.text("SELECT pg_advisory_xact_lock(:key)")
                 connection.execute(lock, {"key": LOCK})
+            refuse_foreign(connection)
             yield connection
 
     def failure(self, verb: str, error: Exception) -> LedgerError:

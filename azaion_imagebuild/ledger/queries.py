@@ -170,7 +170,7 @@ def entry_of(row: Any) -> Entry:
 
 
 def _as_stored(row: Any) -> Entry:
-    fields = dict(zip(FIELDS, row[1:-1], strict=True))  # between its number and its hash
+    fields = dict(zip(FIELDS, row[1:], strict=False))  # its number comes before them
     for name in FLAGS:
         if type(fields[name]) is int and fields[name] in (0, 1):  # as SQLite stores a Boolean
             fields[name] = bool(fields[name])

@@ -190,6 +190,13 @@ class Ledger:
         with self.reading() as connection:
             return queries.head_of(connection)
 
+    def foreign(self) -> list[str]:
+        """Return what is in its schema that this tool did not make, in words."""
+        from .soundness import foreign
+
+        with self.reading() as connection:
+            return foreign(connection)
+
     def _written(self, ticket: Ticket) -> Receipt:
         """Queue a row; the thread that gets the pen writes all waiting rows."""
         with self._queueing:
@@ -268,6 +275,7 @@ def insert(connection: sql.Connection, batch: Sequence[Ticket]) -> list[tuple[Ti
     """Chain the rows of a batch to the last one; a refused row does not stop the others."""
     from .queries import head_of, receipt_of
     from .schema import head, rows
+    from .soundness import refuse_altered
 
     last = head_of(connection)
     values: list[dict[str, object]] = []
@@ -282,6 +290,8 @@ def insert(connection: sql.Connection, batch: Sequence[Ticket]) -> list[tuple[Ti
         try:
             if ticket.fence is not None:
                 ticket.fence(connection, ticket.entry)
+            if ticket.guard is not None:
+                refuse_altered(connection, ticket.entry, last)
             added = _guarded(connection, ticket)
         except OperatorError as error:
             ticket.error = error

@@ -327,3 +327,67 @@ def test_what_hides_from_a_search_is_found_by_an_index(file: Path) -> None:
                 f"EXPLAIN QUERY PLAN SELECT * FROM ledger WHERE {schema.HIDDEN} LIMIT 1"  # noqa: S608
             ).all()
     assert "ledger_hidden" in str(plan), plan
+
+
+TRIGGERS = {
+    "CREATE TRIGGER new AFTER INSERT ON ledger BEGIN DELETE FROM ledger; END": "new",
+    "CREATE TRIGGER late AFTER UPDATE ON ledger_head BEGIN DELETE FROM ledger; END": "late",
+}
+
+
+@pytest.mark.parametrize("change", one_of(TRIGGERS))
+def test_a_trigger_is_named_before_it_changes_a_row(file: Path, run: Run, change: str) -> None:
+    url = f"sqlite:///{file}"
+    with Ledger(url) as ledger:
+        ten(ledger)
+    alter(file, change)
+    ran = run("ledger", "verify", "--database", url)
+    assert (ran.code, f"the trigger {TRIGGERS[change]} on ledger" in ran.err) == (9, True), ran.err
+    ran = run("image", "--serial", SERIAL, "--database", url, "--json")
+    assert (ran.code, ran.json["account"]) == (9, None), ran.err
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    one_of([
+        ("CREATE RULE gone AS ON INSERT TO ledger DO INSTEAD NOTHING", "the rule gone on ledger"),
+        ("ALTER TABLE ledger ENABLE ROW LEVEL SECURITY", "the row security ledger on ledger"),
+        (
+            "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+            "CREATE TRIGGER no BEFORE INSERT ON ledger FOR EACH ROW EXECUTE FUNCTION no()",
+            "the trigger no on ledger",
+        ),
+    ]),
+)  # fmt: skip
+def test_a_rule_of_postgresql_is_named_before_it_drops_a_row(
+    postgres: Postgres, change: str, named: str
+) -> None:
+    postgres.empty()
+    with Ledger(postgres.url) as ledger:
+        ledger.write(entry())
+        postgres.psql(change)
+        assert any(named in each for each in check(ledger))
+        with pytest.raises(LedgerError, match=named):
+            ledger.write(entry())
+
+
+RESET = "UPDATE ledger_head SET rows = 8, hash = (SELECT hash FROM ledger WHERE row = {})"
+ALTERED = {
+    "the account's own row": ("UPDATE ledger SET outcome = 'failed' WHERE row = 3", "row 3 is not"),
+    "the last row": ("UPDATE ledger SET outcome = 'failed' WHERE row = 10", "row 10 is not"),
+    "a row before": ("DELETE FROM ledger WHERE row = 2", "row 2 was removed"),
+    "the end": ("DELETE FROM ledger WHERE row > 8", "row 10 was removed from its end"),
+    "all rows": ("DELETE FROM ledger", "row 10 was removed from its end"),
+    "the head": (RESET.format(8), "row 10 is not the last one"),
+    "the number": (RESET.format(10), "row 10 is not the last one"),
+}
+
+
+@pytest.mark.parametrize("what", one_of(ALTERED))
+def test_no_attempt_goes_on_from_rows_that_were_altered(file: Path, what: str) -> None:
+    change, named = ALTERED[what]
+    with Ledger(f"sqlite:///{file}") as ledger:
+        ten(ledger)
+        alter(file, change)
+        with pytest.raises(LedgerError, match=named):
+            ledger.begin(entry("AZJN-2"), ALLOW)

@@ -1,0 +1,91 @@
+"""What a write relies on: no trigger of another program, and rows that were not altered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sql
+
+from ..errors import LedgerError
+from ..model import Receipt
+from .entry import FIRST_HASH, Entry
+from .queries import entry_of
+from .schema import rows
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+_FOREIGN = {
+    "sqlite": (
+        "SELECT type, name, tbl_name FROM sqlite_master WHERE type = 'trigger'"
+        " OR (type <> 'table' AND name IN ('ledger', 'ledger_head'))"
+    ),
+    "postgresql": (
+        "WITH ours AS (SELECT oid, relname, relkind, relrowsecurity FROM pg_class"
+        " WHERE oid IN (to_regclass('ledger'), to_regclass('ledger_head')))"
+        " SELECT 'trigger', tgname, relname FROM pg_trigger JOIN ours ON ours.oid = tgrelid"
+        " WHERE NOT tgisinternal"
+        " UNION ALL SELECT 'rule', rulename, relname FROM pg_rewrite JOIN ours"
+        " ON ours.oid = ev_class"
+        " UNION ALL SELECT 'row security', relname, relname FROM ours WHERE relrowsecurity"
+        " UNION ALL SELECT 'partition or view', relname, relname FROM ours WHERE relkind <> 'r'"
+    ),
+}
+"""Queries of what changes, hides or drops rows: kind, name, table. This tool makes none of them."""
+
+
+def foreign(connection: Connection) -> list[str]:
+    """Return what is in the ledger's schema that this tool did not make, in words."""
+    found = connection.exec_driver_sql(_FOREIGN[connection.dialect.name])
+    return [f"the {kind} {name} on {table} is not of this tool" for kind, name, table in found]
+
+
+def refuse_foreign(connection: Connection) -> None:
+    """Refuse to write into tables that another program's trigger or rule may change.
+
+    Raises:
+        LedgerError: there is one.
+    """
+    if found := foreign(connection):
+        raise LedgerError(
+            f"the ledger cannot be trusted: {'; '.join(found)}",
+            hint="find out who added it, drop it, then check: azaion-imagebuild ledger verify",
+        )
+
+
+def refuse_altered(connection: Connection, entry: Entry, head: Receipt) -> None:
+    """Refuse to go on from rows that were altered: the last one, and those of this account.
+
+    The whole chain is checked by ``ledger verify`` only.
+
+    Raises:
+        LedgerError: one was edited, removed or added.
+    """
+    for problem in _altered(connection, entry.email, head):
+        raise LedgerError(
+            f"the ledger was changed by another program: {problem}",
+            hint="find every change: azaion-imagebuild ledger verify; then restore a backup",
+        )
+
+
+def _altered(connection: Connection, email: str, head: Receipt) -> Iterator[str]:
+    before = rows.alias()
+    query = (
+        sql.select(rows, before.c.hash.label("previous"))
+        .outerjoin(before, before.c.row == rows.c.row - 1)
+        .where(sql.or_(rows.c.email == email, rows.c.row >= head.row))
+        .order_by(rows.c.row)
+    )
+    last = Receipt(row=0, hash=FIRST_HASH)
+    for row in connection.execute(query):
+        previous = row.previous if row.row > 1 else FIRST_HASH
+        if previous is None:
+            yield f"row {row.row - 1} was removed"
+        elif entry_of(row).hash_after(row.row, previous) != row.hash:
+            yield f"row {row.row} is not what was written: it was edited, inserted or moved"
+        last = Receipt(row=row.row, hash=row.hash)
+    if last.row < head.row:
+        yield f"row {head.row} was removed from its end"
+    elif last != head:
+        yield f"row {last.row} is not the last one that was written: that was {head.row}"
