@@ -26,6 +26,8 @@ _AT_THE_START = {
     b"BZh": "bzip2",
     b"\x04\x22\x4d\x18": "lz4",
     b"PK\x03\x04": "zip",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"QFI\xfb": "qcow2",
 }
 _UNPACKED_BY = {
     "gzip": "gunzip --keep",
@@ -33,10 +35,12 @@ _UNPACKED_BY = {
     "bzip2": "bunzip2 --keep",
     "lz4": "lz4 -d",
     "zip": "unzip",
+    "7z": "7z x",
 }
 _GPT = b"EFI PART"
 _GPT_OFFSETS = (512, 4096)  # the second sector
 _MBR_TABLE, _MBR_MAGIC = 446, b"\x55\xaa"
+_BOOT_BLOCK = 1024  # bytes in front of ext4's superblock; mke2fs empties them
 _HEAD = 8192  # bytes that hold every magic number
 _KNOWN = "a raw ext4, an Android sparse or a tar image"
 _LARGEST_BLOCK_LOG = 6  # 64 KiB, as 1024 << 6
@@ -64,10 +68,19 @@ def format_by_magic(stream: Readable) -> str | None:
         return None
     if found[0] == "GPT":
         raise CorruptImage("it is a disk image with a partition table (GPT)", hint=_DISK)
+    if found[0] == "qcow2":
+        raise CorruptImage("it is a virtual disk (qcow2)", hint=f"qemu-img convert -O raw; {_DISK}")
     if found[0] in _UNPACKED_BY:
         raise CorruptImage(
             f"it is compressed ({found[0]})",
             hint=f"unpack it first: {_UNPACKED_BY[found[0]]}; then give the image that was in it",
+        )
+    if found[0] == EXT4 and any(head[:_BOOT_BLOCK]):
+        raise CorruptImage(
+            "its first 1024 bytes, which ext4 leaves free, are not empty: other programs may take"
+            " it for another format",
+            hint="do not flash it; build it again, or, if you know what stands there, empty them:"
+            " dd if=/dev/zero of=IMAGE bs=1024 count=1 conv=notrunc",
         )
     return found[0]
 

@@ -93,6 +93,29 @@ def test_a_proven_image_with_a_second_magic_is_neither_proven_nor_stamped(
     assert raw.read_bytes() == before
 
 
+FRONTS = {
+    "squashfs": (0, b"hsqs"),
+    "tar without a magic number": (0, b"etc/azaion/device.conf"),
+    "FAT": (54, b"FAT16   "),
+    "partition table": (446, b"\x80\0\0\0\x83\0\0\0\0\x08\0\0\0\x10\0\0"),
+    "LVM": (512, b"LABELONE"),
+    "its last byte": (1023, b"\1"),
+}
+
+
+@pytest.mark.parametrize("front", one_of(FRONTS))
+def test_an_image_with_anything_in_front_of_its_superblock_is_refused(
+    run: Run, raw: Path, front: str
+) -> None:
+    offset, data = FRONTS[front]
+    before = raw.read_bytes()
+    raw.write_bytes(before[:offset] + data + before[offset + len(data) :])
+    for image in (raw, sparse_of(raw)):
+        for command in ("verify", "stamp"):
+            ran = run(command, image, "--serial", SERIAL)
+            assert (ran.code, "which ext4 leaves free, are not empty" in ran.err) == (8, True)
+
+
 def test_an_image_that_hides_another_device_behind_a_tar_is_refused(run: Run, raw: Path) -> None:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
@@ -110,7 +133,7 @@ def test_free_inodes_that_look_like_a_magic_are_none() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", one_of(["GPT", "GPT of 4 KiB sectors", "MBR", "gzip", "xz", "zip"])
+    "kind", one_of(["GPT", "GPT of 4 KiB sectors", "MBR", "gzip", "xz", "zip", "qcow2"])
 )
 def test_what_holds_an_image_is_named_with_what_to_give_instead(
     run: Run, raw: Path, tmp_path: Path, kind: str
@@ -119,6 +142,8 @@ def test_what_holds_an_image_is_named_with_what_to_give_instead(
     if kind == "zip":
         with zipfile.ZipFile(image, "w") as archive:
             archive.writestr("app.img", data)
+    elif kind == "qcow2":
+        image.write_bytes(b"QFI\xfb\0\0\0\3" + bytes(1 << 16))
     elif kind in ("gzip", "xz"):
         image.write_bytes(gzip.compress(data, 1) if kind == "gzip" else lzma.compress(data))
     elif kind == "MBR":
@@ -127,7 +152,8 @@ def test_what_holds_an_image_is_named_with_what_to_give_instead(
     else:
         sector = 512 if kind == "GPT" else 4096
         image.write_bytes((bytes(sector) + b"EFI PART").ljust(1 << 20, b"\0") + data)
-    words = "APP partition" if kind[:3] in ("GPT", "MBR") else "unpack it first"
+    advice = {"GPT": "APP partition", "MBR": "APP partition", "qco": "qemu-img convert"}
+    words = advice.get(kind[:3], "unpack it first")
     for argv in (("verify", image), ("stamp", image, "--out", "other.img")):
         ran = run(*argv, "--serial", SERIAL)
         assert (ran.code, words in ran.err, "build it again" in ran.err) == (8, True, False), (
