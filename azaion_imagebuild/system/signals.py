@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +16,7 @@ from typing import Any
 _stop = threading.Event()
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _AGAIN = 1.0  # seconds in which further signals do not interrupt what the first one unwinds
+_SOON = 0.01  # seconds in which a finalizer comes to its end
 
 _of_thread = threading.local()
 
@@ -49,11 +53,27 @@ def taken() -> Iterator[None]:
     Those that follow within a second do not: they would stop what the first one cleans up.
     """
     replaced = _handled()
+    tell, sys.unraisablehook = sys.unraisablehook, lambda lost: _repeat(lost, tell)
     try:
         yield
     finally:
         if not _Now.runs_one_command:  # in that process none may come halfway through its end
             _restore(replaced)
+            sys.unraisablehook = tell
+
+
+def _repeat(lost: sys.UnraisableHookArgs, tell: Callable[[sys.UnraisableHookArgs], Any]) -> None:
+    """Repeat an interrupt that came while Python finalized an object, where it cannot be raised."""
+    if not isinstance(lost.exc_value, KeyboardInterrupt):
+        tell(lost)
+        return
+    _Now.interrupted = -_AGAIN
+    _thread.start_new_thread(_interrupt_soon, ())
+
+
+def _interrupt_soon() -> None:
+    time.sleep(_SOON)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def _handled() -> dict[int, Any]:

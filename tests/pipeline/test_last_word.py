@@ -38,6 +38,15 @@ def test_a_device_that_is_done_is_not_interrupted(
     assert record["ledger"]["row"] == row["row"] if "row" in row else True
 
 
+def test_a_signal_while_an_object_is_finalized_is_not_lost(run: Run) -> None:
+    plug_in(
+        "class Last:\n    def __del__(self):\n        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "@hookimpl\ndef prepare():\n    Last()\n    time.sleep(60)"
+    )
+    code, record, err = ended("image", "--serial", SERIAL)
+    assert (code, record["step"]) == (130, "prepare"), err
+
+
 @pytest.mark.parametrize("signal", one_of(["TERM", "INT", "HUP"]))
 def test_a_flash_that_succeeded_is_not_interrupted(run: Run, tmp_path: Path, signal: str) -> None:
     sandbox = Sandbox(tmp_path / "state/azaion-imagebuild/sandbox")
