@@ -84,7 +84,7 @@ def shown(text: str) -> str:
     """Return what may be shown of a text from somebody who knows a secret.
 
     The text is redacted, and withheld as a whole if part of a secret is left: one that was cut,
-    reversed, broken into lines or groups, or written as hexadecimal digits or base64.
+    reversed, broken into lines or groups, or written as numbers of its bytes, base64 or base32.
     """
     from html import unescape  # imported late: only errors need them
     from urllib.parse import unquote
@@ -106,10 +106,12 @@ def _unicode(text: str) -> str:
 @lru_cache(maxsize=64)  # each takes some 50 kB
 def _pieces(value: str) -> frozenset[str]:
     """Return every part of the value that is too long for a coincidence, in each of its forms."""
-    from base64 import b64encode
+    from base64 import b32encode, b64encode
 
     data = value.encode()
-    forms = [value, data.hex(), *(b64encode(data[start:]).decode() for start in range(3))]
+    forms = [value, data.hex(), "".join(map(str, data)), "".join(f"{each:o}" for each in data)]
+    forms += [b64encode(data[start:]).decode() for start in range(3)]
+    forms += [b32encode(data[start:]).decode() for start in range(5)]
     found = set()
     for form in map(_letters, forms):
         for text in (form, form[::-1]):

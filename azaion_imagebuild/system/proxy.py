@@ -46,8 +46,8 @@ class Proxy(Struct, frozen=True, kw_only=True):
             port = f":{parts.port}" if parts.port else ""
         except ValueError:
             return "with an invalid URL"
-        if not parts.hostname:
-            return "with an invalid URL"
+        if not parts.hostname or "@" in self.url.partition(parts.netloc)[2]:
+            return "with an invalid URL"  # its host may be the beginning of a password
         return ascii(f"{parts.hostname}{port}")[1:-1]
 
 

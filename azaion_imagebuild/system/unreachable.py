@@ -104,15 +104,8 @@ def _causes(error: BaseException) -> list[BaseException]:
     return found
 
 
-_BAD_CERTIFICATE = (
-    "self-signed certificate",
-    "self signed certificate",
-    "hostname mismatch",
-    "ip address mismatch",
-    "certificate has expired",
-    "certificate is not yet valid",
-    "unable to get local issuer certificate",
-)
+_WHY_NOT_VERIFIED = re.compile(r"certificate verify failed: ([a-z0-9 -]{1,60})")
+"""OpenSSL's reason, e.g. ``hostname mismatch`` or ``ee key too small``."""
 _ALERT = re.compile(
     r"alert (certificate required|unknown ca|bad certificate|certificate unknown"
     r"|certificate expired|certificate revoked|unsupported certificate|access denied"
@@ -123,8 +116,9 @@ _ALERT = re.compile(
 
 def _of_tls(text: str) -> tuple[Kind, str]:
     if "certificate verify failed" in text:
-        details = [f": {known}" for known in _BAD_CERTIFICATE if known in text]
-        return "tls", f"TLS failed: certificate verify failed{''.join(details[:1])}"
+        detail = _WHY_NOT_VERIFIED.search(text)
+        why = f": {detail[1].strip()}" if detail else ""
+        return "tls", f"TLS failed: certificate verify failed{why}"
     if "wrong version number" in text or "http request" in text:
         return "no tls", "TLS failed: wrong version number"
     if alert := _ALERT.search(text):

@@ -123,7 +123,17 @@ def test_no_proxy_and_loopback_are_asked_themselves(monkeypatch: pytest.MonkeyPa
     assert proxy_of(f"http://{API}") is None
 
 
-@pytest.mark.parametrize("url", ["http://", "http://:80", "http://[::1", "http://h:99999"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://",
+        "http://:80",
+        "http://[::1",
+        "http://h:99999",
+        "http://user:1234/secret@proxy:3128",
+        "user:1234#x@proxy:3128",
+    ],
+)
 def test_a_proxy_without_a_host_is_an_invalid_url(
     monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:

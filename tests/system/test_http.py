@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from azaion_imagebuild.system.http import JsonClient, Transport
-from azaion_imagebuild.system.unreachable import Unreachable
+from azaion_imagebuild.system.unreachable import Unreachable, unreachable
 
 OK = b"HTTP/1.1 200 OK\r\n"
 ANSWERS = {
@@ -110,3 +111,12 @@ def test_a_broken_answer_is_told_in_a_line(raw: Raw, name: str) -> None:
 )
 def test_any_bytes_are_an_answer_or_a_reason(raw: Raw, head: bytes, rest: bytes) -> None:
     _sent(raw, head + rest + b"\r\n\r\n{}")
+
+
+@pytest.mark.parametrize(
+    "reason", ["certificate has expired", "EE certificate key too weak", "invalid CA certificate"]
+)
+def test_why_a_certificate_is_not_valid_is_told_in_openssls_words(reason: str) -> None:
+    said = f"[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: {reason} (_ssl.c:1007)"
+    found = unreachable(ssl.SSLCertVerificationError(1, said))
+    assert str(found) == f"TLS failed: certificate verify failed: {reason.lower()}"
