@@ -162,13 +162,16 @@ def owner_in(filesystem: Filesystem, image: Path, chosen: DeviceConfSettings) ->
 def twins(image: Path) -> list[Path]:
     """Return an image and the sparse or raw one that NVIDIA's scripts keep beside it.
 
+    A link stands for the image that it leads to.
+
     Raises:
         UsageError: there is no such image.
     """
     if not image.is_file():
         raise UsageError(f"no such image: {image}", hint="build one: azaion-imagebuild base")
-    twin = image.with_name(_TWINS.get(image.name, image.name))
-    return [image, twin] if twin != image and twin.is_file() else [image]
+    real = image.resolve()
+    twin = real.with_name(_TWINS.get(real.name, real.name))
+    return [image, twin] if twin != real and twin.is_file() else [image]
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import pwd
 import re
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,14 @@ def test_an_odd_state_folder_of_xdg_does_not_move_the_ledger(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_STATE_HOME", odd)
     assert state_dir_of(load({}, {}, None)) == tmp_path / ".local/state/azaion-imagebuild"
+
+
+@pytest.mark.parametrize("odd", ["", ".", "home"])
+def test_an_odd_home_does_not_move_the_ledger(odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", odd)
+    monkeypatch.delenv("XDG_STATE_HOME")
+    home = pwd.getpwuid(os.getuid()).pw_dir
+    assert state_dir_of(load({}, {}, None)) == Path(home) / ".local/state/azaion-imagebuild"
 
 
 @pytest.mark.parametrize("absolute", ["{home}/a b", "{home}/100%?x#y", "~/elsewhere"])

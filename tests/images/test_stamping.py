@@ -720,6 +720,17 @@ def test_an_unstamped_image_is_never_flashed_and_its_loader_says_why(
     assert b"unstamped placeholder" in answer.body
 
 
+def test_a_link_stands_for_the_image_that_it_leads_to_and_its_twin(
+    run: Run, tmp_path: Path
+) -> None:
+    assert run("base").code == 0
+    built = tmp_path / "state/azaion-imagebuild/sandbox/Linux_for_Tegra/bootloader"
+    Path("link.img").symlink_to(built / "system.img.raw")
+    assert run("stamp", "link.img", "--serial", SERIAL).code == 0
+    assert device_conf.parse(data_of(built / "system.img")).email == EMAIL
+    assert data_of(built / "system.img") == data_of(built / "system.img.raw")
+
+
 # In the pipeline: [image] inject = "stamp".
 
 
