@@ -34,6 +34,8 @@ _WRITABLE = 0x1 | 0x2 | 0x4 | 0x8 | 0x10 | 0x20 | 0x40 | 0x100 | 0x400 | 0x2000 
 """Read-only features that the kernel of L4T mounts for writing: sparse_super to project, verity."""
 
 _LINUX = 0
+_SHORT_DESCRIPTOR = 32  # bytes
+_LAST_HASH = 5  # TEA of unsigned characters
 _HAS_JOURNAL = 0x4
 _BIGALLOC = 0x200  # the one read-only feature that changes how blocks are counted
 
@@ -83,6 +85,13 @@ def check_fields(sb: bytes) -> None:
         inode, device = struct.unpack_from("<II", sb, 224)
         if device or not 0 < inode <= inodes:
             raise CorruptImage("its journal is not in the filesystem itself")
+    incompat, (descriptor,) = struct.unpack_from("<I", sb, 96)[0], struct.unpack_from("<H", sb, 254)
+    if not incompat & BIT64 and descriptor not in (0, _SHORT_DESCRIPTOR):
+        raise CorruptImage(
+            f"its group descriptors have {descriptor} bytes without the 64-bit feature"
+        )
+    if sb[252] > _LAST_HASH:
+        raise CorruptImage(f"its directories are hashed in an unknown way ({sb[252]})")
     (revision,) = struct.unpack_from("<I", sb, 76)
     if revision and struct.unpack_from("<I", sb, 84)[0] < 11:
         raise CorruptImage("its first inode for files is one of the reserved inodes")

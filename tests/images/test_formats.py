@@ -255,12 +255,22 @@ def test_an_inode_with_a_flag_that_changes_how_it_is_read_is_refused(raw: Path, 
         ("creator_os", 1), ("creator_os", 3), ("min_extra_isize", 9000),
         ("want_extra_isize", 9000), ("log_cluster_size", 5), ("first_ino", 3),
         ("feature_ro_compat", 0x80000000), ("feature_incompat", 0x80000000),
+        ("feature_incompat", 0x242),
     ]),
 )  # fmt: skip
 def test_a_superblock_that_the_kernel_refuses_is_refused(raw: Path, field: str, value: int) -> None:
     call("debugfs", "-w", "-R", f"ssv {field} {value}", raw)
     with raw.open("rb") as stream, pytest.raises(CorruptImage):
         open_filesystem(stream).read_file(DEVICE_CONF, 4096)
+
+
+@pytest.mark.parametrize("version", [6, 255])
+def test_a_superblock_with_an_unknown_hash_of_names_is_refused(raw: Path, version: int) -> None:
+    with raw.open("r+b") as stream:
+        stream.seek(1024 + 252)
+        stream.write(bytes([version]))
+        with pytest.raises(CorruptImage, match="hashed in an unknown way"):
+            open_filesystem(stream)
 
 
 def test_a_journal_on_another_device_is_refused(tmp_path: Path) -> None:
