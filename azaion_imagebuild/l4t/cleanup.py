@@ -205,15 +205,15 @@ def files_with_secret(
 def _changed(tree: Path, since: float, linked: bool) -> Iterator[Path]:
     for folder, _, names in os.walk(tree):
         for name in names:
-            path = Path(folder, name)
+            path = os.path.join(folder, name)  # noqa: PTH118
             try:
-                found = path.lstat()
+                found = os.lstat(path)
             except OSError:
                 continue
             shared = linked and found.st_nlink > 1
             when = found.st_mtime if shared else found.st_ctime
             if stat.S_ISREG(found.st_mode) and when >= since:
-                yield path
+                yield Path(path)
 
 
 def _holds(path: Path, needle: bytes, packed: bool) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import stat
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -66,7 +67,7 @@ _NOT_SHIPPED = {
 of R35.3.1)."""
 
 _BY_NAME = ("adsp-fw.bin",)  # layouts of Orin name it so, for APEFILE
-_WHERE = ("", "bootloader", "bootloader/*", "bootloader/*/BCT", "bootloader/*/cfg", "kernel/dtb")
+_WHERE = ("bootloader", "bootloader/*", "bootloader/*/BCT", "bootloader/*/cfg", "kernel/dtb")
 """Where flash.sh looks for what a board's configuration names, depending on the variable."""
 
 _ASSIGNED = re.compile(
@@ -95,9 +96,10 @@ def preflight_findings(tree: Path, build: Build) -> Iterator[Finding]:
             if paths and word not in reported and not any(_is_there(tree, each) for each in paths):
                 reported.update((word, _VARIABLES.get(word, word)))
                 yield _lacking(paths, str(layout.relative_to(tree)))
+    folders = [tree, *(each for where in _WHERE for each in tree.glob(where))]
     for variable in named.keys() - reported - _NOT_SHIPPED.keys():
         paths = _alternatives(named[variable])
-        if not any(_is_anywhere(tree, each) for each in paths):
+        if not any(_is_there(folder, each) for each in paths for folder in folders):
             conf = f"{build.settings.bsp.board}.conf or what it includes, as {variable},"
             severe = releases.release_of(build).number == _RAN
             yield _lacking(paths, conf, "error" if severe else "warning")
@@ -168,16 +170,12 @@ def _by_fuse_level(path: str) -> tuple[str, ...]:
     return (path, path.replace("_dev", "_prod"), path.replace("_prod", "_dev"), xavier)
 
 
-def _is_anywhere(tree: Path, path: str) -> bool:
-    folders = [tree, *(each for where in _WHERE if where for each in tree.glob(where))]
-    return any(_is_there(each, path) for each in folders)
-
-
 def _is_there(tree: Path, path: str) -> bool:
     try:
-        return (tree / path).is_file() and (tree / path).stat().st_size > 0
+        found = (tree / path).stat()
     except OSError:
         return False
+    return stat.S_ISREG(found.st_mode) and found.st_size > 0
 
 
 def _layouts(tree: Path, build: Build, confs: list[str]) -> Iterator[Path]:

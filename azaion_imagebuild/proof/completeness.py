@@ -30,9 +30,12 @@ def findings(build: Build, image: Image) -> list[Finding]:
 
 
 def _differences(build: Build, image: Image) -> Iterator[Finding]:
-    """Find what is in the rootfs, but missing or different in an image."""
+    """Find what is in the rootfs, but missing or different in an image.
+
+    A sparse image is compared with its raw twin instead, byte for byte (:func:`_damaged`).
+    """
     wanted = wanted_of(build.rootfs_dir, build.began)
-    for path in (image.path, *image.also):
+    for path in (path for paths in _twins(image) for path in _seen(paths)):
         comparison = Comparison(build.rootfs_dir, wanted)
         with images.opened(path, _largest(build)) as filesystem:
             for entry in filesystem.entries():
@@ -43,6 +46,13 @@ def _differences(build: Build, image: Image) -> Iterator[Finding]:
         if others := [f"/{each} has {why}" for each, why in sorted(comparison.differences.items())]:
             message = f"{path} is not a true copy of the rootfs: {_some(others)}"
             yield Finding(message=message, hint=_LOOK)
+
+
+def _seen(twins: list[Path]) -> list[Path]:
+    """Return the files of one filesystem in whose place no other one is looked into."""
+    formats = {path: images.format_of(path) for path in twins}
+    has_raw = "ext4" in formats.values()
+    return [path for path in twins if not (has_raw and formats[path] == "sparse")]
 
 
 def _some(of: list[str]) -> str:

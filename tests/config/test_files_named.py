@@ -73,7 +73,7 @@ def test_a_file_that_is_none_is_an_error_that_names_its_setting(
     elif named.isupper():
         monkeypatch.setenv(f"AZAION_IMAGEBUILD_{named}", str(odd))
     done = subprocess.run(
-        ["prlimit", f"--as={1 << 30}", *TOOL, *(each.replace("ODD", str(odd)) for each in argv)],
+        ["prlimit", f"--as={2 << 30}", *TOOL, *(each.replace("ODD", str(odd)) for each in argv)],
         capture_output=True, text=True, check=False, timeout=20, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert done.returncode in (2, 3, 8, 9), (done.returncode, done.stderr)

@@ -1,0 +1,134 @@
+"""`make image FLASH=0` beside NVIDIA's own flash.sh, on a real Linux_for_Tegra tree, in one run.
+
+    sudo .venv/bin/python benchmarks/real_l4t.py --bsp DIR --board jetson-orin-nano-devkit
+
+Builds with ``flash.sh --no-flash`` alone and with the tool, in turn; every second pair begins with
+the tool. Then it stamps devices into one base (``inject = "stamp"``), which a user who has
+flash.sh alone would build again for each. Prints what each took (wall clock and CPU), medians and
+ratios. Where no device is connected, flash.sh asks for the board's numbers: give them by
+``--variable BOARDID=3767`` and so on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from azaion_imagebuild.sandbox import Accounts
+from azaion_imagebuild.sandbox.admin_api import admin_api
+
+CONFIG = """
+[bsp]
+dir = {bsp}
+board = {board}
+rootdev = {rootdev}
+size = {size}
+environment = {{ {variables} }}
+
+[image]
+inject = "{inject}"
+
+[build]
+state_dir = "{folder}/state"
+"""
+TOOL = Path(sys.executable).with_name("azaion-imagebuild")
+
+
+class Cost(NamedTuple):
+    """Seconds of one command: wall clock, and CPU of all its processes."""
+
+    wall: float
+    cpu: float
+
+    def __str__(self) -> str:
+        return f"{self.wall:6.2f} s (CPU {self.cpu:5.2f})"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bsp", type=Path, required=True)
+    parser.add_argument("--board", required=True)
+    parser.add_argument("--rootdev", default="internal")
+    parser.add_argument("--size", default="2GiB")
+    parser.add_argument("--variable", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--pairs", type=int, default=6)
+    parser.add_argument("--stamped", type=int, default=5)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, admin_api(Accounts(Path(folder, "a"))) as api:
+        tool = [str(TOOL), "image", "--api-url", api.url, "--flash", "0", "--config"]
+        built = [*tool, config(options, folder, "rootfs"), "--serial"]
+        pairs = [
+            pair(options, [*built, f"BENCH-{number}"], number) for number in range(options.pairs)
+        ]
+        plain, ours = (median([each[side] for each in pairs]) for side in (0, 1))
+        ratio = statistics.median(ours.wall / plain.wall for plain, ours in pairs)
+        print(f"flash.sh alone {plain}; with the tool {ours}; median ratio of a pair {ratio:.2f}")
+        stamped = [*tool, config(options, folder, "stamp"), "--serial"]
+        costs = [run([*stamped, f"STAMP-{number}"]) for number in range(100, 101 + options.stamped)]
+        print(f"stamped: base and first device {costs[0]}; each one after it {median(costs[1:])}")
+        print(f"flash.sh alone / a stamped device: {plain.wall / median(costs[1:]).wall:.0f}")
+
+
+def pair(options: argparse.Namespace, tool: list[str], number: int) -> tuple[Cost, Cost]:
+    """Return what flash.sh and the tool took; every second time the tool begins."""
+    plain = ["./flash.sh", "--no-flash", "-S", options.size, options.board, options.rootdev]
+    variables = dict(each.split("=", 1) for each in options.variable)
+    if number % 2:
+        ours, theirs = run(tool), run(plain, options.bsp, variables)
+    else:
+        theirs, ours = run(plain, options.bsp, variables), run(tool)
+    print(
+        f"flash.sh alone {theirs}   with the tool {ours}   ratio {ours.wall / theirs.wall:.2f}",
+        flush=True,
+    )
+    return theirs, ours
+
+
+def run(argv: list[str], cwd: Path | None = None, variables: dict[str, str] | None = None) -> Cost:
+    """Run a command that must succeed; return what it took. What was written before is synced."""
+    os.sync()
+    begin, used = time.perf_counter(), cpu_of_children()
+    environ = os.environ | {"USER": "root"} | (variables or {})
+    done = subprocess.run(argv, cwd=cwd, env=environ, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{argv[0]} failed ({done.returncode}):\n{done.stdout}{done.stderr}")
+    return Cost(time.perf_counter() - begin, cpu_of_children() - used)
+
+
+def cpu_of_children() -> float:
+    """Return the CPU seconds of all processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def median(costs: list[Cost]) -> Cost:
+    """Return the medians of what was measured."""
+    return Cost(*(statistics.median(each) for each in zip(*costs, strict=True)))
+
+
+def config(options: argparse.Namespace, folder: str, inject: str) -> str:
+    """Write the tool's configuration; return its path."""
+    variables = ", ".join(
+        f'{name} = "{value}"'
+        for name, _, value in (each.partition("=") for each in options.variable)
+    )
+    text = CONFIG.format(
+        bsp=f'"{options.bsp.resolve()}"', board=f'"{options.board}"', size=f'"{options.size}"',
+        rootdev=f'"{options.rootdev}"', variables=variables, inject=inject, folder=folder,
+    )  # fmt: skip
+    path = Path(folder, f"{inject}.toml")
+    path.write_text(text)
+    return str(path)
+
+
+if __name__ == "__main__":
+    main()
