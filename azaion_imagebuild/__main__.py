@@ -12,11 +12,13 @@ def main() -> None:
     """Run the command line and end the process with its exit code."""
     _search_python_path_last()
     try:
-        from .cli.main import run
         from .system import signals
 
         signals.process_runs_one_command()
-        code = run(sys.argv[1:])
+        with signals.taken():
+            from .cli.main import run
+
+            code = run(sys.argv[1:])
         signals.ignore_to_the_end()
     except KeyboardInterrupt:  # during the import, or a second time at the end
         code = 130

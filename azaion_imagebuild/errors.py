@@ -195,6 +195,13 @@ def raise_for(findings: Iterable[Finding], kind: type[OperatorError]) -> None:
         raise kind.of_problems(problems)
 
 
+def is_interrupt(error: BaseException) -> bool:
+    """Tell whether it is an interrupt, or what Python made of one (3.11: in ``__set_name__``)."""
+    while not isinstance(error, KeyboardInterrupt) and error.__cause__ is not None:
+        error = error.__cause__
+    return isinstance(error, KeyboardInterrupt)
+
+
 def is_denied(error: BaseException) -> TypeGuard[PermissionError]:
     """Tell whether permission was denied for a path, which is not a bug."""
     return isinstance(error, PermissionError) and error.filename is not None

@@ -20,6 +20,7 @@ from ..errors import (
     denied,
     exhausted,
     is_denied,
+    is_interrupt,
 )
 from ..settings import ENV_PREFIX
 from ..system import limits
@@ -64,19 +65,14 @@ def _ended(argv: Sequence[str], console: Console) -> int:
             limits.check()
         with _permitted(), _held_at_its_end():
             code = _called(args, console)
-    except OperatorError as error:
-        return _refused(error, argv, console)
-    except KeyboardInterrupt:
-        ended = InterruptedBuild(
-            "interrupted", hint="run the same command again: repeating it is safe"
-        )
-        console.failed(ended)
-        if "--json" in argv:
-            stdout.print_json({"outcome": _outcome(ended), **_failure(ended)}, console)
-        return int(ExitCode.INTERRUPTED)
     except SystemExit:  # --help, --version
         raise
     except BaseException as error:
+        if is_interrupt(error):
+            hint = "run the same command again: repeating it is safe"
+            return _refused(InterruptedBuild("interrupted", hint=hint), argv, console)
+        if isinstance(error, OperatorError):
+            return _refused(error, argv, console)
         if problem := exhausted(error):
             return _refused(PreflightError.of_problems([problem]), argv, console)
         logging.getLogger(__name__).exception("a bug of azaion-imagebuild")

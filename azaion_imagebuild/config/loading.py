@@ -129,7 +129,7 @@ def _parse_toml(path: Path) -> dict[str, Any]:
             f"cannot read the configuration {path}: {error.strerror}",
             hint="name another file by --config (CONFIG=), or make this one readable",
         ) from None
-    except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, or nested too deeply
         raise UsageError(
             f"{path} is not TOML: {error}",
             hint=f"compare it with {shipped('templates') / 'imagebuild.toml'}",

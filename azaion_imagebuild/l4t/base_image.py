@@ -194,7 +194,7 @@ def _tree(build: Build) -> Path:
 def _read_note(tree: Path) -> dict[str, Any]:
     try:
         note = json.loads(read_plain(tree / BASE_NOTE))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     usable = isinstance(note, dict) and isinstance(note.get("image"), list)
     usable = usable and isinstance(note.get("devices", 1), int)

@@ -65,7 +65,7 @@ def kept_image(
         if image is None or not _carries(build, image, identity, staged[0]):
             return None
         return image
-    except (OperatorError, OSError, ValueError, TypeError, LookupError):
+    except (OperatorError, OSError, ValueError, TypeError, LookupError, RecursionError):
         return None
 
 

@@ -170,7 +170,7 @@ async def _serial(request: Request) -> str | None:
             return None
     try:
         asked = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     serial = asked.get("serial") if isinstance(asked, dict) else None
     return serial if isinstance(serial, str) else None

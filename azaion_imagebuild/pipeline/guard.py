@@ -27,6 +27,7 @@ from ..errors import (
     denied,
     exhausted,
     is_denied,
+    is_interrupt,
 )
 from ..model import Build, BuildRecord
 from ..shipped import shipped
@@ -76,7 +77,7 @@ def _for_operator(attempt: Attempt, error: BaseException) -> OperatorError:
     """Return the error to show; a bug's traceback goes to the log."""
     if isinstance(error, OperatorError):
         return error
-    if isinstance(error, KeyboardInterrupt):
+    if is_interrupt(error):
         interrupted = InterruptedBuild(
             f"interrupted during {attempt.current}",
             hint="run the same command again: repeating it is safe",

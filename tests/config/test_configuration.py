@@ -34,6 +34,13 @@ def test_a_byte_order_mark_is_not_part_of_the_file(tmp_path: Path) -> None:
     assert load({}, {}, config).bsp.board == "from-windows"
 
 
+def test_a_file_that_is_nested_too_deeply_is_not_toml(tmp_path: Path) -> None:
+    config = tmp_path / "imagebuild.toml"
+    config.write_text("x = " + "[" * 100_000)
+    with pytest.raises(UsageError, match="is not TOML"):
+        load({}, {}, config)
+
+
 @pytest.mark.parametrize("odd", ["", "state", "./state", "..", "~nobody-like-this/state"])
 def test_an_odd_state_folder_of_xdg_does_not_move_the_ledger(
     odd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -47,6 +47,26 @@ def test_a_signal_while_an_object_is_finalized_is_not_lost(run: Run) -> None:
     assert (code, record["step"]) == (130, "prepare"), err
 
 
+@pytest.mark.parametrize("place", ["plug-in", "command"])
+def test_an_interrupt_that_python_wraps_is_one(run: Run, place: str) -> None:
+    text = """
+class Named:
+    def __set_name__(self, owner, name):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        except KeyboardInterrupt as error:  # as Python 3.11 itself, where it defines a class
+            raise RuntimeError("Error calling __set_name__") from error
+def define():
+    type("Owner", (), {"named": Named()})
+"""
+    plug_in(text + ("define()" if place == "command" else "@hookimpl\ndef prepare(): define()"))
+    code, record, err = ended("image", "--serial", SERIAL)
+    assert (code, record["outcome"]) == (130, "interrupted" if place == "command" else "failed"), (
+        err
+    )
+
+
 @pytest.mark.parametrize("signal", one_of(["TERM", "INT", "HUP"]))
 def test_a_flash_that_succeeded_is_not_interrupted(run: Run, tmp_path: Path, signal: str) -> None:
     sandbox = Sandbox(tmp_path / "state/azaion-imagebuild/sandbox")
