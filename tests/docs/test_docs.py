@@ -215,7 +215,7 @@ def test_every_file_that_a_page_points_to_is_there(page: Path) -> None:
 
 
 def test_every_file_that_a_page_for_developers_points_to_is_there() -> None:
-    for name in ("DEVELOPING.md", "CONTRIBUTING.md", "SECURITY.md"):
+    for name in ("DEVELOPING.md", "CONTRIBUTING.md", "RELEASING.md", "SECURITY.md"):
         _assert_targets(ROOT / name)
     assert shipped("templates").is_dir()
 
