@@ -75,13 +75,17 @@ def unpacked(dist: Path) -> Path:
 @pytest.fixture(scope="module")
 def installed(dist: Path, wheel: Path) -> Path:
     """A virtual environment with the wheel; what it depends on is this environment's."""
-    environment = dist / "environment"
+    return environment_with(wheel, dist / "environment")
+
+
+def environment_with(package: Path, environment: Path) -> Path:
+    """Install a wheel, or the folder of an sdist, into a new environment."""
     venv.create(environment, with_pip=False)
-    python = environment / "bin/python"
     (packages,) = environment.glob("lib/python3*/site-packages")
     others = [folder for folder in sys.path if folder.endswith("-packages")]
     (packages / "dependencies.pth").write_text("\n".join(others))
-    run(python, "-m", "pip", "install", "--ignore-installed", *OFFLINE, wheel, cwd=dist)
+    pip = (environment / "bin/python", "-m", "pip", "install", "--ignore-installed", *OFFLINE)
+    run(*pip, package, cwd=environment)
     return environment
 
 
@@ -205,6 +209,31 @@ def test_the_sdist_builds_the_same_wheel(unpacked: Path, wheel: Path, tmp_path: 
     again = tmp_path / wheel.name
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (wheel, again)]
     assert digests[0] == digests[1]
+
+
+@thorough
+def test_the_sdist_installs_works_and_uninstalled_it_leaves_its_state_only(
+    unpacked: Path, tmp_path: Path
+) -> None:
+    environment = environment_with(unpacked, tmp_path / "environment")
+    home, command = tmp_path / "home", environment / "bin/azaion-imagebuild"
+    home.mkdir()
+    told = run(command, "image", "--serial", "AZJN-0042", "--json", cwd=home,
+               HOME=str(home), XDG_STATE_HOME="").stdout  # fmt: skip
+    assert json.loads(told)["outcome"] == "done"
+    run(
+        environment / "bin/python",
+        "-m",
+        "pip",
+        "uninstall",
+        "-y",
+        "-q",
+        "azaion-imagebuild",
+        cwd=home,
+    )
+    assert [path for path in environment.rglob("*azaion*") if "__pycache__" not in path.parts] == []
+    assert list(home.rglob("*/azaion-imagebuild")) == [home / ".local/state/azaion-imagebuild"]
+    assert {path.name for path in home.iterdir()} == {".local"}
 
 
 OF_ITS_FILES = (
