@@ -28,7 +28,7 @@ MAKEOVERRIDES :=
 # -I: PYTHONPATH and PYTHONHOME of the caller (ROS sets one) are for the caller's own Python.
 TOOL := $(RUN)/python -I $(RUN)/azaion-imagebuild
 
-.PHONY: help image fleet test check docs clean
+.PHONY: help image fleet test check docs deb clean
 help:
 	@echo "make image SERIAL=AZJN-0042    build, prove and flash one device's image"
 	@echo "           BSP= ROOTFS_DIR= API_URL= BOARD= ROOTDEV= CONFIG= FLASH=0 JSON=1"
@@ -39,6 +39,7 @@ help:
 	@echo "make test                      run the tests (two minutes)"
 	@echo "make check                     what CI runs: lint, types, tests on every Python, docs"
 	@echo "make docs                      make a site of the documentation in site/"
+	@echo "make deb                       make a Debian package for this release in dist/"
 	@echo "make clean                     remove what make has made here"
 
 # Takes each variable that is set as a flag: an empty one too, so that the tool can refuse it.
@@ -82,6 +83,9 @@ check: $(VENV)/.test | e2fsprogs
 docs: $(VENV)/.docs
 	@NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --quiet --strict
 	@echo "site/index.html; with a search: python3 -m http.server --directory site"
+
+deb: $(VENV)/.test
+	@$(RUN)/python tools/make_deb.py
 
 clean:
 	@other=$$(find $(VENV) ! -user "$$(id -un)" -print -quit 2>/dev/null); \

@@ -24,7 +24,7 @@ TOOL = [sys.executable, "-c", "from azaion_imagebuild.__main__ import main; main
 def test_make_alone_lists_the_targets() -> None:
     done = make()
     assert done.returncode == 0
-    for target in ("image", "fleet", "test", "check", "docs", "clean"):
+    for target in ("image", "fleet", "test", "check", "docs", "deb", "clean"):
         assert f"make {target}" in done.stdout
 
 
