@@ -168,9 +168,19 @@ until grep -q key= /tmp/page; do sleep 0.1; kill -0 $page; done
 /opt/azaion-imagebuild/bin/python -I - < /tmp/open.py
 kill $page; wait $page
 $service azaion-imagebuild image --serial AZJN-0077 --json > /dev/null
+mkdir -p /run/systemd/system /tmp/stub
+cp /tmp/systemctl /tmp/stub
+PATH=/tmp/stub:$PATH dpkg -i /tmp/it.deb
+rm -r /run/systemd/system
 systemctl enable azaion-imagebuild-page azaion-imagebuild-station@S1
 dpkg -P azaion-imagebuild > /tmp/told
 """
+SYSTEMCTL = """#!/bin/sh
+echo "$1 $2" >> /tmp/calls
+[ "$1" != list-units ] || echo "azaion-imagebuild-page.service loaded active running page"
+"""
+"""Acts as a running systemd while the package is upgraded."""
+
 OPEN = """
 import re, urllib.request
 link = re.search("http\\\\S+", open("/tmp/page").read())[0]
@@ -194,6 +204,8 @@ def test_installed_in_a_clean_root_it_works_and_leaves_nothing_but_its_state(
     shutil.copy(made(tmp_path), root / "tmp/it.deb")
     (root / "tmp/life.sh").write_text(LIFE)
     (root / "tmp/open.py").write_text(OPEN)
+    (root / "tmp/systemctl").write_text(SYSTEMCTL)
+    (root / "tmp/systemctl").chmod(0o755)
     environ = "PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8"
     inside = f'mount -t proc proc "$0/proc"; exec chroot "$0" env -i {environ} sh /tmp/life.sh'
     run("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-euc", inside, root)
@@ -204,6 +216,9 @@ def test_installed_in_a_clean_root_it_works_and_leaves_nothing_but_its_state(
     assert "_shtab_azaion_imagebuild" in (here / "bash").read_text()
     assert "fleet" in (here / "fish").read_text()
     assert (here / "zsh").read_text() == "_azaion-imagebuild\n"
+    assert [line.split()[0] for line in (here / "calls").read_text().splitlines()] == [
+        "list-units", "stop", "daemon-reload", "daemon-reload", "start",
+    ]  # fmt: skip
     left = files_of(root) - before
     assert {path for path in left if not path.startswith(STATES)} == set()
     assert (root / "etc/passwd").read_text() == users
@@ -212,6 +227,6 @@ def test_installed_in_a_clean_root_it_works_and_leaves_nothing_but_its_state(
 
 
 def files_of(root: Path) -> set[str]:
-    """Return what is in a root, except what changes by itself."""
+    """Return what is in a root, except what changes all the time."""
     found = run("find", root, "-xdev", "-printf", "./%P\n").splitlines()
     return {path for path in found if not path.startswith(VOLATILE)}
