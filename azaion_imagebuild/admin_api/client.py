@@ -138,19 +138,10 @@ class AdminApi:
         self._update(identity.email, identity.password, pending.account_id, so_far, hint)
         return structs.replace(identity, pending=None)
 
-    def rotate(self, serial: str, email: str, password: Secret) -> DeviceIdentity:
-        """Give the existing account ``email`` a new password. Safe to repeat.
-
-        This sends the update; or the creation, if the API has only that (upsert), or if only its
-        answer holds the account's id.
-
-        Raises:
-            ProvisioningError: the API could not be reached, or its answer is not the contract's.
-        """
-        return self.activate(self.renew(serial, email, password), ROTATE_HINT)
-
     def renew(self, serial: str, email: str, password: Secret) -> DeviceIdentity:
-        """Return an identity for :meth:`activate`; the account keeps its password until then.
+        """Return an existing account's identity for :meth:`activate`, with a new password.
+
+        The account keeps its password until then.
 
         An account's id is looked up if it is needed. The identity is not pending if the API has
         only one request (``upsert``), which has then set the password.

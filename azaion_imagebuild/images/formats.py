@@ -27,8 +27,8 @@ TAR_ZST, EXT4_ZST = "tar.zst", "ext4.zst"
 """Packed by zstd: an archive (R36.4 and newer) or, with ``--sparse``, a raw image."""
 
 _KNOWN = (
-    "give a raw ext4, Android sparse or tar image; of a disk image with partitions, the image of"
-    " its APP partition"
+    "give a raw ext4, Android sparse or tar image, packed by zstd or not; of a disk image with"
+    " partitions, the image of its APP partition"
 )
 
 
@@ -72,7 +72,7 @@ def _refuse_unknown(stream: Readable) -> None:
         Ext4(stream)
     except CorruptImage as error:
         raise CorruptImage(
-            f"it is not an ext4, Android sparse or tar image: {error}", hint=_KNOWN
+            f"it is not an ext4, Android sparse, tar or zstd image: {error}", hint=_KNOWN
         ) from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 from typing import Any, Literal, TextIO
 
 from msgspec import Struct, structs
@@ -21,7 +22,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
     serial: str | None = None
     failed: bool = False
     unknown: bool = False
-    """Only devices whose last attempt died while flashing."""
+    """Devices that are unknown, by the attempt that died while flashing them."""
     since: str | None = None
     """As :attr:`.Entry.at`."""
     last: int | None = None
@@ -37,16 +38,24 @@ def attempts(ledger: Ledger, wanted: Wanted | None = None) -> list[dict[str, Any
         LedgerError: the ledger cannot be read.
     """
     wanted = wanted or Wanted()
-    found = [_as_it_ended(entry) for entry in ledger.attempts(wanted.serial)]
+    found = [] if wanted.unknown and not wanted.failed else [*_ended(ledger, wanted)]
     if wanted.unknown:
-        found = list({(each.serial, each.sandbox): each for each in found}.values())
-    outcomes = {name for name in ("failed", "unknown") if getattr(wanted, name)}
-    chosen = [
-        each.as_json()
-        for each in found
-        if (not outcomes or each.outcome in outcomes) and each.at >= (wanted.since or "")
-    ]
+        found = sorted([*found, *_unknown(ledger, wanted)], key=lambda each: each.at)
+    chosen = [each.as_json() for each in found if each.at >= (wanted.since or "")]
     return chosen[-wanted.last :] if wanted.last else chosen
+
+
+def _ended(ledger: Ledger, wanted: Wanted) -> Iterator[Entry]:
+    for each in map(_as_it_ended, ledger.attempts(wanted.serial)):
+        if each.outcome == "failed" or not wanted.failed:
+            yield each
+
+
+def _unknown(ledger: Ledger, wanted: Wanted) -> Iterator[Entry]:
+    for sandbox in (False, True):
+        for each in ledger.unknown(sandbox=sandbox):
+            if wanted.serial in (None, each.serial):
+                yield _as_it_ended(each)
 
 
 def _as_it_ended(entry: Entry) -> Entry:

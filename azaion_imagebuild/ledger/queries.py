@@ -64,7 +64,7 @@ def newest(connection: Connection) -> Iterator[Entry]:
 
 
 def unknown(connection: Connection, *, sandbox: bool) -> list[Entry]:
-    """Return the last row of each serial whose device may hold anything, the oldest first."""
+    """Return the row that left each device unknown, the oldest first."""
     later = rows.alias()
     is_open = (
         rows.c.outcome == "started",
@@ -75,8 +75,8 @@ def unknown(connection: Connection, *, sandbox: bool) -> list[Entry]:
     query = sql.select(rows.c.serial, rows.c.email).where(perhaps).distinct()
     accounts = {row.serial: row.email for row in connection.execute(query)}
     found = standings(connection, accounts, sandbox=sandbox).values()
-    last = [each.last for each in found if each.unknown and not each.at_work and each.last]
-    return sorted(last, key=lambda row: row.at)
+    doubts = [each.doubt for each in found if each.doubt is not None and not each.at_work]
+    return sorted(doubts, key=lambda row: row.at)
 
 
 def credentials(connection: Connection, *, sandbox: bool) -> list[Credential]:

@@ -61,9 +61,15 @@ class Standing(Struct, frozen=True, kw_only=True):
     @property
     def unknown(self) -> bool:
         """Tell whether the last attempt died while flashing, so that its result is unknown."""
+        return self.doubt is not None
+
+    @property
+    def doubt(self) -> Entry | None:
+        """Return the row of the attempt that left the device unknown; later ones told no more."""
         if self.last is not None and died(self.last) and self.last.step == FLASH:
-            return True
-        return self.settled is not None and self.settled.outcome == "unknown"
+            return self.last
+        settled = self.settled
+        return settled if settled is not None and settled.outcome == "unknown" else None
 
     @property
     def fused(self) -> Entry | None:

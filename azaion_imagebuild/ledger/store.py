@@ -156,7 +156,7 @@ class Ledger:
             yield from queries.newest(connection)
 
     def unknown(self, *, sandbox: bool) -> list[Entry]:
-        """Return the last row of each serial whose device may hold anything, the oldest first."""
+        """Return the row that left each device unknown, the oldest first."""
         from . import queries
 
         with self.reading() as connection:

@@ -82,7 +82,7 @@ def stamp(
     """Put a device's identity into a finished image, and prove it.
 
     Args:
-        image: a raw ext4, Android sparse or tar image.
+        image: a raw ext4, Android sparse, tar or tar.zst image.
         serial: the device.
         out: a new file for the stamped image; ``image`` then stays as it is.
         device_conf: stamp these credentials (a StampRecord is returned); None: new ones.

@@ -68,7 +68,7 @@ def stamp(
     image (and the other way round) is stamped too.
 
     Args:
-        image: a raw ext4, Android sparse or tar image.
+        image: a raw ext4, Android sparse, tar or tar.zst image.
         serial: the device.
         settings: of the site; the sandbox's API is used where no API is set.
         watcher: called with each event.

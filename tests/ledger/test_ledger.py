@@ -25,7 +25,7 @@ from thorough import one_of, thorough
 from world import EMAIL, SERIAL, Ran, Run
 
 from azaion_imagebuild.errors import FlashError, LedgerError, PreflightError
-from azaion_imagebuild.ledger import Entry, Ledger, ledger_of, schema
+from azaion_imagebuild.ledger import Entry, Ledger, history, ledger_of, schema
 from azaion_imagebuild.ledger.chain import check
 from azaion_imagebuild.ledger.engine import FILE
 from azaion_imagebuild.model import Receipt
@@ -590,6 +590,25 @@ def test_a_device_of_the_sandbox_is_resolved_with_the_flag_that_says_so(run: Run
     assert refused.code == 2
     assert f"error: {SERIAL} is a device of the sandbox only\nhint: add --sandbox" in refused.err
     assert run("ledger", *said, "--sandbox").code == 0
+
+
+def test_a_device_stays_unknown_after_an_attempt_that_did_not_reach_it(ledger: Ledger) -> None:
+    ledger.write(entry("AZJN-0001", attempt="first", step="flash", outcome="unknown"))
+    ledger.write(entry("AZJN-0001", attempt="next", outcome="failed"))
+    ledger.write(entry("AZJN-0002", attempt="other", outcome="failed"))
+    ledger.write(died(serial="AZJN-0003", attempt="virtual", step="flash", sandbox=True))
+
+    def listed(**wanted: Any) -> list[tuple[str, str]]:
+        found = history.attempts(ledger, history.Wanted(**wanted))
+        return [(each["attempt"], each["outcome"]) for each in found]
+
+    unknown = [("first", "unknown"), ("virtual", "unknown")]
+    assert listed(unknown=True) == unknown
+    assert listed(unknown=True, serial="AZJN-0003") == unknown[1:]
+    assert sorted(listed(unknown=True, failed=True)) == sorted(
+        [*unknown, ("next", "failed"), ("other", "failed")]
+    )
+    assert [each.attempt for each in ledger.unknown(sandbox=False)] == ["first"]
 
 
 def test_an_unknown_serial_is_said_to_be_unknown(run: Run) -> None:

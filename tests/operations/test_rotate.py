@@ -205,7 +205,7 @@ from azaion_imagebuild.identity.serial import new_password
 @hookimpl
 def provision_identity(build):
     with AdminApi(build.settings.admin_api) as api:
-        return api.rotate(build.serial, build.email, new_password())
+        return api.activate(api.renew(build.serial, build.email, new_password()))
 """
 """A plug-in that changes the password as soon as it is asked."""
 
@@ -395,7 +395,7 @@ def test_each_contract_rotates_by_what_it_has(name: str, serve: Any, request_: s
     with serving(serve) as api:
         api.add(EMAIL, "old")
         with AdminApi(settings_of(name, api.url)) as client:
-            identity = client.rotate(SERIAL, EMAIL, Secret("new"))
+            identity = client.activate(client.renew(SERIAL, EMAIL, Secret("new")))
     assert identity.enrolled == "updated"
     assert api.accounts[EMAIL]["password"] == "new"
     assert api.requests[-1].startswith(request_)
@@ -408,7 +408,7 @@ def test_an_account_that_is_not_there_is_not_made_by_a_rotation() -> None:
             AdminApi(settings_of("admin-api-by-id.toml", api.url)) as client,
             pytest.raises(ProvisioningError, match="no entries"),
         ):
-            client.rotate(SERIAL, EMAIL, Secret("new"))
+            client.activate(client.renew(SERIAL, EMAIL, Secret("new")))
         assert api.accounts == {}
 
 
@@ -424,7 +424,7 @@ def test_an_id_that_only_the_creating_answer_tells_is_asked_for_there() -> None:
             existing_id_field="existing.id",
         )
         with AdminApi(settings) as client:
-            client.rotate(SERIAL, EMAIL, Secret("new"))
+            client.activate(client.renew(SERIAL, EMAIL, Secret("new")))
     assert api.accounts[EMAIL]["password"] == "new"
 
 

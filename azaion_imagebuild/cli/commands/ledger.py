@@ -26,7 +26,8 @@ def add_list_flags(every: argparse.ArgumentParser) -> None:
     every.add_argument(
         "--unknown",
         action="store_true",
-        help="only devices whose last attempt died while flashing: check them, then ledger resolve",
+        help="only devices that nobody knows: an attempt died while flashing, and no later one was"
+        " flashed; check them, then ledger resolve",
     )
     every.add_argument(
         "--since", metavar="WHEN", help="an age like 12h or 7d, or a local date: 2026-11-28"

@@ -26,7 +26,7 @@ def add_flags(smoke: argparse.ArgumentParser) -> None:
         "--image",
         metavar="FILE",
         type=Path,
-        help="or from this image: raw ext4, Android sparse, tar",
+        help="or from this image: raw ext4, Android sparse, tar, tar.zst or ext4.zst",
     )
     source.add_argument("--device-conf", metavar="FILE", type=Path, help="or from this device.conf")
     options.serial(smoke)

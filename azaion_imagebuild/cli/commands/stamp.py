@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 def add_flags(stamp: argparse.ArgumentParser) -> None:
     options.general(stamp)
-    stamp.add_argument("image", metavar="IMAGE", type=Path, help="raw ext4, Android sparse or tar")
+    stamp.add_argument(
+        "image",
+        metavar="IMAGE",
+        type=Path,
+        help="raw ext4, Android sparse, tar or tar.zst; an ext4.zst can be verified, not stamped",
+    )
     options.serial(stamp)
     stamp.add_argument(
         "--device-conf",

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 def add_flags(verify: argparse.ArgumentParser) -> None:
     options.general(verify)
     verify.add_argument(
-        "target", metavar="TARGET", type=Path, help="rootfs, raw ext4, sparse or tar"
+        "target",
+        metavar="TARGET",
+        type=Path,
+        help="rootfs folder, or an image: raw ext4, Android sparse, tar, tar.zst or ext4.zst",
     )
     options.serial(verify)
     options.owner(verify)
