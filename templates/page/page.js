@@ -1,7 +1,7 @@
 "use strict";
 const $ = (id) => document.getElementById(id);
 const form = $("scan"), field = $("serial");
-let heard = performance.now();
+let heard = performance.now(), lost = false;
 
 function show(parts) {
   for (const {id, html} of parts) {
@@ -13,7 +13,11 @@ function show(parts) {
 function listen() {
   const source = new EventSource("/events");
   source.onmessage = (message) => { heard = performance.now(); show(JSON.parse(message.data)); };
-  source.onerror = () => { if (source.readyState === EventSource.CLOSED) setTimeout(listen, 2000); };
+  source.onopen = () => { if (lost) location.reload(); };  // another server has another token
+  source.onerror = () => {
+    lost = true;
+    if (source.readyState === EventSource.CLOSED) setTimeout(listen, 2000);
+  };
 }
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
@@ -36,7 +40,7 @@ addEventListener("keydown", (event) => {
 addEventListener("focus", () => field.focus());
 addEventListener("click", () => { if (!String(getSelection())) field.focus(); });
 setInterval(() => {
-  $("away").hidden = performance.now() - heard < 12000;
+  $("away").hidden = !lost && performance.now() - heard < 12000;
   for (const each of document.querySelectorAll("[data-elapsed]")) {
     each.since ??= performance.now() - 1000 * each.dataset.elapsed;
     const s = Math.floor((performance.now() - each.since) / 1000), two = (n) => String(n).padStart(2, "0");

@@ -20,6 +20,7 @@ from world import Run
 
 from azaion_imagebuild.fleet import events
 from azaion_imagebuild.fleet.page_socket import PageSocket
+from azaion_imagebuild.fleet.scans import accepted
 from azaion_imagebuild.ledger import Ledger
 
 pytestmark = [
@@ -122,6 +123,31 @@ def test_an_operator_scans_sees_and_trusts_the_page(line: None, tmp_path: Path) 
         for each in (bench, phone):
             assert each.complaints() == []
             assert all("127.0.0.1" in url for url in each.asked_for())
+
+
+def test_a_page_says_when_its_server_is_gone_and_comes_back_with_the_next(tmp_path: Path) -> None:
+    with pages(tmp_path) as (run, path), ExitStack() as held:
+        run(events.opened(["1-1"]))
+        run.scan = lambda text: accepted(text, "1-1")
+        page = held.enter_context(served("--socket", str(path)))
+        bench = held.enter_context(opened(page, tmp_path / "bench"))
+        assert bench.value("away.hidden")
+        page.process.kill()
+        bench.until("!away.hidden")
+        shows(bench, "This page has lost its server")
+        bench.type("AZJN-0001\n")
+        shows(bench, "NOT SENT: AZJN-0001")
+        where = page.link.partition("/login")[0].removeprefix("http://")
+        run(events.assigned("1-1", "AZJN-0002"))
+        again = held.enter_context(served("--socket", str(path), listen=where))
+        bench.events.clear()
+        ((name, session),) = again.visitor().session.cookies.items()
+        bench.call("Network.setCookie", url=f"http://{where}", name=name, value=session)
+        bench.loaded()  # as if its link was opened in another tab
+        shows(bench, "AZJN-0002")
+        bench.until("away.hidden")
+        bench.type("AZJN-0003\n")
+        shows(bench, "OK AZJN-0003 accepted for USB 1-1")
 
 
 CAUSE = "flash.sh -r ended with 1: USB 1-5 does not answer"

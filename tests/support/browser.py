@@ -52,9 +52,13 @@ class Browser:
         """Show what is at an address, as :meth:`open` shows a file."""
         self.events.clear()
         self.call("Page.navigate", url=url)
+        self.loaded()
+        self.value(then)
+
+    def loaded(self) -> None:
+        """Wait until the page was loaded since ``events`` was cleared."""
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self.events.append(self._next())
-        self.value(then)
 
     def value(self, expression: str) -> Any:
         """Return what an expression of JavaScript comes to in the page."""
