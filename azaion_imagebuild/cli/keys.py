@@ -11,8 +11,11 @@ import contextlib
 import os
 import re
 import select
+import signal
 import termios
 from collections.abc import Iterator
+from types import FrameType
+from typing import Any
 
 from .screen import Screen
 
@@ -26,12 +29,35 @@ def typed_lines(fd: int, screen: Screen) -> Iterator[Iterator[str]]:
     """Yield the lines typed at a terminal, and show them on the screen; restore the terminal."""
     before = termios.tcgetattr(fd)
     try:
-        _silence(fd)
-        yield _lines(fd, screen)
+        with _suspendable(fd, before, screen):
+            _silence(fd)
+            yield _lines(fd, screen)
     finally:
         screen.typed(None)
         with contextlib.suppress(termios.error):  # the terminal is gone
             termios.tcsetattr(fd, termios.TCSANOW, before)
+
+
+@contextlib.contextmanager
+def _suspendable(fd: int, mode: list[Any], screen: Screen) -> Iterator[None]:
+    """Give the terminal back while Ctrl-Z has stopped this process."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        with screen.cleared():
+            termios.tcsetattr(fd, termios.TCSANOW, mode)
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)  # returns when the shell's fg has continued it
+            signal.signal(number, stop)
+            _silence(fd)
+
+    if signal.getsignal(signal.SIGTSTP) != signal.SIG_DFL:  # no shell with job control
+        yield
+        return
+    signal.signal(signal.SIGTSTP, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
 
 
 def _silence(fd: int) -> None:

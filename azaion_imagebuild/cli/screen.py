@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO, TypeGuard
 
 from ..text import visible
@@ -69,6 +69,15 @@ class Screen:
         """Remove everything that was drawn."""
         with self._lock:
             self._rows = self._typed = None
+            self._draw()
+
+    @contextlib.contextmanager
+    def cleared(self) -> Iterator[None]:
+        """Leave the terminal to another program for a while; then draw everything again."""
+        with self._lock:
+            self._write(self._erased())
+            self._drawn = []
+            yield
             self._draw()
 
     def ring(self) -> None:

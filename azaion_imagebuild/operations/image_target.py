@@ -46,7 +46,7 @@ _TWINS = {"system.img.raw": "system.img", "system.img": "system.img.raw"}
 
 
 class ImageFile(Struct, frozen=True, kw_only=True):
-    """A raw ext4, Android sparse, tar or tar.zst image; stamped in place, with its twin, or copied."""
+    """A raw ext4, sparse, tar or tar.zst image, stamped in place, with its twin, or as a copy."""
 
     path: Path
     out: Path | None = None

@@ -7,11 +7,12 @@ import logging
 import os
 import re
 import signal
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from terminal import at_a_terminal, screen
+from terminal import SHELL, at_a_terminal, screen
 from thorough import one_of, thorough
 from world import Run, replace_script
 
@@ -88,6 +89,28 @@ def test_a_label_is_edited_as_at_a_shell(site: None) -> None:
         bench.until("PASS  AZJN-0901")
         bench.type("\x04")
         assert bench.ends() == 0
+
+
+@thorough
+def test_a_run_that_ctrl_z_stops_gives_the_terminal_back_and_takes_scans_after_fg(
+    site: None,
+) -> None:
+    with at_a_terminal(*SCAN, through=(sys.executable, "-c", SHELL)) as bench:
+        bench.until("label: ")
+        bench.type("AZJN-09")
+        bench.until("label: AZJN-09")
+        bench.type("\x1a")
+        bench.until("stopped")
+        assert bench.lines[-2:] == ["stopped", ""]  # no row is left there
+        assert bench.shows_echo
+        bench.type("fg\n")
+        bench.until("label: AZJN-09", after=bench.text.index("stopped"))
+        assert not bench.shows_echo
+        bench.type("01\n")
+        bench.until("AZJN-0901 accepted for USB 0-1")
+        bench.type("\x04")
+        assert bench.ends() == 0
+        assert bench.shows_echo
 
 
 @thorough

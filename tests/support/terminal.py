@@ -13,7 +13,7 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from world import TOOL
@@ -85,15 +85,38 @@ class Terminal:
         return bool(termios.tcgetattr(self.ours)[3] & termios.ECHO)
 
 
+SHELL = """
+import os, signal, sys
+signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+child = os.fork()
+if not child:
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+    while os.tcgetpgrp(0) != os.getpid():
+        pass
+    os.execvp(sys.argv[1], sys.argv[1:])
+while True:
+    os.tcsetpgrp(0, child)
+    os.kill(child, signal.SIGCONT)
+    _, status = os.waitpid(child, os.WUNTRACED)
+    os.tcsetpgrp(0, os.getpgrp())
+    if not os.WIFSTOPPED(status):
+        sys.exit(os.waitstatus_to_exitcode(status))
+    print("stopped", flush=True)
+    sys.stdin.readline()
+"""
+"""A shell with one job, that leaves the terminal's mode alone: Ctrl-Z, then a line, as ``fg``."""
+
+
 @contextlib.contextmanager
-def at_a_terminal(*argv: str, **environ: str) -> Iterator[Terminal]:
+def at_a_terminal(*argv: str, through: Sequence[str] = (), **environ: str) -> Iterator[Terminal]:
     """Start the tool at a terminal, as the leader of its session; end it with the test."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     env = {**os.environ, "TERM": "xterm-256color", **environ}
     env.pop("NO_COLOR", None) if "NO_COLOR" not in environ else None
     process = subprocess.Popen(
-        ["env", "--default-signal=INT,TERM,HUP", *TOOL, *argv],
+        [*through, "env", "--default-signal=INT,TERM,HUP", *TOOL, *argv],
         stdin=theirs, stdout=theirs, stderr=theirs, env=env, start_new_session=True,
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )  # fmt: skip
