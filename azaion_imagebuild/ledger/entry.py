@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
@@ -10,6 +11,7 @@ from typing import Any, Literal, get_args, get_type_hints
 from msgspec import Struct, structs
 
 from .. import __version__
+from ..errors import LedgerError
 from ..model import BuildRecord
 from ..secret import redact, redacted
 from ..text import utc
@@ -111,10 +113,25 @@ class Entry(Struct, frozen=True, kw_only=True):
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Return the row as a JSON object."""
+        """Return the row as a JSON object.
+
+        Raises:
+            LedgerError: what plug-ins added is not JSON any more.
+        """
         row = {each: getattr(self, each) for each in FIELDS}
-        row["extra"] = json.loads(self.extra) if self.extra else {}
+        row["extra"] = self._extra()
         return row
+
+    def _extra(self) -> dict[str, Any]:
+        extra: object = None
+        with contextlib.suppress(ValueError, RecursionError):
+            extra = json.loads(self.extra or "{}")
+        if isinstance(extra, dict):
+            return extra
+        raise LedgerError(
+            f"a row of {self.serial} was altered: extra is not a JSON object",
+            hint="find every change: azaion-imagebuild ledger verify",
+        )
 
     def hash_after(self, number: int, previous: str) -> str:
         """Return the hash of this row: SHA-256 of the previous hash, its number and its fields."""
@@ -141,6 +158,12 @@ _sound: set[tuple[type, ...]] = set()  # types of rows that were found to be val
 def odd_hash(seal: object) -> list[str]:
     """Return what is wrong with the type of a row's hash."""
     return [] if type(seal) is str else [f"hash is {ascii(seal)[:60]}, not text"]
+
+
+def odd_number(number: object) -> list[str]:
+    """Return what is wrong with the type of a row's number."""
+    found = ascii(number)[:60]
+    return [] if type(number) is int else [f"its number is {found}, not a whole number"]
 
 
 def odd_values(entry: Entry) -> list[str]:

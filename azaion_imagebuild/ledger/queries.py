@@ -9,7 +9,7 @@ import sqlalchemy as sql
 
 from ..errors import LedgerError
 from ..model import Receipt
-from .entry import FIELDS, KINDS, OUTCOMES, Entry, odd_hash, odd_values
+from .entry import FIELDS, KINDS, OUTCOMES, Entry, odd_hash, odd_number, odd_values
 from .schema import HIDDEN, head, rows
 from .standing import FLASH, FUSE, ROTATE, Credential, Standing
 
@@ -161,7 +161,7 @@ def entry_of(row: Any) -> Entry:
         LedgerError: a value has a type that this tool never writes.
     """
     entry = _as_stored(row)
-    if odd := odd_values(entry) + odd_hash(row.hash):
+    if odd := odd_number(row.row) + odd_values(entry) + odd_hash(row.hash):
         raise LedgerError(
             f"row {row.row} of the ledger was altered: {'; '.join(odd)}",
             hint="find every change: azaion-imagebuild ledger verify",

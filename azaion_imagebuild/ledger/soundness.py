@@ -79,10 +79,11 @@ def _altered(connection: Connection, email: str, head: Receipt) -> Iterator[str]
     )
     last = Receipt(row=0, hash=FIRST_HASH)
     for row in connection.execute(query):
+        entry = entry_of(row)
         previous = row.previous if row.row > 1 else FIRST_HASH
         if previous is None:
             yield f"row {row.row - 1} was removed"
-        elif entry_of(row).hash_after(row.row, previous) != row.hash:
+        elif entry.hash_after(row.row, previous) != row.hash:
             yield f"row {row.row} is not what was written: it was edited, inserted or moved"
         last = Receipt(row=row.row, hash=row.hash)
     if last.row < head.row:

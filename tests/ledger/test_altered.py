@@ -147,6 +147,18 @@ def test_a_value_of_another_type_is_named(
             list(ledger.rows())
 
 
+@pytest.mark.parametrize("number", one_of([None, 1.5, "1", b"1"]))
+def test_a_row_without_a_number_is_named(two_rows: Path, file: Path, number: Any) -> None:
+    shutil.copy(two_rows, file)
+    odd_in(file, "extra", "{}")  # the table has no constraint any more
+    alter(file, "UPDATE ledger SET row = ? WHERE row = 1", values=(number,))
+    with Ledger(f"sqlite:///{file}") as ledger:
+        assert any("number is" in each for each in check(ledger))
+        for read in (lambda: list(ledger.rows()), lambda: ledger.begin(entry(), ALLOW)):
+            with pytest.raises(LedgerError):
+                read()
+
+
 @pytest.mark.parametrize(("name", "value"), one_of(VALUES))
 def test_no_odd_value_hides_a_row_from_the_guards(
     two_rows: Path, file: Path, name: str, value: Any
@@ -189,6 +201,17 @@ def test_a_blob_is_an_error_of_the_ledger_not_a_bug(file: Path, run: Run) -> Non
                 continue  # only the last row of each attempt is read
             assert (ran.code, "Traceback" in ran.err) == (9, False), (name, command)
             assert "row 3" in ran.err
+
+
+@pytest.mark.parametrize("extra", one_of(["{bad", "[" * 100_000, "[1]"]))
+def test_fields_that_are_no_object_are_an_error_of_the_ledger(
+    two_rows: Path, file: Path, run: Run, extra: str
+) -> None:
+    shutil.copy(two_rows, file)
+    alter(file, "UPDATE ledger SET extra = ? WHERE row = 2", values=(extra,))
+    for command in ("list", "export", "verify"):
+        ran = run("ledger", command, "--json", "--database", f"sqlite:///{file}")
+        assert (ran.code, "Traceback" in ran.err) == (9, False), command
 
 
 def test_text_that_is_no_utf8_is_an_error_of_the_ledger(file: Path, run: Run) -> None:
