@@ -87,10 +87,12 @@ def shown(text: str) -> str:
     reversed, broken into lines or groups, or written as numbers of its bytes, base64 or base32.
     """
     from html import unescape  # imported late: only errors need them
+    from unicodedata import normalize
     from urllib.parse import unquote
 
     text = redact(text)
-    plain = {_letters(form) for form in (text, unquote(text), unescape(text), _unicode(text))}
+    forms = (text, unquote(text), unescape(text), _unicode(text), _unpacked(text))
+    plain = {_letters(normalize("NFKC", form)) for form in forms}
     parts = {each[at : at + size] for each in plain for size in _SIZES for at in range(len(each))}
     return text if all(map(parts.isdisjoint, map(_pieces, _living_values()))) else WITHHELD
 
@@ -100,7 +102,20 @@ def _letters(text: str) -> str:
 
 
 def _unicode(text: str) -> str:
-    return re.sub(r"\\+[ux]([0-9a-fA-F]{2,4})", lambda match: chr(int(match[1], 16)), text)
+    """Return the text with ``\\u0061``, ``\\x61``, ``\\u{61}``, ``0x61``, ``U+0061`` decoded."""
+    return _CODE.sub(lambda match: chr(int(match[1], 16)), text)
+
+
+_CODE = re.compile(r"(?:\\+[uxUX]|0[xX]|[uU]\+|%u)\{?([0-9a-fA-F]{2,4})\}?")
+
+
+def _unpacked(text: str) -> str:
+    """Return what words of the text hold that look like base64: it may be base64 again."""
+    from base64 import urlsafe_b64decode
+
+    words = re.findall(r"[A-Za-z0-9+/_-]{12,}", text)
+    plain = [each.replace("+", "-").replace("/", "_")[: len(each) // 4 * 4] for each in words]
+    return " ".join(urlsafe_b64decode(each).decode("latin-1") for each in plain)
 
 
 @lru_cache(maxsize=64)  # each takes some 50 kB

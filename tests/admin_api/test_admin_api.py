@@ -207,6 +207,10 @@ PIECES = {
     "base64": base64.b64encode(PASSWORD.encode()).decode(),
     "base32 within": base64.b32encode(f"user:{PASSWORD}!".encode()).decode(),
     "bytes": str(list(PASSWORD.encode())),
+    "bytes in hexadecimal": " ".join(f"0x{each:02X}" for each in PASSWORD.encode()),
+    "code points": "".join(f"\\u{{{ord(each):x}}}" for each in PASSWORD),
+    "wide letters": "".join(chr(ord(each) + 0xFEE0) for each in PASSWORD),
+    "base64 twice": base64.b64encode(base64.b64encode(PASSWORD.encode())).decode(),
     "octal": "".join(f"\\{each:o}" for each in PASSWORD.encode()),
     "base64 within": base64.b64encode(f"user:{PASSWORD}!".encode()).decode(),
     "hexadecimal": PASSWORD.encode().hex(),
@@ -220,7 +224,8 @@ def test_a_password_that_the_api_echoes_in_pieces_is_not_shown(
     scripted: Script, caplog: pytest.LogCaptureFixture, way: str, status: int
 ) -> None:
     caplog.set_level("DEBUG")
-    scripted.answer(status, f'{{"error": "bad value {PIECES[way]} given"}}'.encode("latin-1"))
+    answer = f'{{"error": "bad value {PIECES[way]} given"}}'
+    scripted.answer(status, answer.encode("latin-1" if way == "UTF-16" else "utf-8"))
     scripted.answer(500, b"")
     with pytest.raises(ProvisioningError) as caught:
         enroll(scripted.url)
