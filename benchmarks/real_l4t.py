@@ -69,13 +69,14 @@ def main() -> None:
         pairs = [
             pair(options, [*built, f"BENCH-{number}"], number) for number in range(options.pairs)
         ]
-        plain, ours = (median([each[side] for each in pairs]) for side in (0, 1))
-        ratio = statistics.median(ours.wall / plain.wall for plain, ours in pairs)
-        print(f"flash.sh alone {plain}; with the tool {ours}; median ratio of a pair {ratio:.2f}")
         stamped = [*tool, config(options, folder, "stamp"), "--serial"]
-        costs = [run([*stamped, f"STAMP-{number}"]) for number in range(100, 101 + options.stamped)]
-        print(f"stamped: base and first device {costs[0]}; each one after it {median(costs[1:])}")
-        print(f"flash.sh alone / a stamped device: {plain.wall / median(costs[1:]).wall:.0f}")
+        numbers = range(100, 101 + options.stamped)
+        base, *others = [run([*stamped, f"STAMP-{number}"]) for number in numbers]
+    plain, ours = (median([each[side] for each in pairs]) for side in (0, 1))
+    ratio = statistics.median(each.wall / alone.wall for alone, each in pairs)
+    print(f"flash.sh alone {plain}; with the tool {ours}; median ratio of a pair {ratio:.2f}")
+    print(f"stamped: base and first device {base}; each one after it {median(others)}")
+    print(f"flash.sh alone / a stamped device: {plain.wall / median(others).wall:.0f}")
 
 
 def pair(options: argparse.Namespace, tool: list[str], number: int) -> tuple[Cost, Cost]:
