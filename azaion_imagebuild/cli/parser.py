@@ -194,12 +194,16 @@ class _Parser(argparse.ArgumentParser):
         if found := _UNKNOWN.fullmatch(message):
             flag = found["flag"]
             message, meant = f"unknown flag {flag}", _meant(flag, self.flags)
+        elif message.startswith(_TOO_MANY):
+            message = f"more than this command takes: {message[len(_TOO_MANY) :]}"
+            meant = "for several devices: fleet A-1 A-2. " if self.called == "image" else ""
         elif found := _NO_CHOICE.search(message):
             meant = _meant(found["word"], _QUOTED.findall(found["choices"]))
         raise UsageError(message, hint=f"{meant}{prog} --help lists its arguments")
 
 
-_UNKNOWN = re.compile(r"unrecognized arguments: (?:.* )?(?P<flag>--?[a-zA-Z][\w-]*).*", re.DOTALL)
+_TOO_MANY = "unrecognized arguments: "
+_UNKNOWN = re.compile(_TOO_MANY + r"(?:.* )?(?P<flag>--?[a-zA-Z][\w-]*).*", re.DOTALL)
 _NO_CHOICE = re.compile(r"invalid choice: '(?P<word>.*)' \(choose from (?P<choices>.*)\)")
 _QUOTED = re.compile(r"[\w-]+")
 """Some Pythons quote the choices, some do not."""

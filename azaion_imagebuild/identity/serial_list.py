@@ -98,7 +98,8 @@ def _devices(source: str, pattern: str | None, problems: list[tuple[str, str]]) 
         except UsageError as error:
             is_first = where.endswith(", line 1")
             hint = f"{error.hint}; {_CSV}" if is_first else error.hint
-            problems.append((f"{where}: {error.message}", hint))
+            place = "" if where == text else f"{where}: "  # a word of the command line
+            problems.append((f"{place}{error.message}", hint))
         if len(problems) >= _MOST_PROBLEMS:
             problems.append((f"{source}: there may be more", "fix these first"))
             return

@@ -70,6 +70,13 @@ def test_quiet_says_only_what_is_wrong(run: Run) -> None:
     assert run("image", "A", "-q").errors == ["error: 'A' is not a serial"]
 
 
+def test_a_word_too_many_or_wrong_is_named_once(run: Run) -> None:
+    ran = run("image", "AZJN-0042", "AZJN-0043")
+    assert ran.errors == ["error: more than this command takes: AZJN-0043"]
+    assert ran.hints[0].startswith("hint: for several devices: fleet ")
+    assert run("fleet", "A", "AZJN-0001").errors == ["error: 'A' is not a serial"]
+
+
 def test_verbose_shows_what_scripts_print(run: Run) -> None:
     assert "    | " not in run("image", "AZJN-0042", "--no-flash").err
     for flag in ("-v", "--verbose", "--debug"):
