@@ -91,7 +91,8 @@ def shown(text: str) -> str:
     from urllib.parse import unquote
 
     text = redact(text)
-    forms = (text, unquote(text), unescape(text), _unicode(text), _unpacked(text))
+    forms = [text, unquote(text), unescape(text), _unicode(text), _unpacked(text)]
+    forms.append(_BREAK.sub(" ", text))
     plain = {_letters(normalize("NFKC", form)) for form in forms}
     parts = {each[at : at + size] for each in plain for size in _SIZES for at in range(len(each))}
     return text if all(map(parts.isdisjoint, map(_pieces, _living_values()))) else WITHHELD
@@ -105,6 +106,9 @@ def _unicode(text: str) -> str:
     """Return the text with ``\\u0061``, ``\\x61``, ``\\u{61}``, ``0x61``, ``U+0061`` decoded."""
     return _CODE.sub(lambda match: chr(int(match[1], 16)), text)
 
+
+_BREAK = re.compile(r"\\+[nrtbf]|<[^<>]{0,20}>")
+"""What stands between two groups of letters in JSON or HTML, and has letters itself."""
 
 _CODE = re.compile(r"(?:\\+[uxUX]|0[xX]|[uU]\+|%u)\{?([0-9a-fA-F]{2,4})\}?")
 

@@ -195,6 +195,8 @@ def _groups(text: str, size: int, mark: str) -> str:
 PIECES = {
     "a line break in it": PASSWORD[:16] + "\n" + PASSWORD[16:],
     "escaped line breaks": _groups(PASSWORD, 8, "\\n"),
+    "short lines": _groups(PASSWORD, 6, "\\r\\n"),
+    "HTML lines": _groups(PASSWORD, 4, "<br />"),
     "cut to 20 digits": PASSWORD[:20],
     "its end": PASSWORD[-9:],
     "reversed": PASSWORD[::-1],
