@@ -56,6 +56,7 @@ def check(ledger: Ledger, anchors: tuple[Receipt, ...] = ()) -> Iterator[str]:
         yield f"row {last.row} is not the last one that was written: that was {head.row}"
     for number in sorted(expected):
         yield f"row {number} of the anchor is missing"
+    yield from ledger.damage()
 
 
 def _differences(last: Receipt, number: int, wanted: str, found: str) -> Iterator[str]:

@@ -41,6 +41,20 @@ def foreign(connection: Connection) -> list[str]:
     return [f"the {kind} {name} on {table} is not of this tool" for kind, name, table in found]
 
 
+def damage(connection: Connection) -> list[str]:
+    """Return what SQLite finds wrong with its file, in words.
+
+    An index that differs from its table hides a row from every search, but not from the chain.
+    """
+    if connection.dialect.name != "sqlite":
+        return []
+    found = connection.exec_driver_sql(f"PRAGMA integrity_check({_MOST})")
+    return [f"the database file is damaged: {text}" for (text,) in found if text != "ok"]
+
+
+_MOST = 5
+
+
 def refuse_foreign(connection: Connection) -> None:
     """Refuse to write into tables that another program's trigger or rule may change.
 

@@ -197,6 +197,13 @@ class Ledger:
         with self.reading() as connection:
             return foreign(connection)
 
+    def damage(self) -> list[str]:
+        """Return what is wrong with its file, in words."""
+        from .soundness import damage
+
+        with self.reading() as connection:
+            return damage(connection)
+
     def _written(self, ticket: Ticket) -> Receipt:
         """Queue a row; the thread that gets the pen writes all waiting rows."""
         with self._queueing:

@@ -352,6 +352,22 @@ def test_what_hides_from_a_search_is_found_by_an_index(file: Path) -> None:
     assert "ledger_hidden" in str(plan), plan
 
 
+def test_an_index_that_hides_a_row_is_named(file: Path, run: Run) -> None:
+    with Ledger(f"sqlite:///{file}") as ledger:
+        ten(ledger)
+    alter(
+        file,
+        "CREATE TABLE other (email, row)",
+        "CREATE INDEX of_other ON other (email, row)",
+        "PRAGMA writable_schema = ON",
+        "UPDATE sqlite_master SET rootpage = (SELECT rootpage FROM sqlite_master WHERE name ="
+        " 'of_other') WHERE name = 'ledger_email'",
+        "DELETE FROM sqlite_master WHERE tbl_name = 'other'",
+    )
+    ran = run("ledger", "verify", "--database", f"sqlite:///{file}")
+    assert (ran.code, "missing from index ledger_email" in ran.err) == (9, True), ran.err
+
+
 TRIGGERS = {
     "CREATE TRIGGER new AFTER INSERT ON ledger BEGIN DELETE FROM ledger; END": "new",
     "CREATE TRIGGER late AFTER UPDATE ON ledger_head BEGIN DELETE FROM ledger; END": "late",
