@@ -84,14 +84,26 @@ def refuse_altered(connection: Connection, entry: Entry, head: Receipt) -> None:
 
 
 def _altered(connection: Connection, email: str, head: Receipt) -> Iterator[str]:
+    # Two queries: for one with OR, SQLite reads the whole table.
+    yield from _unchained(connection, rows.c.email == email)
+    yield from _unchained(connection, rows.c.row >= head.row)
+    query = sql.select(rows.c.row, rows.c.hash).order_by(rows.c.row.desc()).limit(1)
+    found = connection.execute(query).first()
+    last = Receipt(row=found.row, hash=found.hash) if found else Receipt(row=0, hash=FIRST_HASH)
+    if last.row < head.row:
+        yield f"row {head.row} was removed from its end"
+    elif last != head:
+        yield f"row {last.row} is not the last one that was written: that was {head.row}"
+
+
+def _unchained(connection: Connection, wanted: sql.ColumnElement[bool]) -> Iterator[str]:
+    """Yield which of these rows are not chained to the one before."""
     before = rows.alias()
     query = (
         sql.select(rows, before.c.hash.label("previous"))
         .outerjoin(before, before.c.row == rows.c.row - 1)
-        .where(sql.or_(rows.c.email == email, rows.c.row >= head.row))
-        .order_by(rows.c.row)
+        .where(wanted)
     )
-    last = Receipt(row=0, hash=FIRST_HASH)
     for row in connection.execute(query):
         entry = entry_of(row)
         previous = row.previous if row.row > 1 else FIRST_HASH
@@ -99,8 +111,3 @@ def _altered(connection: Connection, email: str, head: Receipt) -> Iterator[str]
             yield f"row {row.row - 1} was removed"
         elif entry.hash_after(row.row, previous) != row.hash:
             yield f"row {row.row} is not what was written: it was edited, inserted or moved"
-        last = Receipt(row=row.row, hash=row.hash)
-    if last.row < head.row:
-        yield f"row {head.row} was removed from its end"
-    elif last != head:
-        yield f"row {last.row} is not the last one that was written: that was {head.row}"

@@ -24,6 +24,7 @@ from azaion_imagebuild.ledger import Ledger, schema
 from azaion_imagebuild.ledger.chain import check
 from azaion_imagebuild.ledger.engine import FILE
 from azaion_imagebuild.ledger.entry import FIELDS, KINDS
+from azaion_imagebuild.ledger.soundness import refuse_altered
 from azaion_imagebuild.settings import LedgerSettings
 
 ALLOW = LedgerSettings()
@@ -340,6 +341,24 @@ def test_a_file_that_is_replaced_while_a_writer_waits_takes_no_row(file: Path, w
         writer.join()
         assert "was replaced or removed" in raised[0].message
         assert int(raised[0].exit_code) == 9
+
+
+def test_what_an_attempt_relies_on_is_checked_without_reading_the_whole_ledger(file: Path) -> None:
+    asked: list[tuple[str, Any]] = []
+    with Ledger(f"sqlite:///{file}") as ledger:
+        ten(ledger)
+        with ledger.reading() as connection:
+            sql.event.listen(
+                connection, "before_cursor_execute", lambda *call: asked.append((call[2], call[3]))
+            )
+            refuse_altered(connection, entry("AZJN-2"), ledger.head())
+            queries = [each for each in asked if "JOIN" in each[0]]
+            plans = [
+                str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values).all())
+                for text, values in queries
+            ]
+    assert len(plans) == 2
+    assert not any("SCAN" in each for each in plans), plans
 
 
 def test_what_hides_from_a_search_is_found_by_an_index(file: Path) -> None:
