@@ -255,7 +255,7 @@ class BuildSettings(Struct, frozen=True, kw_only=True):
         float, Option("duration", "seconds that one NVIDIA script may take")
     ] = 7200.0
     state_dir: Annotated[
-        Path | None, Option("path", "folder of logs and of the sandbox", env="STATE_DIR")
+        Path | None, Option("path", "folder of logs, ledger, reports and sandbox", env="STATE_DIR")
     ] = None
 
 
