@@ -174,8 +174,8 @@ class BspSettings(Struct, frozen=True, kw_only=True):
         str | None,
         Option(
             "text",
-            "words that this BSP's script prints only when it has succeeded, where this tool cannot"
-            " tell",
+            "words that this BSP's script prints only when it has flashed the device, where this"
+            " tool cannot tell",
         ),
     ] = None
     environment: Annotated[

@@ -159,10 +159,14 @@ def _known(name: str | None) -> Release | None:
 
 
 def evidence_of(build: Build, step: Step) -> Evidence | None:
-    """Return the evidence that a step succeeded; None if no evidence is known."""
-    if build.settings.bsp.success is not None:
-        return Evidence(line=build.settings.bsp.success, source="[bsp] success")
-    return release_of(build).evidence[_mode(build, step)]
+    """Return the evidence that a step succeeded; None if no evidence is known.
+
+    The site's own words are those of a device that was flashed: a build does not print them.
+    """
+    words, known = build.settings.bsp.success, release_of(build).evidence[_mode(build, step)]
+    if words is not None and (step == "flash" or known is None):
+        return Evidence(line=words, source="[bsp] success")
+    return known
 
 
 def _mode(build: Build, step: Step) -> str:
@@ -191,7 +195,8 @@ def no_evidence(build: Build, step: Step) -> Finding:
     return Finding(
         message=f"{_mode(build, step)} prints no success line and ends with 0 even if it failed:"
         " its success cannot be recognized",
-        hint='set [bsp] success = "…" to words that your script prints only when it has succeeded',
+        hint='set [bsp] success = "…" to words that your script prints only when it has flashed the'
+        " device",
     )
 
 
