@@ -15,11 +15,11 @@ from azaion_imagebuild.cli.parser import PROGRAM, Command, every_command, parser
 HEAD = f"""\
 # Commands
 
-For whoever looks up a command or a flag. The help of each command says the same.
+For anyone who looks up a command or a flag. Each command's `--help` says the same.
 
-In a checkout the command is `.venv/bin/{PROGRAM}`, after the first `make image`. A flag comes
-before its variable, and the variable before `imagebuild.toml` ([Configuration](configuration.md)).
-Each command ends with one of the [exit codes](exit-codes.md).
+In a checkout the command is `.venv/bin/{PROGRAM}`, after the first `make image`. A flag
+overrides its variable, and the variable overrides `imagebuild.toml`
+([Configuration](configuration.md)). Each command ends with one of the [exit codes](exit-codes.md).
 """
 
 

@@ -42,7 +42,7 @@ def generated() -> Iterator[str]:
         yield f"\n### {number}. {step}\n\n```python\n{signature(step)}\n```\n\n"
         yield inspect.cleandoc(spec.__doc__ or "") + "\n\n"
         first = spec.azaion_imagebuild_spec["firstresult"]
-        yield "Asked: " + ("plug-ins in turn, until one answers." if first else "every plug-in.")
+        yield "Called: " + ("plug-ins in turn, until one answers." if first else "every plug-in.")
         if step in hookspecs.REQUIRED:
             yield " A build does not start without one."
         files = [f"`hooks/{Path(file).name}`" for _, file in implementers(manager, step)]

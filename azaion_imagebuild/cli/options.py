@@ -197,9 +197,11 @@ def rebuild(parser: argparse.ArgumentParser, about: str) -> None:
     parser.add_argument("--rebuild", action="store_const", const=True, help=about)
 
 
-def flash(parser: argparse.ArgumentParser) -> None:
+def flash(
+    parser: argparse.ArgumentParser, about: str = "0: build and prove, but do not flash"
+) -> None:
     """Add whether to flash."""
-    parser.add_argument("--flash", metavar="0|1", help="0: build and prove, but do not flash")
+    parser.add_argument("--flash", metavar="0|1", help=about)
     parser.add_argument(
         "--no-flash", dest="flash", action="store_const", const="0", help="the same as --flash 0"
     )
@@ -222,7 +224,7 @@ def lanes(parser: argparse.ArgumentParser, jobs: int) -> None:
         metavar="N",
         type=int,
         default=jobs,
-        help=f"images at a time; flashing takes one device per lane; default: {jobs}",
+        help=f"images made at a time; each lane flashes one device at a time; default: {jobs}",
     )
     parser.add_argument(
         "--lane",
@@ -252,9 +254,7 @@ def check_jobs(args: argparse.Namespace) -> None:
 
 def bell(parser: argparse.ArgumentParser) -> None:
     """Add ``--no-bell``."""
-    parser.add_argument(
-        "--no-bell", action="store_true", help="ring no bell when a scanned device has ended"
-    )
+    parser.add_argument("--no-bell", action="store_true", help="do not ring the terminal's bell")
 
 
 def fuse(parser: argparse.ArgumentParser, about: str) -> None:

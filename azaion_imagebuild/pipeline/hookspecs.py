@@ -29,10 +29,10 @@ hookspec = pluggy.HookspecMarker("azaion_imagebuild")
 def preflight(build: Build) -> Sequence[Finding] | None:
     """Check, without changing anything, whether this device may be built, and whether it can.
 
-    All plug-ins are asked; every finding is shown together. An error stops the attempt (exit 3)
-    before anything of the device is changed. Your plug-ins are asked for each device, by ``image``,
-    ``provision``, ``stamp``, ``rotate``, ``fleet`` and stations alike, and never without one. The
-    shipped ones check the host: for ``image`` and ``provision``, and once for a base or ``doctor``.
+    All findings are shown together. An error stops the attempt (exit 3) before anything of the
+    device is changed. Your plug-ins are called for each device, by ``image``, ``provision``,
+    ``stamp``, ``rotate``, ``fleet`` and stations, and never without a device. The shipped ones
+    check the host: for ``image`` and ``provision``, and once for a base or ``doctor``.
     """
 
 
@@ -40,18 +40,18 @@ def preflight(build: Build) -> Sequence[Finding] | None:
 def prepare(build: Build) -> Ownership | None:
     """Remove what an earlier attempt left in the rootfs; return the owner of device.conf.
 
-    The first plug-in that answers has done it. Runs before any account is touched.
+    Called before any account is touched.
     """
 
 
 @hookspec(firstresult=True)
 def fuse(build: Build) -> FuseResult | None:
-    """Burn the device's fuses, which cannot be undone; the first plug-in that answers has done it.
+    """Burn the device's fuses, which cannot be undone.
 
     Called only with ``--fuse``, and only if the ledger does not show the serial as fused. If
     nothing was burned, raise a PreflightError. After any other exception the ledger says
-    ``unknown``, and the step is not called again until a person has decided. A signal waits until
-    the step has returned.
+    ``unknown``, and the step is not called again until an operator has resolved it. A signal waits
+    until the step has returned.
     """
 
 
@@ -59,8 +59,8 @@ def fuse(build: Build) -> FuseResult | None:
 def pre_provision(build: Build) -> Sequence[Finding] | None:
     """Check, without changing anything, what a new credential needs.
 
-    As ``preflight``, but asked right before the account is touched: the rootfs has been prepared,
-    and the fuses may be burned. All plug-ins are asked. An error stops the attempt (exit 3).
+    Like ``preflight``, but called right before the account is touched: the rootfs has been
+    prepared, and the fuses may be burned. An error stops the attempt (exit 3).
     """
 
 
@@ -68,13 +68,12 @@ def pre_provision(build: Build) -> Sequence[Finding] | None:
 def provision_identity(build: Build) -> DeviceIdentity | None:
     """Create the device's account, or give it a new password; return its identity.
 
-    The first plug-in that answers is the identity's source. Must be safe to repeat. The password
-    may be one that the API issued: a line of printable characters. With ``build.rotates`` the
-    account exists: do not create a new one.
+    The step must be safe to repeat. The API may issue the password: a line of printable characters.
+    With ``build.rotates`` the account exists: do not create a new one.
 
-    An account that exists may belong to a device in the field, which a new password locks out. If
-    the source can set it later, it leaves the account as it is and returns an identity with
-    ``pending=Pending(plugin=NAME)``; its ``activate_identity`` then sets the password.
+    An existing account may belong to a device in the field, which a new password locks out. A
+    plug-in that can set the password later leaves the account as it is and returns an identity
+    with ``pending=Pending(plugin=NAME)``; its ``activate_identity`` then sets the password.
     """
 
 
@@ -82,8 +81,8 @@ def provision_identity(build: Build) -> DeviceIdentity | None:
 def post_provision(build: Build, identity: DeviceIdentity) -> Mapping[str, Any] | None:
     """Pass the new credential on to systems that need it; return fields for the record.
 
-    All plug-ins are asked, before the credential is written anywhere; a failure stops the attempt,
-    and no device gets it. If ``identity.pending`` is set, the account gets it later, in
+    Called before the credential is written anywhere. A failure stops the attempt, and no device
+    gets the credential. If ``identity.pending`` is set, the account gets it later, in
     ``activate_identity``. A signal waits until the step has returned.
     """
 
@@ -94,7 +93,7 @@ def pre_flash(
 ) -> Sequence[StagedFile] | None:
     """Write files into the rootfs; return what was staged.
 
-    All plug-ins are asked. Among their answers must be etc/azaion/device.conf.
+    One of the plug-ins must stage etc/azaion/device.conf.
     """
 
 
@@ -102,7 +101,7 @@ def pre_flash(
 def build_image(
     build: Build, identity: DeviceIdentity, staged: Sequence[StagedFile]
 ) -> Image | None:
-    """Build the APP image with this identity; the first plug-in that answers has built it."""
+    """Build the APP image with this identity."""
 
 
 @hookspec
@@ -111,7 +110,7 @@ def verify_image(
 ) -> Sequence[Finding] | None:
     """Read the finished image back; return every difference from what it must carry.
 
-    All plug-ins are asked, at least one must be there. An error stops the build (exit 8).
+    An error stops the build (exit 8).
     """
 
 
@@ -119,21 +118,21 @@ def verify_image(
 def activate_identity(build: Build, identity: DeviceIdentity) -> bool | None:
     """Do what cannot be undone for a device in the field: set a known account's new password.
 
-    Called right before the flash, with FLASH=0 before the image is handed over: everything that
-    can fail has been built and proven. All plug-ins are asked, whether the identity is pending or
-    not. The plug-in that ``identity.pending.plugin`` names gives the account the password and
-    returns True; a pending identity that nobody activates stops the build (exit 4). Must be safe
-    to repeat. ``provision`` calls it before ``pre_flash``; ``stamp`` and ``rotate`` call it when
-    the new credential has been written, for a pending identity only.
+    Called right before the flash, or with FLASH=0 before the image is handed over: by then the
+    image has been built and proven. All plug-ins are called, whether the identity is pending or
+    not. The plug-in that ``identity.pending.plugin`` names sets the account's password and returns
+    True. A pending identity that no plug-in activates stops the build (exit 4). The step must be
+    safe to repeat. ``provision`` calls it before ``pre_flash``. ``stamp`` and ``rotate`` call it
+    when the new credential has been written, and only for a pending identity.
     """
 
 
 @hookspec(firstresult=True)
 def flash(build: Build, image: Image) -> FlashResult | None:
-    """Write the proven image to the board; the first plug-in that answers has flashed it.
+    """Write the proven image to the board.
 
-    Not called with FLASH=0. Signals wait until it has returned; they interrupt only a program that
-    it runs by ``azaion_imagebuild.system.process.run``.
+    Not called with FLASH=0. Signals wait until the step has returned; they interrupt only a program
+    that it runs with ``azaion_imagebuild.system.process.run``.
     """
 
 
@@ -145,20 +144,20 @@ def post_flash(
     image: Image,
     result: FlashResult | None,
 ) -> Mapping[str, Any] | None:
-    """Finish: take the secret out of the tree, test the device; return fields for the record.
+    """Remove the secret from the tree and test the device; return fields for the record.
 
-    All plug-ins are asked, with FLASH=0 too (``result`` is then None).
+    Called with FLASH=0, too (``result`` is then None).
     """
 
 
 @hookspec
 def build_failed(build: Build, staged: Sequence[StagedFile], error: BaseException) -> None:
-    """Undo what a failed build must not leave; every plug-in is tried, whatever others raise."""
+    """Undo what a failed build must not leave behind, even if another plug-in raises."""
 
 
 @hookspec
 def cleanup(build: Build) -> None:
-    """Release temporary resources, after success and failure alike; every plug-in is tried."""
+    """Release temporary resources, after success and failure, even if another plug-in raises."""
 
 
 STAGING: tuple[str, ...] = ("prepare", "provision_identity", "pre_flash")

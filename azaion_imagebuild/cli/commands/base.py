@@ -35,8 +35,9 @@ COMMAND = Command(
     name="base",
     summary="build an image with a placeholder, ready to be stamped",
     usage="[options]",
-    about="Builds an image whose device.conf is a placeholder that no Loader can log in with. stamp"
-    " and fleet put identities into it. No account is touched, and nothing is flashed.",
+    about="Builds an image whose device.conf is a placeholder that no Loader can log in with. The"
+    " commands stamp and fleet put identities into it. No account is touched, and nothing is"
+    " flashed.",
     examples=("base --out base.img",),
     add_flags=add_flags,
     run=run,

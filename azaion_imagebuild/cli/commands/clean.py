@@ -35,9 +35,9 @@ COMMAND = Command(
     name="clean",
     summary="remove the images that FLASH=0 left in a BSP",
     usage="--bsp DIR [options]",
-    about="Removes every image, backup and package from a BSP, after your own flash procedure has"
-    " written them, then searches all of its files for a device's credential. Waits for a build"
-    " that is at work there.",
+    about="Removes every image, backup and package from a BSP, then searches all of its files for"
+    " a device's credential. Run it when your own flash procedure has written the image. It waits"
+    " for a build that is running there.",
     examples=("clean --bsp /srv/l4t/Linux_for_Tegra",),
     add_flags=add_flags,
     run=run,

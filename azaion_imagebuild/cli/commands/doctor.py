@@ -23,7 +23,7 @@ def add_flags(doctor: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also test the admin API, with requests that it can only refuse",
     )
-    options.flash(doctor)
+    options.flash(doctor, "0: check only what a build without flashing needs")
     options.usb_instance(doctor)
     options.inject(doctor)
     options.site(doctor)

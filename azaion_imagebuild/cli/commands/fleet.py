@@ -28,10 +28,10 @@ def add_flags(fleet: argparse.ArgumentParser) -> None:
     options.rebuild(fleet, "rebuild the base, even if it is up to date")
     fleet.add_argument("--again", action="store_true", help="redo devices that are already done")
     fleet.add_argument(
-        "--fail-fast", action="store_true", help="start no further device after a failure"
+        "--fail-fast", action="store_true", help="start no more devices after a failure"
     )
     fleet.add_argument(
-        "--max-failures", metavar="N", type=int, help="start no further device after N failures"
+        "--max-failures", metavar="N", type=int, help="start no more devices after N failures"
     )
     fleet.add_argument(
         "--report",
@@ -106,7 +106,7 @@ COMMAND = Command(
     summary="provision a list of devices",
     usage="SERIALS... [options]",
     about="Provisions a list of devices: flashes each, or with --out writes an image for each. A"
-    " failed device does not stop the others, and the same command again does the rest. Press"
+    " failed device does not stop the others; run the same command again to do the rest. Press"
     " Ctrl-C once to finish the devices in progress, twice to stop at once.",
     examples=(
         "fleet AZJN-0001..AZJN-1000 --plan",

@@ -65,7 +65,7 @@ COMMAND = Command(
     usage="SERIAL [options]",
     about="Builds, proves and flashes one device's image. If neither --bsp nor --api-url is set (by"
     " flag, variable or file), it runs in the sandbox, with an embedded admin API, BSP, device and"
-    " Loader: nothing else is needed to try it. Repeating the command is safe; it gives the device"
+    " Loader: nothing else is needed to try it. Repeating the command is safe: it gives the device"
     " a new password.",
     examples=(
         "image AZJN-0042",

@@ -26,8 +26,8 @@ def add_list_flags(every: argparse.ArgumentParser) -> None:
     every.add_argument(
         "--unknown",
         action="store_true",
-        help="only devices that nobody knows: an attempt died while flashing, and no later one was"
-        " flashed; check them, then ledger resolve",
+        help="only devices in an unknown state: an attempt died while flashing, and no later"
+        " attempt flashed the device; check it, then use ledger resolve",
     )
     every.add_argument(
         "--since", metavar="WHEN", help="an age like 12h or 7d, or a local date: 2026-11-28"
@@ -188,7 +188,7 @@ LIST = Command(
     summary="one line for each attempt",
     usage="[SERIAL] [options]",
     about="Prints one line for each attempt, oldest first, with how it ended and whether a device"
-    " was flashed. An attempt that died while flashing is unknown.",
+    " was flashed. An attempt that died while flashing is shown as unknown.",
     examples=("ledger list AZJN-0042", "ledger list --failed --since 12h", "ledger list --unknown"),
     add_flags=add_list_flags,
     run=list_attempts,
@@ -207,7 +207,7 @@ VERIFY = Command(
     summary="check the hash chain for tampering",
     usage="[--anchor ROW:HASH]... [options]",
     about="Checks the hash chain through every row, and names rows that were edited, removed,"
-    " inserted or moved. --anchor compares a row with a hash that was kept elsewhere. Exits with 9"
+    " inserted or moved. --anchor compares a row with a hash that you kept elsewhere. Exits with 9"
     " if the chain is broken.",
     examples=("ledger verify",),
     add_flags=add_verify_flags,

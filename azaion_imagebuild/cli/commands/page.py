@@ -31,10 +31,10 @@ def add_flags(page: argparse.ArgumentParser) -> None:
         metavar="NAME",
         action="append",
         default=[],
-        help="a further name of this host that browsers use; repeatable",
+        help="another name that browsers use for this host; repeatable",
     )
     page.add_argument(
-        "--insecure", action="store_true", help="serve other hosts without HTTPS, too"
+        "--insecure", action="store_true", help="also serve other hosts without HTTPS"
     )
     page.add_argument(
         "--socket", metavar="FILE", help="the run's socket; default: page/page.sock in --state-dir"
@@ -81,7 +81,7 @@ COMMAND = Command(
     usage="[--listen HOST:PORT] [options]",
     about="Serves one web page that shows a running fleet - or station run, and takes scanned"
     " labels for it. Run it as an ordinary user: it needs no token and no root. It prints a link"
-    " that works once. End it with Ctrl-C; the run goes on.",
+    " that works once. Ctrl-C ends the page; the run goes on.",
     examples=(
         "page",
         "page --listen 0.0.0.0:8443 --cert page.pem --key page.key",

@@ -80,7 +80,7 @@ def _show_accounts(sandbox: Sandbox, args: argparse.Namespace, console: Console)
 
 COMMAND = Command(
     name="sandbox",
-    summary="show or remove the embedded parts that try-outs use",
+    summary="show or remove the sandbox's embedded parts",
     usage="[{show,accounts,reset}] [options]",
     about="Prints where the sandbox's BSP and virtual device are, or lists the accounts of its"
     " admin API, or removes the sandbox. A build uses the sandbox if neither a BSP nor an API URL"

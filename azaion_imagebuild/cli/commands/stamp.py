@@ -32,13 +32,16 @@ def add_flags(stamp: argparse.ArgumentParser) -> None:
         help="stamp these credentials instead of provisioning new ones",
     )
     stamp.add_argument(
-        "--out", metavar="FILE", type=Path, help="stamp a copy, this new file; keep IMAGE unchanged"
+        "--out",
+        metavar="FILE",
+        type=Path,
+        help="stamp a copy in this new file; keep IMAGE unchanged",
     )
     stamp.add_argument(
         "--clear", action="store_true", help="replace the identity with a placeholder"
     )
     stamp.add_argument(
-        "--replace", action="store_true", help="overwrite the identity of another device, too"
+        "--replace", action="store_true", help="also overwrite another device's identity"
     )
     options.api_url(stamp)
     options.owner(stamp)
@@ -82,8 +85,8 @@ COMMAND = Command(
     summary="put a device's identity into a finished image",
     usage="IMAGE (--serial SERIAL | --clear) [options]",
     about="Puts a device's identity into a finished image without mounting it, in place or into a"
-    " copy, and reads it back. The account is created, or gets a new password; with --device-conf"
-    " the credentials come from that file.",
+    " copy, and reads it back. The account is created, or gets a new password. With --device-conf"
+    " the credentials come from that file, and no account is touched.",
     examples=(
         "stamp base.img --serial AZJN-0042 --out AZJN-0042.img",
         "stamp AZJN-0042.img --clear",

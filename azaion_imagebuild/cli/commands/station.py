@@ -98,7 +98,7 @@ def resolve(args: argparse.Namespace, console: Console) -> int:
 def add_reassign_flags(reassign: argparse.ArgumentParser) -> None:
     options.general(reassign)
     reassign.add_argument("name", metavar="NAME", nargs="?", help="name of the station")
-    reassign.add_argument("--dead", action="store_true", help="every station that is dead")
+    reassign.add_argument("--dead", action="store_true", help="every dead station")
     options.database(reassign)
 
 
@@ -130,9 +130,8 @@ RUN = Command(
     name="station run",
     summary="provision devices until Ctrl-C or SIGTERM",
     usage="--name NAME --database URL [options]",
-    about="Takes devices from the queue and provisions them as fleet does, until Ctrl-C. The"
-    " devices in progress are then finished, and the others go back to the queue. Press Ctrl-C"
-    " twice to stop at once.",
+    about="Takes devices from the queue and provisions them as fleet does. Press Ctrl-C once to"
+    " finish the devices in progress and return the others to the queue, twice to stop at once.",
     examples=("station run --name S1 --jobs 4 --out images",),
     add_flags=add_run_flags,
     run=run,
@@ -161,8 +160,8 @@ REASSIGN = Command(
     name="station reassign",
     summary="give a station's devices to the others",
     usage="(NAME | --dead) [options]",
-    about="Gives the devices of a dead station to the others. If that station comes back, it cannot"
-    " finish them any more.",
+    about="Gives the devices of a dead station to the others. If that station comes back, it can"
+    " no longer finish them.",
     examples=("station reassign S1", "station reassign --dead"),
     add_flags=add_reassign_flags,
     run=reassign,

@@ -24,7 +24,9 @@ def add_flags(submit: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also queue devices that are done, or whose outcome is unknown",
     )
-    submit.add_argument("--sandbox", action="store_true", help="for stations in the sandbox")
+    submit.add_argument(
+        "--sandbox", action="store_true", help="queue them for stations in the sandbox"
+    )
     options.confirmation(submit, "queue")
     options.database(submit)
 

@@ -48,7 +48,7 @@ COMMAND = Command(
     usage="TARGET [--serial SERIAL] [options]",
     about="Reads device.conf from a rootfs folder or a finished image, without mounting it, and"
     " reports every difference from what this device must carry. Exits with 8 if there is one."
-    " Without a serial it says whose identity it is.",
+    " Without --serial it says which device's identity was found.",
     examples=("verify AZJN-0042.img --serial AZJN-0042", "verify AZJN-0042.img"),
     add_flags=add_flags,
     run=run,
