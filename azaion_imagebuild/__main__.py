@@ -20,7 +20,11 @@ def main() -> None:
 
             code = run(sys.argv[1:])
         signals.ignore_to_the_end()
-    except KeyboardInterrupt:  # during the import, or a second time at the end
+    except BaseException as error:  # an interrupt during the import, or a second one at the end
+        from .errors import is_interrupt
+
+        if not is_interrupt(error):
+            raise
         code = 130
     finally:
         _flush()

@@ -197,9 +197,12 @@ def raise_for(findings: Iterable[Finding], kind: type[OperatorError]) -> None:
 
 def is_interrupt(error: BaseException) -> bool:
     """Tell whether it is an interrupt, or what Python made of one (3.11: in ``__set_name__``)."""
-    while not isinstance(error, KeyboardInterrupt) and error.__cause__ is not None:
-        error = error.__cause__
-    return isinstance(error, KeyboardInterrupt)
+    seen: list[BaseException] = []  # a cause may lead back to its error
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        seen.append(cause)
+        cause = cause.__cause__
+    return any(isinstance(each, KeyboardInterrupt) for each in seen)
 
 
 def is_denied(error: BaseException) -> TypeGuard[PermissionError]:

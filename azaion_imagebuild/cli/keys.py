@@ -24,6 +24,10 @@ _ESCAPED = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z~]|O[A-Z]|.)?")  # arrows and the 
 _BACKSPACE, _LINE, _WORD, _END = ("\x7f", "\x08"), "\x15", "\x17", "\x04"
 
 
+_UNSEEN = (RuntimeError, OSError, termios.error)
+"""What drawing raises in a signal's handler: amid another write, or on a terminal that is gone."""
+
+
 @contextlib.contextmanager
 def typed_lines(fd: int, screen: Screen) -> Iterator[Iterator[str]]:
     """Yield the lines typed at a terminal, and show them on the screen; restore the terminal."""
@@ -43,8 +47,10 @@ def _suspendable(fd: int, mode: list[Any], screen: Screen) -> Iterator[None]:
     """Give the terminal back while Ctrl-Z has stopped this process."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        with screen.cleared():
-            termios.tcsetattr(fd, termios.TCSANOW, mode)
+        with contextlib.ExitStack() as shown, contextlib.suppress(*_UNSEEN):
+            with contextlib.suppress(*_UNSEEN):
+                shown.enter_context(screen.cleared())
+                termios.tcsetattr(fd, termios.TCSANOW, mode)
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)  # returns when the shell's fg has continued it
             signal.signal(number, stop)

@@ -118,8 +118,8 @@ def run(
         timeout: seconds until it is stopped.
         keep_open: descriptors that it inherits (locks).
         on_progress: called with every line, and at least every second.
-        is_done: asked for the last lines after an interrupt; if they show that the program has
-            succeeded, it is not interrupted.
+        is_done: asked for the last lines after an interrupt; if they show that the program had
+            succeeded, the interrupt does not count.
 
     Raises:
         OSError: the log cannot be opened or the program cannot be started.
@@ -155,11 +155,12 @@ def run(
                 keep(line)
                 on_progress()
                 check_interrupt()
-            returncode = child.wait(max(0.0, deadline - time.monotonic()))
+            returncode = _ended(child, deadline)
         except (TimeoutError, subprocess.TimeoutExpired):
             _stop(child)
             returncode = TIMED_OUT
         except BaseException as error:
+            ended = child and child.poll()
             _stop(child)  # its output pipe is still open: a cleaning-up script may print
             if not isinstance(error, KeyboardInterrupt):
                 raise
@@ -168,7 +169,7 @@ def run(
                     keep(line)
             if not is_done(tail):
                 raise
-            returncode = 0  # it had succeeded before it was stopped
+            returncode = ended or 0  # it had succeeded before it was stopped
         finally:
             if child is not None and child.stdout is not None:
                 child.stdout.close()
@@ -232,6 +233,22 @@ def _lines(child: subprocess.Popen[bytes], deadline: float) -> Iterator[str | No
                 rest = b""
             if not chunk:
                 return
+
+
+def _ended(child: subprocess.Popen[bytes], deadline: float) -> int:
+    """Wait for a program that prints no more; return its exit code.
+
+    Raises:
+        TimeoutExpired: at ``deadline``.
+    """
+    while True:
+        patience = max(0.0, deadline - time.monotonic())
+        try:
+            return child.wait(min(_PULSE, patience))
+        except subprocess.TimeoutExpired:
+            if patience <= _PULSE:
+                raise
+            check_interrupt()
 
 
 def _decoded(line: bytes) -> str:

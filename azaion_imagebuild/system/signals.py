@@ -31,6 +31,8 @@ class _Now:
     """It tells this one; None: it interrupts."""
     interrupted = -_AGAIN
     """When one has interrupted."""
+    number = int(signal.SIGINT)
+    """The one that interrupted last."""
     to_check: Sequence[int] = ()
     """Those that wait, and interrupt where :func:`check_interrupt` is called."""
 
@@ -42,7 +44,7 @@ def _answer(number: int, frame: FrameType | None) -> None:
     if _Now.listener is not None:
         _Now.listener(number)
     elif time.monotonic() - _Now.interrupted >= _AGAIN:
-        _Now.interrupted = time.monotonic()
+        _Now.interrupted, _Now.number = time.monotonic(), number
         raise KeyboardInterrupt
 
 
@@ -73,7 +75,7 @@ def _repeat(lost: sys.UnraisableHookArgs, tell: Callable[[sys.UnraisableHookArgs
 
 def _interrupt_soon() -> None:
     time.sleep(_SOON)
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), _Now.number)
 
 
 def _handled() -> dict[int, Any]:
@@ -203,6 +205,7 @@ def check_interrupt() -> None:
     """
     if threading.current_thread() is threading.main_thread():
         stopping = bool(_Now.to_check)
+        _Now.to_check = _Now.to_check if not stopping else ()  # they interrupt once
     else:
         stopping = is_stopping() and not getattr(_of_thread, "depth", 0)
     if stopping:
