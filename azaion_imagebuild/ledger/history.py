@@ -55,7 +55,7 @@ def _unknown(ledger: Ledger, wanted: Wanted) -> Iterator[Entry]:
     for sandbox in (False, True):
         for each in ledger.unknown(sandbox=sandbox):
             if wanted.serial in (None, each.serial):
-                yield _as_it_ended(each)
+                yield structs.replace(_as_it_ended(each), outcome="unknown")
 
 
 def _as_it_ended(entry: Entry) -> Entry:

@@ -64,19 +64,19 @@ def newest(connection: Connection) -> Iterator[Entry]:
 
 
 def unknown(connection: Connection, *, sandbox: bool) -> list[Entry]:
-    """Return the row that left each device unknown, the oldest first."""
+    """Return the row that left each device, or its fuses, unknown, the oldest first."""
     later = rows.alias()
     is_open = (
         rows.c.outcome == "started",
-        rows.c.step == FLASH,
+        rows.c.step.in_((FLASH, FUSE)),
         ~sql.exists().where(later.c.attempt == rows.c.attempt, later.c.row > rows.c.row),
     )
     perhaps = sql.or_(rows.c.outcome == "unknown", sql.and_(*is_open))
     query = sql.select(rows.c.serial, rows.c.email).where(perhaps).distinct()
     accounts = {row.serial: row.email for row in connection.execute(query)}
     found = standings(connection, accounts, sandbox=sandbox).values()
-    doubts = [each.doubt for each in found if each.doubt is not None and not each.at_work]
-    return sorted(doubts, key=lambda row: row.at)
+    doubts = [each.doubt or each.perhaps_fused for each in found if not each.at_work]
+    return sorted(filter(None, doubts), key=lambda row: row.at)
 
 
 def credentials(connection: Connection, *, sandbox: bool) -> list[Credential]:

@@ -38,7 +38,9 @@ _FOREIGN = {
 def foreign(connection: Connection) -> list[str]:
     """Return what is in the ledger's schema that this tool did not make, in words."""
     found = connection.exec_driver_sql(_FOREIGN[connection.dialect.name])
-    return [f"the {kind} {name} on {table} is not of this tool" for kind, name, table in found]
+    return [
+        f"the {kind} {name} on {table} was not created by this tool" for kind, name, table in found
+    ]
 
 
 def damage(connection: Connection) -> list[str]:

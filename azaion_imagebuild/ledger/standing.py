@@ -60,12 +60,12 @@ class Standing(Struct, frozen=True, kw_only=True):
 
     @property
     def unknown(self) -> bool:
-        """Tell whether the last attempt died while flashing, so that its result is unknown."""
+        """Tell whether an attempt died while flashing, so that what the device holds is unknown."""
         return self.doubt is not None
 
     @property
     def doubt(self) -> Entry | None:
-        """Return the row of the attempt that left the device unknown; later ones told no more."""
+        """Return the row that left the device unknown, if no later attempt settled it."""
         if self.last is not None and died(self.last) and self.last.step == FLASH:
             return self.last
         settled = self.settled

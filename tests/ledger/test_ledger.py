@@ -611,6 +611,20 @@ def test_a_device_stays_unknown_after_an_attempt_that_did_not_reach_it(ledger: L
     assert [each.attempt for each in ledger.unknown(sandbox=False)] == ["first"]
 
 
+def test_a_device_whose_fuses_are_unknown_is_unknown_until_somebody_has_looked(
+    ledger: Ledger,
+) -> None:
+    ledger.write(entry("AZJN-0001", attempt="burned", step="fuse", outcome="unknown"))
+    ledger.write(died(serial="AZJN-0002", attempt="burning", step="fuse"))
+    found = history.attempts(ledger, history.Wanted(unknown=True))
+    assert [(each["attempt"], each["outcome"]) for each in found] == [
+        ("burned", "unknown"), ("burning", "unknown"),
+    ]  # fmt: skip
+    for serial in ("AZJN-0001", "AZJN-0002"):
+        ledger.write(entry(serial, attempt="looked", step="fuse", outcome="done"))
+    assert history.attempts(ledger, history.Wanted(unknown=True)) == []
+
+
 def test_an_unknown_serial_is_said_to_be_unknown(run: Run) -> None:
     assert run("ledger", "show", SERIAL).code == 2
     assert run("ledger", "resolve", SERIAL, "done", "--reason", "x").code == 2
