@@ -109,8 +109,8 @@ def provision_identity(
     hook = attempt.hook
     attempt.current = "preflight"
     refuse_errors(hook.pre_provision(build=attempt.build), PreflightError, attempt.watcher)
-    make_room()
     attempt.intend(intent)
+    make_room()
     with contextlib.ExitStack() as held, attempt.step("provision_identity") as notes:
         identity: DeviceIdentity = require_answer(
             "provision_identity", hook.provision_identity(build=attempt.build)
