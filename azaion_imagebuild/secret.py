@@ -108,7 +108,7 @@ def _unicode(text: str) -> str:
 
 
 _BREAK = re.compile(r"\\+[nrtbf]|<[^<>]{0,20}>")
-"""What stands between two groups of letters in JSON or HTML, and has letters itself."""
+"""Separators between two groups of letters in JSON or HTML that have letters themselves."""
 
 _CODE = re.compile(r"(?:\\+[uxUX]|0[xX]|[uU]\+|%u)\{?([0-9a-fA-F]{2,4})\}?")
 

@@ -195,7 +195,7 @@ class _Parser(argparse.ArgumentParser):
             flag = found["flag"]
             message, meant = f"unknown flag {flag}", _meant(flag, self.flags)
         elif message.startswith(_TOO_MANY):
-            message = f"more than this command takes: {message[len(_TOO_MANY) :]}"
+            message = f"unexpected: {message[len(_TOO_MANY) :]}"
             meant = "for several devices: fleet A-1 A-2. " if self.called == "image" else ""
         elif found := _NO_CHOICE.search(message):
             meant = _meant(found["word"], _QUOTED.findall(found["choices"]))

@@ -44,7 +44,7 @@ _logger = logging.getLogger(__name__)
 
 
 def refuse_missing_lane(each: Listed, lanes: Iterable[str], source: str = "") -> None:
-    """Refuse a device that may only be made at a USB instance where no lane is.
+    """Refuse a device that may only be made at a USB instance that has no lane.
 
     Args:
         each: the device.
@@ -57,8 +57,8 @@ def refuse_missing_lane(each: Listed, lanes: Iterable[str], source: str = "") ->
     if each.usb_instance is not None and each.usb_instance not in lanes:
         listed = f" ({source})" if source else ""
         raise PreflightError(
-            f"{each.serial}{listed} is for the USB instance {each.usb_instance!a}, where no lane"
-            " is",
+            f"{each.serial}{listed} is for the USB instance {each.usb_instance!a}, which has no"
+            " lane",
             hint=f"the lanes are: {', '.join(lanes)}; name others by --lane",
         )
 

@@ -54,14 +54,14 @@ Timed = tuple[float, Event]
 
 
 def _starting(label: str) -> Answer:
-    message, hint = "no label is taken yet", "the run is starting: scan it again in a moment"
+    message, hint = "labels are not accepted yet", "the run is starting: scan it again in a moment"
     return Answer(kind="refused", message=message, hint=hint)
 
 
 def works_off_a_list(label: str) -> Answer:
     """Refuse a label: the run makes the devices of a list."""
     hint = "this run works off a list: start fleet - or station run to scan labels"
-    return Answer(kind="refused", message="no label is taken now", hint=hint)
+    return Answer(kind="refused", message="labels are not accepted now", hint=hint)
 
 
 def socket_path(settings: Settings) -> Path:

@@ -91,7 +91,7 @@ def check_fields(sb: bytes) -> None:
             f"its group descriptors have {descriptor} bytes without the 64-bit feature"
         )
     if sb[252] > _LAST_HASH:
-        raise CorruptImage(f"its directories are hashed in an unknown way ({sb[252]})")
+        raise CorruptImage(f"its directories have an unknown hash version ({sb[252]})")
     (revision,) = struct.unpack_from("<I", sb, 76)
     if revision and struct.unpack_from("<I", sb, 84)[0] < 11:
         raise CorruptImage("its first inode for files is one of the reserved inodes")

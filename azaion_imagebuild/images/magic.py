@@ -79,7 +79,7 @@ def format_by_magic(stream: Readable) -> str | None:
         raise CorruptImage(
             "its first 1024 bytes, which ext4 leaves free, are not empty: other programs may take"
             " it for another format",
-            hint="do not flash it; build it again, or, if you know what stands there, empty them:"
+            hint="do not flash it; build it again, or, if you know what they hold, empty them:"
             " dd if=/dev/zero of=IMAGE bs=1024 count=1 conv=notrunc",
         )
     return found[0]

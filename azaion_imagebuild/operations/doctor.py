@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from msgspec import structs
 
-from ..model import BASE, Finding
+from ..model import Finding
 from ..pipeline.answers import flatten
 from ..pipeline.hookspecs import REQUIRED
-from ..pipeline.new import device_build
+from ..pipeline.new import base_build
 from ..pipeline.plugins import load_plugins, preflight
 from ..pipeline.watchers import tracer_of
 from ..settings import Settings
@@ -24,7 +24,7 @@ def examine(settings: Settings, *, api: bool = False) -> list[Finding]:
         return _probed(settings, [Finding(message=alone, hint="give --bsp", severity="warning")])
     hook = load_plugins(settings.hooks, required=REQUIRED).hook
     with parts(settings) as (used, sandbox):
-        build = structs.replace(device_build(BASE, used, sandbox=sandbox), is_base=True)
+        build = structs.replace(base_build(used, sandbox=sandbox), flash=used.build.flash)
         findings = [*flatten(preflight(build, hook))]
         traces = tracer_of(settings.log)
         findings += [traces] if isinstance(traces, Finding) else []

@@ -72,7 +72,7 @@ def test_quiet_says_only_what_is_wrong(run: Run) -> None:
 
 def test_a_word_too_many_or_wrong_is_named_once(run: Run) -> None:
     ran = run("image", "AZJN-0042", "AZJN-0043")
-    assert ran.errors == ["error: more than this command takes: AZJN-0043"]
+    assert ran.errors == ["error: unexpected: AZJN-0043"]
     assert ran.hints[0].startswith("hint: for several devices: fleet ")
     assert run("fleet", "A", "AZJN-0001").errors == ["error: 'A' is not a serial"]
 

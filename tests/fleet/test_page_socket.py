@@ -101,7 +101,7 @@ def test_a_label_is_answered_by_whoever_answers_the_scanner(tmp_path: Path) -> N
 
     with pages(tmp_path) as (shown, path), client_of(path) as client:
         answer = client.scan("AZJN-0001")
-        assert (answer["answer"], answer["message"]) == ("refused", "no label is taken yet")
+        assert (answer["answer"], answer["message"]) == ("refused", "labels are not accepted yet")
         shown.scan = scan
         assert client.scan("AZJN-0001")["message"] == "AZJN-0001 accepted for USB 1-3"
     assert asked == ["AZJN-0001"]

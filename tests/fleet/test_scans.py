@@ -175,7 +175,7 @@ def test_a_pipe_may_be_a_csv_that_pins_devices_to_ports(run: Run) -> None:
     at = {each["serial"]: each["usb_instance"] for each in found["records"]}
     assert at == {"AZJN-0001": "0-2", "AZJN-0003": "0-2"}
     assert "AZJN-0001 accepted for USB 0-2" in done.stderr
-    assert "AZJN-0002 is for the USB instance '0-7', where no lane is" in done.stderr
+    assert "AZJN-0002 is for the USB instance '0-7', which has no lane" in done.stderr
 
 
 def test_an_empty_pipe_is_an_empty_list(run: Run) -> None:

@@ -269,7 +269,7 @@ def test_a_superblock_with_an_unknown_hash_of_names_is_refused(raw: Path, versio
     with raw.open("r+b") as stream:
         stream.seek(1024 + 252)
         stream.write(bytes([version]))
-        with pytest.raises(CorruptImage, match="hashed in an unknown way"):
+        with pytest.raises(CorruptImage, match="unknown hash version"):
             open_filesystem(stream)
 
 

@@ -851,9 +851,10 @@ def test_what_a_plug_in_prints_to_doctor_and_hooks_goes_to_stderr(
     assert "at import" in ran.err.splitlines()
 
 
-def test_a_plug_in_that_exits_in_doctor_is_a_bug_and_no_success(plugin: Plugin) -> None:
+def test_a_plug_in_that_exits_in_a_dry_run_is_a_bug_and_no_success(plugin: Plugin) -> None:
     plugin("@hookimpl\ndef preflight():\n    sys.exit(0)\n")
-    done = subprocess.run([*TOOL, "doctor", "--json"], capture_output=True, check=False)
+    argv = [*TOOL, "image", SERIAL, "--dry-run", "--json"]
+    done = subprocess.run(argv, capture_output=True, check=False)
     assert (done.returncode, json.loads(done.stdout)["outcome"]) == (70, "failed")
 
 

@@ -199,7 +199,7 @@ def test_a_label_scanned_at_a_station_is_answered_and_made_before_the_queue(
         scan("AZJN-0009", "^error: AZJN-0009 is unknown: jammed$")
         assert "station resolve --reason … AZJN-0009 done (or failed)" in factory.log("S1")
         scan("AZJN", "^error: 'AZJN' is not a serial$")
-        scan("AZJN-0003,1-7", "^error: AZJN-0003 is for the USB instance '1-7', where no lane is$")
+        scan("AZJN-0003,1-7", "^error: AZJN-0003 is for the USB instance '1-7', which has no lane$")
         assert "hint: the lanes are: lane 1; " in factory.log("S1")
         factory.go_on("flash")
         until(lambda: factory.outcomes()["done"] == 6, "five devices and the one before")
