@@ -14,6 +14,7 @@ import argparse
 import gzip
 import os
 import re
+import shlex
 import shutil
 import string
 import subprocess
@@ -59,6 +60,8 @@ def main() -> None:
     arguments.add_argument("--out", metavar="DIR", type=Path, default=ROOT / "dist")
     args = arguments.parse_args()
     check_host()
+    if args.wheel:
+        check_wheel(args.wheel)
     os.umask(0o022)
     with tempfile.TemporaryDirectory(prefix="azaion-deb-") as folder:
         tree = Path(folder, "tree")
@@ -84,6 +87,15 @@ def check_host() -> None:
         fail(f"{PYTHON} is older than Python 3.10", "use Debian 12, Ubuntu 22.04 or newer")
 
 
+def check_wheel(wheel: Path) -> None:
+    """End with an error if a wheel is not of this checkout's version, which the package gets."""
+    if not wheel.is_file():
+        fail(f"{wheel} is not there", "build it, or leave --wheel out")
+    if wheel.name.split("-")[1:2] != [__version__]:
+        fail(f"{wheel.name} is not of this checkout's version, {__version__}",
+             "check out the wheel's version, or leave --wheel out")  # fmt: skip
+
+
 def fail(error: str, hint: str) -> None:
     """End with an error and what to do."""
     print(f"error: {error}\nhint: {hint}", file=sys.stderr)
@@ -103,8 +115,16 @@ def architecture() -> str:
 
 def output(*argv: object) -> str:
     """Return what a program prints."""
-    done = subprocess.run(list(map(str, argv)), check=True, capture_output=True, text=True)
-    return done.stdout.strip()
+    return run(*argv, stdout=subprocess.PIPE).strip()
+
+
+def run(*argv: object, stdout: int | None = None) -> str:
+    """Run a program, which prints its own errors; end with an error if it fails."""
+    command = list(map(str, argv))
+    done = subprocess.run(command, check=False, stdout=stdout, text=True)
+    if done.returncode:
+        fail(f"exit code {done.returncode} of {shlex.join(command)}", "what it says is above")
+    return done.stdout or ""
 
 
 def built_wheel(folder: Path) -> Path:
@@ -118,13 +138,13 @@ def pip(*argv: object, python: Path | None = None) -> None:
     """Run our environment's pip, for another Python if one is given."""
     chosen = ("--python", python) if python else ()
     quiet = ("--quiet", "--disable-pip-version-check", "--no-input")
-    subprocess.run([sys.executable, "-m", "pip", *map(str, (*chosen, *argv, *quiet))], check=True)
+    run(sys.executable, "-m", "pip", *chosen, *argv, *quiet)
 
 
 def add_environment(tree: Path, wheel: Path) -> None:
     """Add the environment with the wheel, every extra and all that they need."""
     home = tree / OPT
-    subprocess.run([PYTHON, "-m", "venv", "--without-pip", home], check=True)
+    run(PYTHON, "-m", "venv", "--without-pip", home)
     pinned = ROOT / "dist/requirements.txt"
     versions = ("--constraint", pinned) if pinned.is_file() else ()
     pip("install", "--no-compile", *versions, f"{wheel}[all]", python=home / "bin/python")
@@ -140,11 +160,8 @@ def add_environment(tree: Path, wheel: Path) -> None:
     (packages,) = home.glob("lib/python3*/site-packages")
     forget_the_build(packages)
     # compiled here: nothing may appear in /opt later, which dpkg would not know
-    subprocess.run(
-        [PYTHON, "-m", "compileall", "-q", "-s", tree, "-p", "/", "--invalidation-mode",
-         "unchecked-hash", packages],
-        check=True, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    run(PYTHON, "-m", "compileall", "-q", "-s", tree, "-p", "/",
+        "--invalidation-mode", "unchecked-hash", packages, stdout=subprocess.DEVNULL)  # fmt: skip
 
 
 def forget_the_build(packages: Path) -> None:

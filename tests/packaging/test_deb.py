@@ -86,6 +86,116 @@ def test_without_dpkg_deb_it_says_where_a_package_can_be_made(tmp_path: Path) ->
     ]
 
 
+def test_a_wheel_of_another_version_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wheel = tmp_path / "azaion_imagebuild-0.0.1-py3-none-any.whl"
+    wheel.touch()
+    monkeypatch.setattr(make_deb, "check_host", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["make_deb.py", "--wheel", str(wheel)])
+    with pytest.raises(SystemExit, match="2"):
+        make_deb.main()
+    assert f"{wheel.name} is not of this checkout's version, {VERSION}" in capsys.readouterr().err
+    make_deb.check_wheel(wheel.rename(tmp_path / f"azaion_imagebuild-{VERSION}-py3-none-any.whl"))
+
+
+def test_a_program_that_fails_says_why_itself(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        make_deb.output("sh", "-c", "echo no space >&2; exit 3")
+    assert capfd.readouterr().err.splitlines() == [
+        "no space",
+        "error: exit code 3 of sh -c 'echo no space >&2; exit 3'",
+        "hint: what it says is above",
+    ]
+
+
+class Host:
+    """A host of stubs on which dpkg's scripts run; systemd runs, and the page's unit."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.stopped = root / "run/azaion-imagebuild.stopped"
+        for folder in ("bin", "run/systemd/system", "var/lib"):
+            (root / folder).mkdir(parents=True)
+        for name in ("systemctl", "getent", "useradd", "userdel", "groupdel", "install", "chown"):
+            (root / "bin" / name).write_text(STUB)
+            (root / "bin" / name).chmod(0o755)
+        self.units("azaion-imagebuild-page.service")
+
+    def units(self, *names: str) -> None:
+        """Set what ``systemctl list-units`` shows."""
+        (self.root / "units").write_text("".join(f"{name} loaded\n" for name in names))
+
+    def dpkg(self, name: str, *argv: str) -> list[str]:
+        """Run a script as dpkg would, and return what it calls: program and subcommand."""
+        (self.root / "calls").write_text("")
+        text = (ROOT / "debian" / name).read_text()
+        script = self.root / name
+        script.write_text(re.sub("(?<![\\w.])/(?=(?:run|var|etc)/)", f"{self.root}/", text))
+        run("sh", script, *argv, PATH=f"{self.root}/bin:{os.environ['PATH']}", HERE=str(self.root))
+        return (self.root / "calls").read_text().splitlines()
+
+
+STUB = """#!/bin/sh
+echo "${0##*/} $*" >> "$HERE/calls"
+case "$1" in list-units) cat "$HERE/units" ;; esac
+"""
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+def test_services_that_a_failed_upgrade_stopped_run_again(host: Host) -> None:
+    listed, _ = host.dpkg("prerm", "upgrade", "2")
+    assert "--state=active,activating " in listed
+    host.units()
+    host.dpkg("prerm", "failed-upgrade", "2")
+    assert host.dpkg("postinst", "abort-upgrade", "2") == [
+        "systemctl daemon-reload",
+        "systemctl start --no-block azaion-imagebuild-page.service",
+    ]
+    assert not host.stopped.exists()
+
+
+def test_services_stopped_twice_start_once_and_a_removal_forgets_them(host: Host) -> None:
+    page, station = "azaion-imagebuild-page.service", "azaion-imagebuild-station@S1.service"
+    host.units(page, station)
+    host.dpkg("prerm", "upgrade", "2")
+    host.units(station)
+    host.dpkg("prerm", "upgrade", "2")
+    calls = host.dpkg("postinst", "configure", "1")
+    assert calls[-1] == f"systemctl start --no-block {page} {station}"
+    host.dpkg("prerm", "remove")
+    assert not host.stopped.exists()
+
+
+def test_a_purge_keeps_the_user_and_whose_the_state_is(host: Host) -> None:
+    for name in ("azaion-imagebuild", "azaion-imagebuild-root"):
+        (host.root / "var/lib" / name / "logs").mkdir(parents=True)
+    assert host.dpkg("postrm", "purge") == ["systemctl daemon-reload"]
+    (host.root / "var/lib/azaion-imagebuild/logs").rmdir()
+    host.dpkg("postrm", "purge")
+    assert [each.name for each in (host.root / "var/lib").iterdir()] == ["azaion-imagebuild-root"]
+
+
+def test_no_unit_closes_the_devices_that_root_flashes_through() -> None:
+    """Up to systemd 252 ``ProtectClock`` allows the clock's device and denies all others."""
+    text = (ROOT / "debian/azaion-imagebuild-station@.service").read_text()
+    assert re.findall("^(?:ProtectClock|Private(?:Devices|Users)|Device.*)=", text, re.M) == []
+
+
+def test_root_writes_to_no_folder_of_the_services_user() -> None:
+    unit = (ROOT / "debian/azaion-imagebuild-station@.service").read_text()
+    drop_in = (ROOT / "debian/station-as-root.conf").read_text()
+    assert "User=root\nStateDirectory=azaion-imagebuild-root\n" in re.sub("#.*\n", "", drop_in)
+    assert "StateDirectoryMode=0700\n" in drop_in
+    state = "=/var/lib/azaion-imagebuild"
+    for key in re.findall(f"^(.*){state}", unit, re.M):
+        assert f"\n{key}{state}-root\n" in drop_in, key
+
+
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
 def test_the_units_are_ones_that_systemd_takes(tmp_path: Path) -> None:
     drop_in = tmp_path / "azaion-imagebuild-station@.service.d/root.conf"
@@ -194,7 +304,7 @@ assert answer.status == 200 and b"<html" in answer.read(), answer
 @thorough
 @pytest.mark.skipif(not CLEAN_ROOT, reason="AZAION_CLEAN_ROOT names no clean root")
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_installed_in_a_clean_root_it_works_and_leaves_nothing_but_its_state(
+def test_installed_in_a_clean_root_it_works_and_leaves_only_its_state_and_user(
     tmp_path: Path,
 ) -> None:
     root = tmp_path / "root"
@@ -221,9 +331,11 @@ def test_installed_in_a_clean_root_it_works_and_leaves_nothing_but_its_state(
     ]  # fmt: skip
     left = files_of(root) - before
     assert {path for path in left if not path.startswith(STATES)} == set()
-    assert (root / "etc/passwd").read_text() == users
+    _, _, added = (root / "etc/passwd").read_text().partition(users)
+    name, _, number, *_ = added.split(":")
+    assert (name, added.count("\n")) == ("azaion-imagebuild", 1)
     assert "kept: /var/lib/azaion-imagebuild" in (here / "told").read_text()
-    assert (root / "var/lib/azaion-imagebuild").stat().st_uid == 0
+    assert (root / "var/lib/azaion-imagebuild").stat().st_uid == int(number)
 
 
 def files_of(root: Path) -> set[str]:
