@@ -116,7 +116,7 @@ def _texts(package: Distribution) -> Iterator[str]:
 
 def is_forbidden(licence: str) -> bool:
     """Tell whether we must not import code with this licence."""
-    return bool(_FORBIDDEN.search(licence)) or licence == UNKNOWN
+    return bool(_FORBIDDEN.search(licence)) or licence.lower() == UNKNOWN
 
 
 if __name__ == "__main__":

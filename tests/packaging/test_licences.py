@@ -49,7 +49,7 @@ def test_nothing_that_we_import_is_gpl_or_agpl() -> None:
         ("GPL-3.0-or-later", True),
         ("GNU General Public License v2 (GPLv2)", True),
         ("GNU Affero General Public License v3", True),
-        ("unknown", True),
+        ("UNKNOWN", True),
         ("LGPL-3.0-only", False),
         ("GNU Lesser General Public License v3 (LGPLv3)", False),
         ("Apache-2.0 OR BSD-2-Clause", False),
@@ -68,13 +68,25 @@ def test_an_audit_says_what_it_found_what_it_did_not_ask_and_that_it_was_not_don
     assert verdict([skipped])[0].startswith("audit: NOT DONE: ")
 
 
-def test_an_audit_without_a_network_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("stderr", "code", "said"),
+    [
+        ("requests.exceptions.ConnectionError: Max retries exceeded", 0, "NOT DONE"),
+        ("ERROR:_cli:Could not connect to the feed\nERROR:_cli:Tip: try another", 0, "NOT DONE"),
+        ("WARNING: hash them\nERROR:_cli:invalid specifier: x\n   ^", 1, "invalid specifier: x\n"),
+        ("Traceback\nKeyError: 'vulns'\n\n", 1, "KeyError: 'vulns'\n"),
+        ("", 1, "nothing"),
+    ],
+)
+def test_an_audit_that_fails_is_one_line_and_passes_only_without_a_network(
+    stderr: str, code: int, said: str, tmp_path: Path
+) -> None:
     tool = tmp_path / "pip-audit"
-    tool.write_text("#!/bin/sh\necho traceback >&2\nexit 1\n")
+    tool.write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{stderr}\nEND\nexit 1\n")
     tool.chmod(0o755)
     done = subprocess.run(
         [sys.executable, ROOT / "tools/audit.py", "none.txt"], check=False, text=True,
         capture_output=True, env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
     )  # fmt: skip
-    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
-    assert "NOT DONE" in done.stdout
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (code, "", 1)
+    assert said in done.stdout
