@@ -101,7 +101,7 @@ def pre_flash(
 def build_image(
     build: Build, identity: DeviceIdentity, staged: Sequence[StagedFile]
 ) -> Image | None:
-    """Build the APP image with this identity."""
+    """Build the APP image with this identity, without flashing it; only the first answer counts."""
 
 
 @hookspec
