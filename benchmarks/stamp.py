@@ -11,7 +11,6 @@ With ``--tars`` only tars are stamped, of so many files each: walked through, an
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import shutil
 import statistics
@@ -107,7 +106,6 @@ def main() -> None:
     parser.add_argument("--packed", action="store_true", help="the tars by zstd")
     parser.add_argument("--from", dest="source", type=Path, default=Path("/usr"), metavar="FOLDER",
                         help="whose smaller files are copied")  # fmt: skip
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="a PNG; needs matplotlib")
     options = parser.parse_args()
     if shutil.disk_usage(".").free < NEEDED:
         sys.exit(f"less than {NEEDED >> 30} GB of disk are free here")
@@ -125,8 +123,6 @@ def main() -> None:
         times = measure(cases)
     print(table(times))
     print(ratios(times))
-    if options.plot:
-        plot(times, options.plot)
 
 
 def make_tree(tree: Path, source: Path, files: int) -> None:
@@ -470,36 +466,6 @@ def ratios(times: dict[int, dict[str, float]]) -> str:
             row = (f"{size} GB {each[over] / each[under]:.2f}" for size, each in times.items())
             lines.append(f"({over}) / ({under}): {', '.join(row)}")
     return "\n".join(lines)
-
-
-def plot(times: dict[int, dict[str, float]], target: Path) -> None:
-    """Draw the medians over the size of the image, where matplotlib is importable."""
-    try:
-        matplotlib = importlib.import_module("matplotlib")
-        matplotlib.use("Agg")
-        pyplot = importlib.import_module("matplotlib.pyplot")
-    except ImportError:
-        print("matplotlib is not importable: no picture")
-        return
-    looks = {
-        REBUILD: ("#999999", "s-"), SCRIPT: ("#E69F00", "^--"), TOOL: ("#0072B2", "^--"),
-        MOUNT: ("#E69F00", "o-"), DEBUGFS: ("#009E73", "o-"), GUESTFISH: ("#CC79A7", "o-"),
-        SPARSE: ("#56B4E9", "o-"), STAMP: ("#0072B2", "o-"), TAR: ("#D55E00", "x"),
-        FSYNC: ("#000000", ":"),
-    }  # fmt: skip
-    figure, axes = pyplot.subplots(figsize=(8.5, 4.8), dpi=110)
-    for name, (colour, style) in looks.items():
-        points = [(size, each[name] * 1e3) for size, each in times.items() if name in each]
-        if points:
-            axes.plot(*zip(*points, strict=True), style, color=colour, label=name)
-    axes.set(xscale="log", yscale="log", xlabel="image (GB)", ylabel="median (ms)")
-    axes.set_xticks(list(times), [str(size) for size in times])
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    axes.set_title("One identity into a finished image")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=9)
-    figure.savefig(target, bbox_inches="tight")
-    print(f"drawn: {target}")
 
 
 if __name__ == "__main__":
