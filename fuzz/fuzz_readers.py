@@ -17,6 +17,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -276,7 +277,9 @@ def summed(read: Callable[[bytes], object]) -> Callable[[bytes], object]:
 
 
 def zstd_readers(archives: list[bytes]) -> dict[str, Reader]:
-    """Return a reader of compressed images, where the library for it is there."""
+    """Return a reader of compressed images, where the library and zstd(1) are there."""
+    if shutil.which("zstd") is None:
+        return {}
     with contextlib.suppress(ImportError):
         from azaion_imagebuild.images import zstd
 
