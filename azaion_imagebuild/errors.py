@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
+from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, TypeGuard
 
@@ -157,14 +158,7 @@ def exhausted(error: BaseException) -> tuple[str, str] | None:
 
     A chain of errors is searched: a library may have put its own one on top.
     """
-    seen: list[BaseException] = []
-    at: BaseException | None = error
-    while at is not None and at not in seen and len(seen) < _LONGEST_CHAIN:
-        seen.append(at)
-        if found := _shortage(at):
-            return found
-        at = at.__cause__ or at.__context__
-    return None
+    return next(filter(None, map(_shortage, islice(chain_of(error), _LONGEST_CHAIN))), None)
 
 
 _LONGEST_CHAIN = 20
@@ -197,12 +191,22 @@ def raise_for(findings: Iterable[Finding], kind: type[OperatorError]) -> None:
 
 def is_interrupt(error: BaseException) -> bool:
     """Tell whether it is an interrupt, or what Python made of one (3.11: in ``__set_name__``)."""
-    seen: list[BaseException] = []  # a cause may lead back to its error
-    cause: BaseException | None = error
-    while cause is not None and cause not in seen:
-        seen.append(cause)
-        cause = cause.__cause__
-    return any(isinstance(each, KeyboardInterrupt) for each in seen)
+    return any(isinstance(each, KeyboardInterrupt) for each in chain_of(error, contexts=False))
+
+
+def chain_of(error: BaseException, *, contexts: bool = True) -> Iterator[BaseException]:
+    """Yield an error and what it was raised from, also where that leads back to the error.
+
+    Args:
+        error: the outermost one.
+        contexts: without a cause, go on to what was being handled when it was raised.
+    """
+    seen: list[BaseException] = []
+    at: BaseException | None = error
+    while at is not None and at not in seen:
+        seen.append(at)
+        yield at
+        at = at.__cause__ or (at.__context__ if contexts else None)
 
 
 def is_denied(error: BaseException) -> TypeGuard[PermissionError]:

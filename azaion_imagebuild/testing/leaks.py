@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ..errors import chain_of
 from ..l4t.cleanup import files_with_secret
 from ..secret import Secret
 
@@ -79,8 +80,6 @@ class _Log(logging.Handler):
 def _all_of(error: BaseException) -> str:
     """Return the whole text of an error, with its causes, arguments and attributes."""
     told = ["".join(traceback.format_exception(error))]
-    at: BaseException | None = error
-    while at is not None:
-        told += [repr(at.args), repr(vars(at))]
-        at = at.__cause__ or at.__context__
+    for each in chain_of(error):
+        told += [repr(each.args), repr(vars(each))]
     return "\n".join(told)
