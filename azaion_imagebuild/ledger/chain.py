@@ -11,6 +11,8 @@ from .entry import FIRST_HASH, odd_hash, odd_number, odd_values
 if TYPE_CHECKING:
     from .store import Ledger
 
+ALTERED = "row {} is not what was written: it was edited, inserted or moved"
+NOT_LAST = "row {} is not the last one that was written: that was {}"
 _MOST = 20  # problems shown: a ledger may be wrong from its first row on
 
 
@@ -53,7 +55,7 @@ def check(ledger: Ledger, anchors: tuple[Receipt, ...] = ()) -> Iterator[str]:
     if head.row > last.row:
         yield f"{_rows(last.row + 1, head.row)} removed from its end"
     elif head != at_head or (last != head and ledger.head().row < last.row):
-        yield f"row {last.row} is not the last one that was written: that was {head.row}"
+        yield NOT_LAST.format(last.row, head.row)
     for number in sorted(expected):
         yield f"row {number} of the anchor is missing"
     yield from ledger.damage()
@@ -63,7 +65,7 @@ def _differences(last: Receipt, number: int, wanted: str, found: str) -> Iterato
     if number != last.row + 1:
         yield f"{_rows(last.row + 1, number - 1)} removed before row {number}"
     elif wanted != found:
-        yield f"row {number} is not what was written: it was edited, inserted or moved"
+        yield ALTERED.format(number)
 
 
 def _rows(first: int, last: int) -> str:

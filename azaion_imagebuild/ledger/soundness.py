@@ -9,6 +9,7 @@ import sqlalchemy as sql
 
 from ..errors import LedgerError
 from ..model import Receipt
+from .chain import ALTERED, NOT_LAST
 from .entry import FIRST_HASH, Entry
 from .queries import entry_of
 from .schema import rows
@@ -95,7 +96,7 @@ def _altered(connection: Connection, email: str, head: Receipt) -> Iterator[str]
     if last.row < head.row:
         yield f"row {head.row} was removed from its end"
     elif last != head:
-        yield f"row {last.row} is not the last one that was written: that was {head.row}"
+        yield NOT_LAST.format(last.row, head.row)
 
 
 def _unchained(connection: Connection, wanted: sql.ColumnElement[bool]) -> Iterator[str]:
@@ -112,4 +113,4 @@ def _unchained(connection: Connection, wanted: sql.ColumnElement[bool]) -> Itera
         if previous is None:
             yield f"row {row.row - 1} was removed"
         elif entry.hash_after(row.row, previous) != row.hash:
-            yield f"row {row.row} is not what was written: it was edited, inserted or moved"
+            yield ALTERED.format(row.row)

@@ -37,6 +37,15 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / FILE
 
 
+@pytest.fixture
+def url(file: Path) -> str:
+    """The URL of a ledger with ten rows, which nobody has open."""
+    url = f"sqlite:///{file}"
+    with Ledger(url) as ledger:
+        ten(ledger)
+    return url
+
+
 @pytest.fixture(params=one_of(["sqlite", "postgresql"], kept=1))
 def old(request: pytest.FixtureRequest, file: Path) -> str:
     """The URL of a ledger with the tables and rows of the version before."""
@@ -215,12 +224,10 @@ def test_fields_that_are_no_object_are_an_error_of_the_ledger(
         assert (ran.code, "Traceback" in ran.err) == (9, False), command
 
 
-def test_text_that_is_no_utf8_is_an_error_of_the_ledger(file: Path, run: Run) -> None:
-    with Ledger(f"sqlite:///{file}") as ledger:
-        ten(ledger)
+def test_text_that_is_no_utf8_is_an_error_of_the_ledger(file: Path, url: str, run: Run) -> None:
     alter(file, "UPDATE ledger SET error = CAST(x'ff41' AS TEXT) WHERE row = 3")
     for command in ("list", "export", "verify"):
-        ran = run("ledger", command, "--database", f"sqlite:///{file}")
+        ran = run("ledger", command, "--database", url)
         assert (ran.code, "Traceback" in ran.err) == (9, False), command
 
 
@@ -249,10 +256,9 @@ HEADS = {
 
 
 @pytest.mark.parametrize("change", one_of(HEADS))
-def test_another_head_is_named_and_stops_every_writer(file: Path, run: Run, change: str) -> None:
-    url = f"sqlite:///{file}"
-    with Ledger(url) as ledger:
-        ten(ledger)
+def test_another_head_is_named_and_stops_every_writer(
+    file: Path, url: str, run: Run, change: str
+) -> None:
     alter(file, change)
     ran = run("ledger", "verify", "--database", url)
     assert (ran.code, HEADS[change] in ran.err) == (9, True), ran.err
@@ -273,14 +279,12 @@ def test_postgresql_takes_no_second_head_and_no_unknown_outcome(postgres: Postgr
 
 
 @pytest.mark.parametrize("size", one_of([1, 15, 16, 100, 511, 512, 4095]))
-def test_a_file_that_was_cut_is_no_new_ledger(file: Path, run: Run, size: int) -> None:
-    with Ledger(f"sqlite:///{file}") as ledger:
-        ten(ledger)
+def test_a_file_that_was_cut_is_no_new_ledger(file: Path, url: str, run: Run, size: int) -> None:
     os.truncate(file, size)
     for command in ("verify", "list"):
-        ran = run("ledger", command, "--database", f"sqlite:///{file}")
+        ran = run("ledger", command, "--database", url)
         assert (ran.code, f"({size} bytes) is not a whole SQLite database" in ran.err) == (9, True)
-    with Ledger(f"sqlite:///{file}") as ledger, pytest.raises(LedgerError, match="was cut or"):
+    with Ledger(url) as ledger, pytest.raises(LedgerError, match="was cut or"):
         ledger.write(entry())
     assert file.stat().st_size == size
 
@@ -371,9 +375,7 @@ def test_what_hides_from_a_search_is_found_by_an_index(file: Path) -> None:
     assert "ledger_hidden" in str(plan), plan
 
 
-def test_an_index_that_hides_a_row_is_named(file: Path, run: Run) -> None:
-    with Ledger(f"sqlite:///{file}") as ledger:
-        ten(ledger)
+def test_an_index_that_hides_a_row_is_named(file: Path, url: str, run: Run) -> None:
     alter(
         file,
         "CREATE TABLE other (email, row)",
@@ -383,7 +385,7 @@ def test_an_index_that_hides_a_row_is_named(file: Path, run: Run) -> None:
         " 'of_other') WHERE name = 'ledger_email'",
         "DELETE FROM sqlite_master WHERE tbl_name = 'other'",
     )
-    ran = run("ledger", "verify", "--database", f"sqlite:///{file}")
+    ran = run("ledger", "verify", "--database", url)
     assert (ran.code, "missing from index ledger_email" in ran.err) == (9, True), ran.err
 
 
@@ -394,10 +396,9 @@ TRIGGERS = {
 
 
 @pytest.mark.parametrize("change", one_of(TRIGGERS))
-def test_a_trigger_is_named_before_it_changes_a_row(file: Path, run: Run, change: str) -> None:
-    url = f"sqlite:///{file}"
-    with Ledger(url) as ledger:
-        ten(ledger)
+def test_a_trigger_is_named_before_it_changes_a_row(
+    file: Path, url: str, run: Run, change: str
+) -> None:
     alter(file, change)
     ran = run("ledger", "verify", "--database", url)
     assert (ran.code, f"the trigger {TRIGGERS[change]} on ledger" in ran.err) == (9, True), ran.err
