@@ -35,7 +35,7 @@ def _differences(build: Build, image: Image) -> Iterator[Finding]:
     A sparse image is compared with its raw twin instead, byte for byte (:func:`_damaged`).
     """
     wanted = wanted_of(build.rootfs_dir, build.began)
-    for path in (path for paths in _twins(image) for path in _seen(paths)):
+    for path in _compared(image):
         comparison = Comparison(build.rootfs_dir, wanted)
         with images.opened(path, _largest(build)) as filesystem:
             for entry in filesystem.entries():
@@ -48,11 +48,10 @@ def _differences(build: Build, image: Image) -> Iterator[Finding]:
             yield Finding(message=message, hint=_LOOK)
 
 
-def _seen(twins: list[Path]) -> list[Path]:
-    """Return the files of one filesystem in whose place no other one is looked into."""
-    formats = {path: images.format_of(path) for path in twins}
-    has_raw = "ext4" in formats.values()
-    return [path for path in twins if not (has_raw and formats[path] == "sparse")]
+def _compared(image: Image) -> Iterator[Path]:
+    for paths in _twins(image):
+        instead = _in_format("sparse", paths) if _in_format("ext4", paths) else []
+        yield from (path for path in paths if path not in instead)
 
 
 def _some(of: list[str]) -> str:
@@ -84,6 +83,10 @@ def _twins(image: Image) -> Iterator[list[Path]]:
     yield from stems.values()
 
 
+def _in_format(name: str, paths: list[Path]) -> list[Path]:
+    return [path for path in paths if images.format_of(path) == name]
+
+
 def _disagreeing(image: Image) -> Iterator[Finding]:
     """Check that raw and sparse images are equal: one is checked, the other flashed."""
     for first, *others in _twins(image):
@@ -97,12 +100,12 @@ def _disagreeing(image: Image) -> Iterator[Finding]:
 def _damaged(image: Image, largest: int) -> Iterator[Finding]:
     """Check every filesystem in the file that is flashed, raw or sparse."""
     for paths in _twins(image):
-        raws = [path for path in paths if images.format_of(path) == "ext4"]
+        raws = _in_format("ext4", paths)
         for raw in raws:
             yield from damaged(raw)
-        for packed in (path for path in paths if images.format_of(path) == "ext4.zst"):
+        for packed in _in_format("ext4.zst", paths):
             yield from damaged_within(packed, largest)
-        for sparse in (path for path in paths if images.format_of(path) == "sparse"):
+        for sparse in _in_format("sparse", paths):
             if not raws:
                 yield from damaged_within(sparse)
             elif (at := first_difference(sparse, raws[0])) is not None:
