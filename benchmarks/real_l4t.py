@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from azaion_imagebuild.sandbox import Accounts
 from azaion_imagebuild.sandbox.admin_api import admin_api
+from benchmarks.provision import Cost, cpu_of_children, median
 
 CONFIG = """
 [bsp]
@@ -40,16 +41,6 @@ inject = "{inject}"
 state_dir = "{folder}/state"
 """
 TOOL = Path(sys.executable).with_name("azaion-imagebuild")
-
-
-class Cost(NamedTuple):
-    """Seconds of one command: wall clock, and CPU of all its processes."""
-
-    wall: float
-    cpu: float
-
-    def __str__(self) -> str:
-        return f"{self.wall:6.2f} s (CPU {self.cpu:5.2f})"
 
 
 def main() -> None:
@@ -74,8 +65,13 @@ def main() -> None:
         base, *others = [run([*stamped, f"STAMP-{number}"]) for number in numbers]
     plain, ours = (median([each[side] for each in pairs]) for side in (0, 1))
     ratio = statistics.median(each.wall / alone.wall for alone, each in pairs)
-    print(f"flash.sh alone {plain}; with the tool {ours}; median ratio of a pair {ratio:.2f}")
-    print(f"stamped: base and first device {base}; each one after it {median(others)}")
+    print(
+        f"flash.sh alone {shown(plain)}; with the tool {shown(ours)};"
+        f" median ratio of a pair {ratio:.2f}"
+    )
+    print(
+        f"stamped: base and first device {shown(base)}; each one after it {shown(median(others))}"
+    )
     print(f"flash.sh alone / a stamped device: {plain.wall / median(others).wall:.0f}")
 
 
@@ -88,7 +84,8 @@ def pair(options: argparse.Namespace, tool: list[str], number: int) -> tuple[Cos
     else:
         theirs, ours = run(plain, options.bsp, variables), run(tool)
     print(
-        f"flash.sh alone {theirs}   with the tool {ours}   ratio {ours.wall / theirs.wall:.2f}",
+        f"flash.sh alone {shown(theirs)}   with the tool {shown(ours)}"
+        f"   ratio {ours.wall / theirs.wall:.2f}",
         flush=True,
     )
     return theirs, ours
@@ -105,15 +102,9 @@ def run(argv: list[str], cwd: Path | None = None, variables: dict[str, str] | No
     return Cost(time.perf_counter() - begin, cpu_of_children() - used)
 
 
-def cpu_of_children() -> float:
-    """Return the CPU seconds of all processes that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def median(costs: list[Cost]) -> Cost:
-    """Return the medians of what was measured."""
-    return Cost(*(statistics.median(each) for each in zip(*costs, strict=True)))
+def shown(cost: Cost) -> str:
+    """Return a cost in seconds."""
+    return f"{cost.wall:6.2f} s (CPU {cost.cpu:5.2f})"
 
 
 def config(options: argparse.Namespace, folder: str, inject: str) -> str:
