@@ -205,7 +205,8 @@ def check_interrupt() -> None:
     """
     if threading.current_thread() is threading.main_thread():
         stopping = bool(_Now.to_check)
-        _Now.to_check = _Now.to_check if not stopping else ()  # they interrupt once
+        if stopping:
+            _Now.to_check = ()  # they interrupt once
     else:
         stopping = is_stopping() and not getattr(_of_thread, "depth", 0)
     if stopping:
