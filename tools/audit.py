@@ -1,15 +1,16 @@
 """Audit pinned packages for published advisories, and say the result in one line.
 
-usage: python tools/audit.py REQUIREMENTS    (needs pip-audit)
+usage: python tools/audit.py REQUIREMENTS    (needs pip-audit: nox --session release has it)
 
 Exit code: 0 nothing found, or the advisories could not be reached (the line says so); 1 found, or
-pip-audit failed otherwise.
+pip-audit failed otherwise; 2 pip-audit is not there, or no file is named.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,10 @@ NOT_DONE = "audit: NOT DONE: the database of advisories cannot be reached from h
 
 def main() -> int:
     """Run pip-audit, print the line."""
+    if len(sys.argv) != 2:
+        return refuse("give it one file of pinned packages", "tools/audit.py dist/requirements.txt")
+    if shutil.which("pip-audit") is None:
+        return refuse("pip-audit is not on PATH", "nox --session release has it")
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
         done = subprocess.run(
@@ -37,6 +42,12 @@ def main() -> int:
     line, code = verdict(json.loads(text)["dependencies"]) if text else failure(done.stderr)
     print(line)
     return code
+
+
+def refuse(error: str, hint: str) -> int:
+    """Print an error and what to do, and return the exit code."""
+    print(f"error: {error}\nhint: {hint}", file=sys.stderr)
+    return 2
 
 
 def verdict(packages: list[dict[str, Any]]) -> tuple[str, int]:

@@ -90,3 +90,19 @@ def test_an_audit_that_fails_is_one_line_and_passes_only_without_a_network(
     )  # fmt: skip
     assert (done.returncode, done.stderr, done.stdout.count("\n")) == (code, "", 1)
     assert said in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["none.txt"], "error: pip-audit is not on PATH"), ([], "error: give it one file")],
+)
+def test_an_audit_that_cannot_start_says_why(
+    arguments: list[str], said: str, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools/audit.py", *arguments], check=False, text=True,
+        capture_output=True, env=os.environ | {"PATH": str(tmp_path)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(said)
+    assert "\nhint: " in done.stderr
