@@ -173,7 +173,7 @@ class BspSettings(Struct, frozen=True, kw_only=True):
     success: Annotated[
         str | None,
         Option(
-            "text",
+            "words",
             "words that this BSP's script prints only when it has flashed the device, where this"
             " tool cannot tell",
         ),
@@ -271,7 +271,7 @@ class FuseSettings(Struct, frozen=True, kw_only=True):
         ),
     ] = []
     success: Annotated[
-        str, Option("text", "words that it must print, since its exit code alone proves nothing")
+        str, Option("words", "words that it must print, since its exit code alone proves nothing")
     ] = "*** done."
     timeout: Annotated[float, Option("duration", "seconds that it may take")] = 1800.0
 

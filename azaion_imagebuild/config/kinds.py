@@ -11,6 +11,7 @@ from ..errors import UsageError
 from ..settings import LARGEST_DEVICE_CONF, PLACEHOLDER_SIZE
 
 _RECIPIENT = re.compile(r"age1[0-9a-z]+|ssh-(?:ed25519|rsa) [A-Za-z0-9+/]+={0,2}(?: .*)?")
+_LONGEST_WORDS = 1000
 T = TypeVar("T")
 
 
@@ -66,6 +67,14 @@ def _text_or_empty(value: Any, base: Path) -> str:
     if not isinstance(value, str) or "\0" in value:
         raise ValueError
     return value
+
+
+def _words(value: Any, base: Path) -> str:
+    """Return words to look for in a line of a script's output, where they can be found."""
+    text = _text(value, base)
+    if not text.isprintable() or text != text.strip() or len(text) > _LONGEST_WORDS:
+        raise ValueError
+    return text
 
 
 def _size(value: Any, base: Path) -> str:
@@ -184,6 +193,7 @@ def _table(value: Any, base: Path) -> dict[str, str]:
 _KINDS: dict[str, Callable[[Any, Path], Any]] = {
     "text": _text,
     "text or empty": _text_or_empty,
+    "words": _words,
     "size": _size,
     "choice": _text,
     "pattern": _pattern,
@@ -206,6 +216,7 @@ _NEVER_EMPTY = frozenset(_KINDS) - {"text or empty", "list", "paths", "statuses"
 _WORDS = {
     "text": "a text",
     "text or empty": "a text",
+    "words": "words of one line, without blanks around them",
     "size": "a size like 14GiB",
     "choice": "a text",
     "pattern": "a regular expression",

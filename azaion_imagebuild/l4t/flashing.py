@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -11,8 +12,9 @@ from msgspec import Struct
 from ..errors import FlashError, ImageBuildError
 from ..images import format_of
 from ..images.formats import EXT4_ZST, TAR_ZST
+from ..images.version import Version
 from ..model import LUKS, Build, FlashResult, Image, InLane
-from ..system.files import read_text
+from ..system.files import opened_plain
 from . import cleanup, image_files, initrd_wrapper
 from .bsp import FLASH_SH, INITRD_FLASH_SH, INITRD_INTERNAL_SH
 from .chip_id import read_chip_id
@@ -20,6 +22,8 @@ from .initrd_host import exclusive
 from .releases import external_device
 from .scripts import check_result, evidence_for, log_hint, run_script, said
 from .usb import RecoveryDevice, device_at, recovery_devices
+
+_LONGEST_LOG = 1 << 16  # bytes of the end of a target's log
 
 
 class FlashSh(Struct, frozen=True):
@@ -36,7 +40,7 @@ class FlashSh(Struct, frozen=True):
         _clear(self.tree, build)
         argv = [f"./{FLASH_SH}", "--no-flash", *self._options(build)]
         success = evidence_for(build, "package", ImageBuildError).watched(self.tree)
-        finished = run_script(self.tree, build, argv, ImageBuildError)
+        finished = run_script(self.tree, build, argv, success, ImageBuildError)
         check_result(finished, build, success, ImageBuildError)
         images = image_files.present_images(self.tree)
         raw = [path for path in images if path.name.endswith(".raw")]
@@ -61,8 +65,9 @@ class FlashSh(Struct, frozen=True):
             self.tree,
             build,
             self.flash_command(build),
+            success,
             FlashError,
-            is_done=lambda tail: success.missing(said(tail)) is None,
+            is_done=lambda lines: success.missing(said(lines)) is None,
         )
         check_result(finished, build, success, FlashError)
         return _flashed(build, device)
@@ -98,7 +103,7 @@ class InitrdFlash(Struct, frozen=True):
         argv = [f"./{INITRD_FLASH_SH}", "--no-flash", *devices, *self._options(build)]
         success = evidence_for(build, "package", ImageBuildError).watched(self.tree)
         with exclusive(build) as held:
-            finished = run_script(self.tree, held, argv, ImageBuildError)
+            finished = run_script(self.tree, held, argv, success, ImageBuildError)
         if devices:
             cleanup.remove_massflash_archives(self.tree)  # the whole rootfs again; no lane needs it
         check_result(finished, build, success, ImageBuildError)
@@ -124,20 +129,20 @@ class InitrdFlash(Struct, frozen=True):
             PreflightError: another initrd flash is at work on this host.
         """
         device = _device(build)
-        began = time.time()
+        before = self._logs()
         success = evidence_for(build, "flash", FlashError).watched(self.tree)
 
-        def is_done(tail: Sequence[str]) -> bool:
-            return success.missing(said(tail, self._logged(began))) is None
+        def is_done(lines: Sequence[str]) -> bool:
+            return success.missing(said(lines, self._logged(before))) is None
 
         if build.lane is not None:
             argv, environ = self._call_in_lane(build, build.lane), initrd_wrapper.ENVIRON
-            finished = run_script(self.tree, build, argv, FlashError, environ, is_done)
+            finished = run_script(self.tree, build, argv, success, FlashError, environ, is_done)
         else:
             argv = self.flash_command(build)
             with exclusive(build) as held:
-                finished = run_script(self.tree, held, argv, FlashError, None, is_done)
-        check_result(finished, build, success, FlashError, logged=self._logged(began))
+                finished = run_script(self.tree, held, argv, success, FlashError, None, is_done)
+        check_result(finished, build, success, FlashError, logged=self._logged(before))
         return _flashed(build, device)
 
     def flash_command(self, build: Build) -> list[str]:
@@ -158,12 +163,17 @@ class InitrdFlash(Struct, frozen=True):
             *initrd_wrapper.packed_parameters(self.tree, build),
         ]
 
-    def _logged(self, since: float) -> str:
-        """Return the target's logs: with ``--network usb0``, the host prints no success line."""
-        logs = [
-            log for log in self.tree.glob("initrdlog/*.log") if log.stat().st_mtime >= since - 2
-        ]
-        return "\n".join(read_text(log)[-65536:] for log in sorted(logs))
+    def _logs(self) -> dict[Path, Version]:
+        logs = self.tree.glob("initrdlog/*.log")
+        return {log: Version.of(log) for log in logs if log.is_file()}
+
+    def _logged(self, before: Mapping[Path, Version]) -> str:
+        """Return the target's logs of this run: the host may print no success line.
+
+        Those of an earlier one, which flashed another device perhaps, do not count.
+        """
+        now = self._logs().items()
+        return "\n".join(_end_of(log) for log, at in sorted(now) if before.get(log) != at)
 
     def _options(self, build: Build) -> list[str]:
         settings = build.settings.bsp
@@ -195,6 +205,13 @@ def _clear(tree: Path, build: Build) -> None:
     """Remove what an earlier run left: its images must not be taken for new ones."""
     cleanup.release(tree, ImageBuildError)
     cleanup.remove_images(tree)
+
+
+def _end_of(log: Path) -> str:
+    with opened_plain(log, sys.maxsize) as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(-min(size, _LONGEST_LOG), os.SEEK_END)
+        return stream.read().decode("utf-8", "replace")
 
 
 def _size(build: Build) -> list[str]:

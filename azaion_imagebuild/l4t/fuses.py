@@ -10,7 +10,7 @@ import logging
 import os
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import FuseError, PreflightError, UsageError, raise_for
@@ -18,7 +18,7 @@ from ..model import Build, Finding, FuseResult
 from ..system.log_files import make_log_dir
 from ..system.process import Finished, run
 from .releases import Evidence
-from .scripts import environment, failure_reason, said, wrong_lines
+from .scripts import environment, failure_reason, said, telling, wrong_lines
 from .usb import device_findings, recovery_devices
 
 _SERIAL, _USB_INSTANCE = "{serial}", "{usb_instance}"
@@ -57,24 +57,18 @@ def burn(build: Build) -> FuseResult:
     line = f"cd {shlex.quote(str(_tree(build)))} && {shlex.join(argv)}"
     _logger.warning("permanently burning the fuses of the device at USB %s by: %s", device, line)
     _logger.warning("this does not replace the security phase's checklist (secure boot, fTPM)")
-    finished = _run(build, argv)
-    settings = build.settings.fuse
-    lines = said(finished.tail)
+    success = Evidence(line=build.settings.fuse.success, source="[fuse] success")
+    finished = _run(build, argv, telling(success))
+    lines = said((*finished.telling, *finished.tail))
     wrong = wrong_lines(lines)  # fuses cannot be read back here: one such line is too many
-    missing = (
-        f"said: {wrong[-1]}"
-        if wrong
-        else Evidence(line=settings.success, source="[fuse] success")
-        .watched(_tree(build))
-        .missing(lines)
-    )
+    missing = f"said: {wrong[-1]}" if wrong else success.watched(_tree(build)).missing(lines)
     what = failure_reason(finished, missing, lines, limit="[fuse] timeout")
     if what is not None:
         raise FuseError(f"{what}: which fuses are burned is not known", hint=_hint(build))
     return FuseResult(command=line, device=device)
 
 
-def _run(build: Build, argv: list[str]) -> Finished:
+def _run(build: Build, argv: list[str], is_telling: Callable[[str], bool]) -> Finished:
     make_log_dir(build)
     tree = _tree(build)
     try:
@@ -85,6 +79,7 @@ def _run(build: Build, argv: list[str]) -> Finished:
             log=_log(build),
             timeout=build.settings.fuse.timeout,
             keep_open=build.lock_fds,
+            is_telling=is_telling,
         )
     except OSError as error:
         if error.filename is None:  # it is not about starting the command

@@ -34,6 +34,10 @@ class Evidence(Struct, frozen=True, kw_only=True):
     """A file of the BSP that is written at the end."""
     source: str
 
+    def is_said_by(self, line: str) -> bool:
+        """Tell whether a line has the words."""
+        return line == self.line if self.whole else self.line is not None and self.line in line
+
     def watched(self, tree: Path) -> Watched:
         """Return the evidence, watched from before the script runs."""
         return Watched(evidence=self, tree=tree, before=_identity(tree, self.file))
@@ -49,9 +53,7 @@ class Watched(Struct, frozen=True, kw_only=True):
     def missing(self, lines: Sequence[str]) -> str | None:
         """Return what is missing after the run; None: the script succeeded."""
         wanted, file = self.evidence.line, self.evidence.file
-        if wanted and not any(
-            line == wanted if self.evidence.whole else wanted in line for line in lines
-        ):
+        if wanted and not any(map(self.evidence.is_said_by, lines)):
             return f"never said “{wanted}”"
         if file and _identity(self.tree, file) in (None, self.before):
             return f"did not write {file}, which comes last"

@@ -48,11 +48,14 @@ def run_script(
     tree: Path,
     build: Build,
     argv: Sequence[str],
+    success: Watched,
     error: type[OperatorError],
     environ: Mapping[str, str] | None = None,
     is_done: Callable[[Sequence[str]], bool] = lambda _: False,
 ) -> Finished:
     """Run a script of the BSP in its tree, hidden from other users; see :func:`.process.run`.
+
+    What is said of its success or failure is kept, however much it prints after that.
 
     Raises:
         OperatorError: of the class ``error``, when it cannot be started.
@@ -68,6 +71,7 @@ def run_script(
                 timeout=build.settings.build.script_timeout,
                 keep_open=build.lock_fds,
                 on_progress=lambda: image_files.hide_images(tree),
+                is_telling=telling(success.evidence),
                 is_done=is_done,
             )
     except OSError as cause:
@@ -105,20 +109,34 @@ def check_result(
     Raises:
         OperatorError: of the class ``error``.
     """
-    lines = said(finished.tail, logged)
+    lines = said((*finished.telling, *finished.tail), logged)
     what = failure_reason(finished, success.missing(lines), lines)
     if what is not None:
         raise error(what, hint=_hint(lines, finished, build))
 
 
-def said(tail: Sequence[str], logged: str = "") -> list[str]:
+def said(printed: Sequence[str], logged: str = "") -> list[str]:
     """Return the lines that a script printed and logged, without times."""
-    return [_CLOCK.sub("", line.strip()) for line in (*tail, *logged.splitlines())]
+    return [_CLOCK.sub("", line.strip()) for line in (*printed, *logged.splitlines())]
+
+
+def telling(evidence: Evidence) -> Callable[[str], bool]:
+    """Return the choice of the lines that a verdict and its explanation need."""
+
+    def is_telling(printed: str) -> bool:
+        (line,) = said([printed])
+        return evidence.is_said_by(line) or _looks_wrong(line) or any(m in line for m in _MEANINGS)
+
+    return is_telling
 
 
 def wrong_lines(lines: Sequence[str]) -> list[str]:
     """Return the lines that look like errors, which explain a failure but do not prove one."""
-    return [line for line in lines if line.startswith(_LOOKS_WRONG) or "WITH FAILURES" in line]
+    return [line for line in lines if _looks_wrong(line)]
+
+
+def _looks_wrong(line: str) -> bool:
+    return line.startswith(_LOOKS_WRONG) or "WITH FAILURES" in line
 
 
 def failure_reason(

@@ -27,6 +27,7 @@ from .signals import check_interrupt, heard_by, held_back
 
 _TAIL_LINES = 200
 _LONGEST_LINE = 8192
+_LEFT_OUT = b" [...] "
 _PULSE = 0.25  # seconds between two checks for an interrupt
 _AFTERWORDS = 1.0  # seconds of reading after a program has ended
 _GRACE = 20.0  # seconds that a signalled script gets to clean up
@@ -43,6 +44,8 @@ class Finished(Struct, frozen=True, kw_only=True):
     """Negative: the signal that ended it. :data:`TIMED_OUT`: stopped at its time limit."""
     tail: tuple[str, ...]
     """The last lines of stdout and stderr."""
+    telling: tuple[str, ...] = ()
+    """The lines that were asked for, however many came after them; of very many, the last ones."""
 
     @property
     def command_line(self) -> str:
@@ -102,6 +105,7 @@ def run(
     timeout: float = 600.0,
     keep_open: tuple[int, ...] = (),
     on_progress: Callable[[], None] = lambda: None,
+    is_telling: Callable[[str], bool] = lambda _: False,
     is_done: Callable[[Sequence[str]], bool] = lambda _: False,
 ) -> Finished:
     """Run a program to its end; stream its output to the log, and keep the last lines.
@@ -118,13 +122,15 @@ def run(
         timeout: seconds until it is stopped.
         keep_open: descriptors that it inherits (locks).
         on_progress: called with every line, and at least every second.
-        is_done: asked for the last lines after an interrupt; if they show that the program had
-            succeeded, the interrupt does not count.
+        is_telling: chooses the lines to keep besides the last ones.
+        is_done: asked after an interrupt, for the telling and the last lines; if they show that the
+            program had succeeded, the interrupt does not count.
 
     Raises:
         OSError: the log cannot be opened or the program cannot be started.
     """
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
+    told: deque[str] = deque(maxlen=_TAIL_LINES)
     deadline = time.monotonic() + timeout
     with appending(log) as note:
 
@@ -132,6 +138,8 @@ def run(
             if line is not None:
                 shown = redact(line)
                 tail.append(shown)
+                if is_telling(shown):
+                    told.append(shown)
                 note(shown)
                 _logger.debug("%s", shown)
 
@@ -167,13 +175,19 @@ def run(
             with contextlib.suppress(TimeoutError):
                 for line in lines:
                     keep(line)
-            if not is_done(tail):
+            if not is_done([*told, *tail]):
                 raise
             returncode = ended or 0  # it had succeeded before it was stopped
         finally:
             if child is not None and child.stdout is not None:
                 child.stdout.close()
-    return Finished(argv=tuple(argv), cwd=cwd, returncode=returncode, tail=tuple(tail))
+    return Finished(
+        argv=tuple(argv),
+        cwd=cwd,
+        returncode=returncode,
+        tail=tuple(tail),
+        telling=tuple(told),
+    )
 
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:
@@ -217,9 +231,10 @@ def _lines(child: subprocess.Popen[bytes], deadline: float) -> Iterator[str | No
                 ended = ended or time.monotonic()
                 deadline = min(deadline, ended + _AFTERWORDS)
             patience = deadline - time.monotonic()
-            if patience <= 0 and ended:
-                return
             if patience <= 0:
+                yield _decoded(rest) if rest else None  # it may be what it waits for
+                if ended:
+                    return
                 raise TimeoutError
             ready = selector.select(min(_PULSE, patience))
             if not ready and not ended:
@@ -228,11 +243,13 @@ def _lines(child: subprocess.Popen[bytes], deadline: float) -> Iterator[str | No
             chunk = os.read(pipe.fileno(), 65536) if ready else b""
             *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
             yield from map(_decoded, lines)
-            if rest and (len(rest) > _LONGEST_LINE or not chunk):
+            if rest and not chunk:
                 yield _decoded(rest)
-                rest = b""
             if not chunk:
                 return
+            if len(rest) > _LONGEST_LINE:
+                rest = _shortened(rest)
+                yield None
 
 
 def _ended(child: subprocess.Popen[bytes], deadline: float) -> int:
@@ -251,8 +268,16 @@ def _ended(child: subprocess.Popen[bytes], deadline: float) -> int:
             check_interrupt()
 
 
+def _shortened(line: bytes) -> bytes:
+    """Leave out the middle of a line that is too long: its end may be what counts."""
+    if len(line) <= _LONGEST_LINE:
+        return line
+    half = (_LONGEST_LINE - len(_LEFT_OUT)) // 2
+    return line[:half] + _LEFT_OUT + line[-half:]
+
+
 def _decoded(line: bytes) -> str:
-    text = line[:_LONGEST_LINE].decode("utf-8", "replace")
+    text = _shortened(line).decode("utf-8", "replace")
     return "".join(char if char.isprintable() or char == "\t" else "�" for char in text)
 
 

@@ -102,6 +102,8 @@ def test_relative_paths_of_a_file_start_at_the_file(tmp_path: Path) -> None:
         ("[admin_api]\nurl = ''", "url in", "or leave it out; [admin_api] url: base URL"),
         ("[admin_api]\nurl = ''", "is set, but empty", "base URL"),
         ("[build]\nscript_timeout = 0", "seconds above 0", "script"),
+        ("[bsp]\nsuccess = ' '", "not words of one line, without blanks", "only when"),
+        ('[fuse]\nsuccess = "\\n"', "not words of one line", "its exit code"),
         ("[bsp]\nargs = [1]", "not a list of texts", "args"),
         ("[bsp", "is not TOML", "templates/imagebuild.toml"),
         ("[bsp]\nboard = '\x01'", "is not TOML", "templates/imagebuild.toml"),

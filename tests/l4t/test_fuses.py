@@ -117,6 +117,7 @@ BAD_ENDS = {
     "no word of success": "echo almost",
     "an exit code": 'echo "*** done."; exit 3',
     "an error in its words": 'echo "Error: SBK refused"; echo "*** done."',
+    "an error before much else": 'echo "Error: SBK refused"; seq 300; echo "*** done."',
 }
 
 

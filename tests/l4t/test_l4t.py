@@ -192,6 +192,8 @@ def test_a_flash_whose_success_cannot_be_recognized_needs_the_sites_words(
     says = 'case "$1" in -r) echo "site: all done" ;; esac\n'
     replace_script(bsp / "flash.sh", f'./flash.sh.real "$@" && {says}')
     assert image(config=f'{fused}success = "site: all done"\n').code == 0
+    (bsp / "flash.sh").write_text((bsp / "flash.sh").read_text() + "seq 300\n")
+    assert image(config=f'{fused}success = "site: all done"\n').code == 0
     ran = image(config=f'{fused}success = "site: all well"\n')
     assert (ran.code, "never said “site: all well”" in ran.json["error"]) == (7, True)
 
@@ -206,6 +208,21 @@ def test_lines_that_look_like_errors_do_not_fail_a_script_that_succeeded(
     ran = image(config=config)
     assert ran.code == 0, ran.err
     assert "Error: The backup GPT table" in Path(ran.json["log"]).with_name("flash.log").read_text()
+
+
+@needs_root
+def test_only_what_this_flash_has_logged_shows_that_it_succeeded(
+    image: Callable[..., Ran], bsp: Path
+) -> None:
+    config = f'{INITRD}network = "usb0"\n'
+    script = bsp / "tools/kernel_flash/l4t_initrd_flash.sh"
+    replace_script(script, 'ends() { truncate -s 17M initrdlog/*.log; echo "Flash is successful" >>'
+                   f' "$(echo initrdlog/*.log)"; }}\n{script}.real "$@" && case "$1" in'
+                   ' --flash-only) ends ;; esac\n')  # fmt: skip
+    assert image(config=config).code == 0
+    script.write_text(f'#!/bin/bash\n[ "$1" = --flash-only ] || exec {script}.real "$@"\n')
+    ran = image(config=config)  # at once: the log of the device before is new, too
+    assert (ran.code, "never said “Flash is successful”" in ran.json["error"]) == (7, True)
 
 
 MEANINGS = {

@@ -184,3 +184,17 @@ def test_running_processes_are_told_with_their_arguments() -> None:
             child.kill()
     assert found[child.pid][1:2] in (("987",), ())  # () before it has become sleep
     assert os.getpid() in found
+
+
+def test_a_line_that_counts_is_kept_however_much_comes_after_it(tmp_path: Path) -> None:
+    script = "echo early; echo done; for i in {1..300}; do echo $i; done"
+    finished = run(["bash", "-c", script], cwd=tmp_path, is_telling=lambda line: line == "done")
+    assert (finished.telling, finished.tail[0]) == (("done",), "101")
+
+
+def test_the_end_of_an_endless_line_is_kept_and_so_is_one_without_an_end(tmp_path: Path) -> None:
+    script = "head -c 3000000 /dev/zero | tr '\\0' .; printf 'all done'"
+    (line,) = run(["bash", "-c", script], cwd=tmp_path).tail
+    assert (line[:3], line[-9:], len(line) <= 8192) == ("...", ".all done", True)
+    hung = run(["bash", "-c", "printf 'waiting for the target'; sleep 60"], cwd=tmp_path, timeout=1)
+    assert (hung.returncode, hung.tail) == (TIMED_OUT, ("waiting for the target",))
