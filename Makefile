@@ -82,7 +82,7 @@ check: $(VENV)/.test | e2fsprogs
 
 docs: $(VENV)/.docs
 	@NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --quiet --strict
-	@echo "site/index.html; with a search: python3 -m http.server --directory site"
+	@echo "open site/index.html in a browser"
 
 deb: $(VENV)/.test
 	@$(RUN)/python tools/make_deb.py

@@ -77,10 +77,12 @@ def table(group: argparse._ArgumentGroup) -> Iterator[str]:
 
 def row(action: argparse.Action) -> str:
     """Return the table's row of a flag or an argument."""
-    value = action.metavar or (action.dest.upper() if action.option_strings else action.dest)
+    value = str(action.metavar or (action.dest.upper() if action.option_strings else action.dest))
     if action.choices is not None and action.metavar is None:
         value = "|".join(map(str, action.choices))
-    takes = "" if action.nargs == 0 else str(value)
+    if "|" in value:  # in a table a bar would need a backslash, which mkdocs then shows
+        value = f"{{{value.replace('|', ',')}}}"
+    takes = "" if action.nargs == 0 else value
     names = ", ".join(action.option_strings)
     return f"| `{cell(' '.join(filter(None, (names, takes))))}` | {cell(action.help or '')} |"
 

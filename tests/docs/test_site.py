@@ -20,6 +20,7 @@ from serving import served
 
 pytestmark = pytest.mark.skipif(not find_spec("material"), reason="pip install mkdocs-material")
 SITE_PAGES = [page for page in PAGES if page.is_relative_to(ROOT / "docs")]
+MENU_ENTRY = re.compile(r'<span class="md-ellipsis">\s*([^<]+)<')
 LOADED = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src"}
 
 
@@ -58,7 +59,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_menu_leads_to_pages_that_there_are() -> None:
-    menu = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    menu = re.findall(r"- (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     assert sorted(menu) == sorted(str(page.relative_to(ROOT / "docs")) for page in SITE_PAGES)
 
 
@@ -82,6 +83,27 @@ def test_every_page_fits_a_phone_and_a_desktop(site: Path, tmp_path: Path) -> No
                 wide = shown.value("document.documentElement.scrollWidth")
                 assert wide <= width, (page.name, width, wide)
                 assert {urlsplit(each).scheme for each in shown.asked_for()} <= {"file", "data"}
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="sudo apt-get install chromium")
+def test_the_search_finds_a_word_in_pages_opened_as_files(site: Path, tmp_path: Path) -> None:
+    field = "document.querySelector('[data-md-component=search-query]')"
+    with browser(tmp_path / "profile") as shown:
+        shown.open(built(site, ROOT / "docs/how-to/fuses.md"))
+        shown.value(f"{field}.focus(), {field}.value = 'ecid'")
+        shown.value(f"{field}.dispatchEvent(new KeyboardEvent('keyup'))")
+        found = shown.until("document.querySelector('.md-search-result__link')?.href")
+        assert found.startswith(f"{site.as_uri()}/reference/glossary.html")
+        assert {urlsplit(each).scheme for each in shown.asked_for()} <= {"file", "data", "about"}
+
+
+def test_no_page_shows_markdown_and_every_menu_entry_is_a_pages_title(site: Path) -> None:
+    for page in SITE_PAGES:
+        text = built(site, page).read_text()
+        shown = [each for each in re.findall("<code>(.*?)</code>", text) if r"\|" in each]
+        assert not shown, page.name
+        title = page.read_text().partition("\n")[0].removeprefix("# ")
+        assert title in [each.strip() for each in MENU_ENTRY.findall(text)], page.name
 
 
 class Quiet(SimpleHTTPRequestHandler):
