@@ -25,6 +25,8 @@ _WINDOW = 1 << 20
 _CREDENTIAL = re.compile(rb"AZAION_DEVICE_PASSWORD=['\"]?[^\s'\"${}<>\0]{8,}")
 """A line of a device.conf with a real value, not a placeholder or code that only names it."""
 _LONGEST_MATCH = 64
+_HEAD = 1 << 16
+"""Bytes at the start of a filesystem: ext4's superblock and group descriptors, LUKS' headers."""
 _CLOCK = 2.0  # seconds that a file's time may lag behind the clock
 
 
@@ -124,11 +126,48 @@ def release(folder: Path, error: type[OperatorError] = StagingError) -> None:
         )
 
 
-def remove_images(tree: Path) -> None:
-    """Remove the images of earlier builds: a stale one must not be taken for a new one."""
+def clear_images(tree: Path) -> None:
+    """Let no image of an earlier build be taken for a new one: remove it, or make it unusable.
+
+    A raw image becomes unusable and stays until a script renames the new one over it, as it does
+    without this tool: memory that is freed only to be used again costs a virtual machine that
+    gives it back to its host two seconds of a build. :func:`remove_unusable` removes those that
+    no script has replaced.
+    """
     images = image_files.present_images(tree)
     for path in (*images, tree / BASE_NOTE, tree / RETRY_NOTE, *image_files.derived_files(tree)):
-        path.unlink(missing_ok=True)
+        if path not in images or not _made_unusable(path):
+            path.unlink(missing_ok=True)
+
+
+def remove_unusable(tree: Path) -> None:
+    """Remove what :func:`clear_images` has left and no script has replaced."""
+    for path in image_files.present_images(tree):
+        if _is_raw(path) and _head(path) == bytes(_HEAD):
+            path.unlink(missing_ok=True)
+
+
+def _made_unusable(path: Path) -> bool:
+    """Overwrite the head of a raw image, if its room is not needed and it has no other name."""
+    at = path.stat()
+    size = at.st_blocks * 512
+    if not _is_raw(path) or at.st_nlink > 1 or shutil.disk_usage(path.parent).free < size:
+        return False
+    try:
+        with path.open("r+b", buffering=0) as stream:
+            stream.write(bytes(_HEAD))
+    except OSError:
+        return False
+    return at.st_size >= _HEAD
+
+
+def _is_raw(path: Path) -> bool:
+    return path.suffix == ".raw"
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb", buffering=0) as stream:
+        return stream.read(_HEAD)
 
 
 def remove_massflash_archives(tree: Path) -> None:

@@ -41,6 +41,7 @@ class FlashSh(Struct, frozen=True):
         argv = [f"./{FLASH_SH}", "--no-flash", *self._options(build)]
         success = evidence_for(build, "package", ImageBuildError).watched(self.tree)
         finished = run_script(self.tree, build, argv, success, ImageBuildError)
+        cleanup.remove_unusable(self.tree)
         check_result(finished, build, success, ImageBuildError)
         images = image_files.present_images(self.tree)
         raw = [path for path in images if path.name.endswith(".raw")]
@@ -104,6 +105,7 @@ class InitrdFlash(Struct, frozen=True):
         success = evidence_for(build, "package", ImageBuildError).watched(self.tree)
         with exclusive(build) as held:
             finished = run_script(self.tree, held, argv, success, ImageBuildError)
+        cleanup.remove_unusable(self.tree)
         if devices:
             cleanup.remove_massflash_archives(self.tree)  # the whole rootfs again; no lane needs it
         check_result(finished, build, success, ImageBuildError)
@@ -202,9 +204,9 @@ def flash_method(build: Build, tree: Path, devices: int = 1) -> FlashSh | Initrd
 
 
 def _clear(tree: Path, build: Build) -> None:
-    """Remove what an earlier run left: its images must not be taken for new ones."""
+    """Undo what an earlier run left: its images must not be taken for new ones."""
     cleanup.release(tree, ImageBuildError)
-    cleanup.remove_images(tree)
+    cleanup.clear_images(tree)
 
 
 def _end_of(log: Path) -> str:

@@ -686,7 +686,11 @@ def test_a_note_goes_with_its_image(run: Run, tmp_path: Path) -> None:
 
 
 def test_notes_are_removed_with_the_images_of_a_tree(tmp_path: Path) -> None:
-    for clear in (cleanup.remove_images, lambda tree: cleanup.remove_images_since(tree, 0)):
+    def cleared(tree: Path) -> None:
+        cleanup.clear_images(tree)
+        cleanup.remove_unusable(tree)
+
+    for clear in (cleared, lambda tree: cleanup.remove_images_since(tree, 0)):
         names = ("system.img", "system.img.raw", "system.img_b", "system.img_b.raw")
         packed = "tools/kernel_flash/images"
         folders = ("bootloader", f"{packed}/internal", f"{packed}/external")

@@ -14,6 +14,8 @@ from bench import conf_of
 from thorough import one_of, thorough
 from world import EMAIL, SERIAL, Ran, Run, Tree, add_usb_device, mounts_of, replace_script
 
+from azaion_imagebuild.errors import OperatorError
+from azaion_imagebuild.images import format_of
 from azaion_imagebuild.l4t import cleanup, image_files
 from azaion_imagebuild.l4t.releases import RELEASES
 from azaion_imagebuild.l4t.usb import recovery_devices
@@ -823,3 +825,36 @@ def test_a_sparse_twin_that_differs_from_the_raw_image_is_not_flashed(
     assert "DONE" not in ran.err
     assert (bsp.parent / "device.img").stat().st_size == 0
     assert image_files.present_images(bsp) == []
+
+
+@needs_root
+def test_no_image_of_an_earlier_build_can_be_taken_for_a_new_one(
+    image: Callable[..., Ran], bsp: Path
+) -> None:
+    raw, twin = bsp / "bootloader/system.img.raw", bsp / "bootloader/system.img"
+    assert image("--flash", "0").code == 0
+    os.link(raw, bsp.parent / "second-name")
+    kept = raw.read_bytes()
+    assert image("--flash", "0").code == 0
+    assert (bsp.parent / "second-name").read_bytes() == kept
+    seen = bsp.parent / "seen"
+    replace_script(bsp / "flash.sh", f"cp -r bootloader {seen}; exit 0")
+    ran = image("--flash", "0")
+    assert ran.code == 6, ran.err
+    assert not (seen / twin.name).exists()
+    with pytest.raises(OperatorError):
+        format_of(seen / raw.name)
+    assert not raw.exists(), "no script has replaced it"
+    assert not twin.exists()
+
+
+def test_an_earlier_image_makes_room_where_room_is_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = tmp_path / "bootloader/system.img.raw"
+    raw.parent.mkdir()
+    raw.write_bytes(os.urandom(1 << 20))
+    free = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free._replace(free=1 << 19))
+    cleanup.clear_images(tmp_path)
+    assert not raw.exists()
