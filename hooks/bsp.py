@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from azaion_imagebuild import hookimpl
-from azaion_imagebuild.model import Build, Finding
+from azaion_imagebuild.errors import FlashError, raise_for
+from azaion_imagebuild.model import Build, DeviceIdentity, Finding
 
 
 @hookimpl
@@ -15,6 +16,16 @@ def preflight(build: Build) -> list[Finding]:
     )
 
     return LinuxForTegra(build.bsp_dir).findings(build)
+
+
+@hookimpl(tryfirst=True)
+def activate_identity(build: Build, identity: DeviceIdentity) -> bool:
+    """Look for the device again: once the password changes, only a flash lets it log in."""
+    if build.bsp_dir is not None and build.flash and identity.pending is not None:
+        from azaion_imagebuild.l4t.usb import device_findings
+
+        raise_for(device_findings(build), FlashError)
+    return False
 
 
 @hookimpl

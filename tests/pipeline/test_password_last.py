@@ -103,6 +103,25 @@ def test_a_build_that_fails_before_the_flash_leaves_the_old_password_valid(
 
 
 @needs_root
+@pytest.mark.parametrize(("change", "said"), one_of({
+    "mv {sysfs}/1-3 {sysfs}/../gone": "no device is in recovery mode",
+    "echo 7020 > {sysfs}/1-3/idProduct": "0955:7020 at USB 1-3 has booted",
+    "cp -r {sysfs}/1-3 {sysfs}/1-4.1": "2 devices are in recovery mode",
+}.items()))  # fmt: skip
+def test_a_device_that_has_gone_while_its_image_was_built_keeps_its_password(
+    image: Callable[..., Ran], account: Accounts, bsp: Path, sysfs: Path, change: str, said: str
+) -> None:
+    plug_in("@hookimpl\ndef verify_image():\n"
+            f"    assert os.system({change.format(sysfs=sysfs)!r}) == 0")  # fmt: skip
+    gone = image()
+    assert (gone.code, gone.json["step"], gone.json["account"]) == (7, "activate_identity", None)
+    assert said in gone.json["error"]
+    assert "is kept, without the identity" in gone.err
+    assert account.login(EMAIL, OLD)
+    assert (bsp.parent / "device.img").stat().st_size == 0
+
+
+@needs_root
 @pytest.mark.parametrize("flash", ["0", "1"])
 def test_a_known_account_gets_its_password_when_all_is_proven(
     image: Callable[..., Ran], account: Accounts, run: Run, bsp: Path, flash: str
