@@ -32,6 +32,10 @@ UPDATE_HINT = (
     "implement or enable {call} at the admin API, or set [admin_api] update_method and"
     " update_path, or upsert, to what it has"
 )
+PERHAPS_HINT = (
+    "the account may have the new password all the same, and the device not: run the same command"
+    " again as soon as you can"
+)
 ROTATE_HINT = (
     "see the admin API's logs: is the account there? azaion-imagebuild image makes it; if {call} is"
     " not what sets a password, set [admin_api] update_method and update_path, or upsert"
@@ -158,8 +162,14 @@ class AdminApi:
         self, email: str, password: Secret, account_id: str, so_far: str, hint: str = UPDATE_HINT
     ) -> None:
         call = self._contract.update(email, password, account_id)
-        wanted = self._contract.settings.updated_statuses
-        refuse(self._send(call), wanted, so_far + call.name, hint.format(call=call.name))
+        try:
+            reply = self._send(call)
+        except ProvisioningError as error:
+            raise ProvisioningError(error.message, hint=f"{error.hint}; {PERHAPS_HINT}") from None
+        hint = hint.format(call=call.name)
+        if reply.status >= 500:
+            hint = f"{hint}; {PERHAPS_HINT}"
+        refuse(reply, self._contract.settings.updated_statuses, so_far + call.name, hint)
 
     def _created_id(self, reply: Reply, email: str, call: Call) -> str:
         if not self._contract.needs_id:

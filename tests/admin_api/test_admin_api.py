@@ -165,6 +165,17 @@ def test_a_reply_lost_after_the_post_is_healed_by_the_patch(scripted: Script) ->
     assert [request.method for request in scripted.requests] == ["POST", "POST", "PATCH"]
 
 
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_patch_that_may_have_been_carried_out_is_to_be_repeated_soon(
+    scripted: Script, lost: bool
+) -> None:
+    scripted.answer(409)
+    scripted.answer(500, None if lost else b"{}")
+    with pytest.raises(ProvisioningError) as caught:
+        enroll(scripted.url)
+    assert "may have the new password all the same" in caught.value.hint
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_never_followed(scripted: Script, status: int) -> None:
     scripted.answer(status, Location=f"{scripted.url}/elsewhere")
