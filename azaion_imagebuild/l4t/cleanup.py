@@ -7,6 +7,7 @@ import re
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,9 @@ def remove_images_since(tree: Path, since: float, keep: Iterable[Path] = ()) -> 
         tree: the Linux_for_Tegra folder.
         since: seconds since the epoch; a file that was last changed before then stays.
         keep: files to leave.
+
+    Raises:
+        VerificationError: some cannot be removed; all others are.
     """
     kept = set(keep)
     candidates = [
@@ -192,12 +196,21 @@ def remove_images_since(tree: Path, since: float, keep: Iterable[Path] = ()) -> 
         *image_files.unified_outputs(tree),
         *image_files.derived_files(tree),
     ]
-    removed = []
+    removed, stuck = [], []
     for path in candidates:
         if not path.exists() or _is_in(path, kept) or not _is_since(path, since - _CLOCK):
             continue
-        _remove(path)
-        removed.append(str(path.relative_to(tree)))
+        try:
+            _remove(path)
+            removed.append(str(path.relative_to(tree)))
+        except OSError as error:
+            stuck.append(f"{path} ({error.strerror})")
+    if stuck:
+        raise VerificationError(
+            f"cannot remove {', '.join(stuck)}: it may hold a device's credential",
+            hint="see whether it is immutable (lsattr) or on a read-only mount, then run the same"
+            " command again",
+        )
     return removed
 
 
@@ -210,7 +223,7 @@ def _is_since(path: Path, since: float) -> bool:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
@@ -242,7 +255,8 @@ def files_with_secret(
 
 
 def _changed(tree: Path, since: float, linked: bool) -> Iterator[Path]:
-    for folder, _, names in os.walk(tree):
+    tops = (tree, *image_files.linked_folders(tree))
+    for folder, _, names in chain.from_iterable(map(os.walk, tops)):
         for name in names:
             path = os.path.join(folder, name)  # noqa: PTH118
             try:

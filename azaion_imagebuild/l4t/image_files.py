@@ -18,6 +18,19 @@ _PLACES = (
 )
 """Where NVIDIA's scripts put the root filesystem, in R35, R36 and R38."""
 
+_FOLDERS = (
+    "rootfs",
+    "bootloader",
+    "tools",
+    "tools/kernel_flash",
+    "tools/kernel_flash/images",
+    "tools/kernel_flash/images/*",
+    "unified_flash",
+    "unified_flash/out",
+    "unified_flash/out/bsp_images*",
+)
+"""The folders of these images, and that of the rootfs itself."""
+
 _IMAGE = re.compile(
     r"(bootloader|tools/kernel_flash/images/[^/]+|unified_flash/out/bsp_images[^/]*(/[^/]+)*)"
     r"/system\.img(_[a-z]+)?(\.raw)?(\.zst)?"
@@ -96,6 +109,11 @@ def hidden_from_others(tree: Path) -> Iterator[None]:
         hide_images(tree)
         if mode & 0o077:
             folder.chmod(mode)
+
+
+def linked_folders(tree: Path) -> list[Path]:
+    """Return the folders that are links, often to a larger disk, where scripts write the rootfs."""
+    return [path for path in _matching(tree, _FOLDERS) if path.is_symlink() and path.is_dir()]
 
 
 def derived_files(tree: Path) -> list[Path]:

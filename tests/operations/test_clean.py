@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from pathlib import Path
@@ -108,6 +109,38 @@ def test_a_credential_elsewhere_is_found_and_nothing_else_is_touched(
     assert f"credential was found in {where}" in ran.err
     assert "0123456789abcdef" not in ran.err
     assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize("folder", ["bootloader", "tools/kernel_flash"])
+def test_a_folder_that_is_a_link_to_another_disk_is_searched_too(
+    run: Run, bsp: Path, tmp_path: Path, folder: str
+) -> None:
+    (bsp / folder).rename(tmp_path / "disk")
+    (bsp / folder).symlink_to(tmp_path / "disk")
+    (tmp_path / "disk/copy").write_text("AZAION_DEVICE_PASSWORD=0123456789abcdef0123456789abcdef\n")
+    ran = run("clean", "--bsp", bsp)
+    assert (ran.code, f"credential was found in {folder}/copy" in ran.err) == (8, True)
+
+
+def test_what_cannot_be_removed_is_named_and_the_rest_is_removed(
+    run: Run, bsp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [bsp / "bootloader" / name for name in ("system.img", "system.img.raw")]
+    for path in images:
+        path.write_text("of a device")
+    unlink = Path.unlink
+
+    def immutable(path: Path, **options: bool) -> None:
+        if path == images[0]:
+            raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+        unlink(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", immutable)
+    ran = run("clean", "--bsp", bsp)
+    assert ran.code == 8
+    assert f"cannot remove {images[0]} (Operation not permitted)" in ran.err
+    assert "lsattr" in ran.err
+    assert [path.exists() for path in images] == [True, False]
 
 
 @pytest.mark.parametrize(
