@@ -6,6 +6,7 @@ time. :data:`EXPECTED` lists what differs in a good image, each with its reason.
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import os
 import re
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from ..errors import VerificationError
 from ..images.entry import Entry
 from ..model import DEVICE_CONF
 
@@ -41,6 +43,7 @@ EXPECTED: tuple[tuple[str, str], ...] = (
 _NOT_COPIED = "lost+found"  # every ext4 has its own; top-level dotfiles: see _top_level()
 
 
+_LONGEST_SHOWN = 80
 _TIMES = 1 << 32  # mke2fs -d keeps only 32 bits of a time after 2038
 
 
@@ -64,6 +67,9 @@ def wanted_of(rootfs: Path, began: float) -> dict[str, Wanted]:
     Args:
         rootfs: the folder.
         began: start of the build, in seconds since 1970.
+
+    Raises:
+        VerificationError: a part of it cannot be read, and so not compared.
     """
     return dict(_walk(os.fspath(rootfs), began))
 
@@ -72,14 +78,15 @@ def _walk(rootfs: str, began: float) -> Iterator[tuple[str, Wanted]]:
     to_list = [""]
     while to_list:
         folder = to_list.pop()
-        for found in _listed(f"{rootfs}/{folder}"):
+        for found in _listed(rootfs, folder):
             if not folder and not _top_level(found.name):
                 continue
+            path = folder + found.name
             try:
                 at = found.stat(follow_symlinks=False)
-            except OSError:
+            except OSError as error:
+                _pass_over(error, path)
                 continue
-            path = folder + found.name
             if stat.S_ISDIR(at.st_mode):
                 to_list.append(f"{path}/")
             if not stat.S_ISSOCK(at.st_mode):  # tar omits sockets
@@ -167,12 +174,27 @@ class Comparison:
             return None
 
 
-def _listed(folder: str) -> list[os.DirEntry[str]]:
+def _listed(rootfs: str, folder: str) -> list[os.DirEntry[str]]:
     try:
-        with os.scandir(folder) as found:
+        with os.scandir(f"{rootfs}/{folder}") as found:
             return list(found)
-    except OSError:
+    except OSError as error:
+        _pass_over(error, folder)
         return []
+
+
+def _pass_over(error: OSError, path: str) -> None:
+    """Pass over what was removed meanwhile; anything else would stay unproven.
+
+    Raises:
+        VerificationError: it is there, but cannot be read: a path of over 4095 bytes, for example.
+    """
+    if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+        shown = path if len(path) < _LONGEST_SHOWN else f"{path[:_LONGEST_SHOWN]}…"
+        raise VerificationError(
+            f"{shown!a} in the rootfs cannot be compared: {error.strerror}",
+            hint="make it readable, or take it out of the rootfs; then run the same command again",
+        )
 
 
 def _top_level(name: str) -> bool:

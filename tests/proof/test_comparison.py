@@ -14,6 +14,7 @@ import pytest
 from thorough import one_of
 
 from azaion_imagebuild import images
+from azaion_imagebuild.errors import VerificationError
 from azaion_imagebuild.proof.comparison import EXPECTED, Comparison, wanted_of
 from azaion_imagebuild.sandbox.bsp import TREE
 
@@ -202,6 +203,19 @@ def test_a_hard_link_to_another_file_is_a_difference(rootfs: Path) -> None:
     (copy / "usr/lib/.kept").hardlink_to(copy / "usr/bin/bash")
     found = compared(rootfs, gnu_tar_of(copy)).differences
     assert any("which is another file in the rootfs" in why for why in found.values())
+
+
+def test_what_cannot_be_read_in_the_rootfs_is_not_taken_for_proven(rootfs: Path) -> None:
+    here = Path.cwd()
+    os.chdir(rootfs / "usr")
+    try:
+        for name in [f"{each:0>200}" for each in range(25)]:
+            Path(name).mkdir()
+            os.chdir(name)
+    finally:
+        os.chdir(here)
+    with pytest.raises(VerificationError, match=r"'usr/0000.*' in the rootfs cannot be compared"):
+        wanted_of(rootfs, AFTER_ALL)
 
 
 def test_every_expected_difference_has_its_reason() -> None:
