@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from msgspec import Struct
 
+from ..errors import ImageBuildError
 from .version import Version
 
 if TYPE_CHECKING:
@@ -43,11 +44,23 @@ def renew_sha1(image: Path, offset: int, before: Version, after: Version) -> boo
         after: the version that the stamp made of it.
 
     Raises:
-        OSError: the image cannot be read, or the sum cannot be written.
+        ImageBuildError: the image cannot be read, or the sum cannot be written.
     """
     beside = image.with_name(image.name + ".sha1sum")
     if not beside.is_file():
         return False
+    try:
+        _rewrite(beside, _digest(image, offset, before, after))
+    except OSError as error:
+        raise ImageBuildError(
+            f"cannot renew {beside}: {error.strerror}",
+            hint="make it writable, or remove it if nothing reads it; then run the same command"
+            " again",
+        ) from None
+    return True
+
+
+def _digest(image: Path, offset: int, before: Version, after: Version) -> str:
     with image.open("rb", buffering=0) as stream:
         undisturbed = Version.of(stream.fileno()) == after
         kept = _kept.get(image.resolve()) if undisturbed else None
@@ -56,9 +69,13 @@ def renew_sha1(image: Path, offset: int, before: Version, after: Version) -> boo
         stream.seek(offset)
         while block := stream.read(_READ_AT_ONCE):
             digest.update(block)
-    rest = beside.read_text().partition(" ")[2]
-    beside.write_text(f"{digest.hexdigest()}{f' {rest}' if rest else chr(10)}")
-    return True
+    return digest.hexdigest()
+
+
+def _rewrite(beside: Path, digest: str) -> None:
+    """Write another digest in place of the old one; a name after it stays, whatever its bytes."""
+    rest = beside.read_bytes().partition(b" ")[2]
+    beside.write_bytes(digest.encode() + (b" " + rest if rest else b"\n"))
 
 
 def copied(image: Path, copy: Path) -> None:

@@ -100,7 +100,7 @@ class OpenImage:
         """Rewrite the checksum beside the image, if there is one, to match the last write.
 
         Raises:
-            OSError: the image cannot be read, or the checksum cannot be written.
+            ImageBuildError: the image cannot be read, or the checksum cannot be written.
         """
         offset = min(part.offset for part in self.location.ranges)
         renew_sha1(self.path, offset, self._stamped, self._seen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ from thorough import one_of
 from world import EMAIL, SERIAL, Run, Script, replace_script
 
 from azaion_imagebuild import images
-from azaion_imagebuild.errors import UsageError, VerificationError
+from azaion_imagebuild.errors import ImageBuildError, UsageError, VerificationError
 from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.identity.placeholder import is_placeholder, padded, placeholder
 from azaion_imagebuild.images import sha1sum
@@ -854,3 +855,24 @@ def test_an_unstamped_base_is_never_flashed(run: Run, tmp_path: Path) -> None:
     assert (ran.code, ran.json["flashed"]) == (8, False)
     assert "device.conf in" in ran.json["error"]
     assert " is an unstamped placeholder: no identity" in ran.json["error"]
+
+
+def test_a_sum_keeps_what_follows_it_whatever_its_bytes(make: Make) -> None:
+    path = make("tar")
+    beside = path.with_name("system.img.sha1sum")
+    beside.write_bytes(b"0" * 40 + b"  sys\xff\xfe.img\n")
+    stamped(path, 1)
+    assert beside.read_bytes() == true_sum(path).encode() + b"  sys\xff\xfe.img\n"
+
+
+def test_a_sum_that_cannot_be_renewed_says_what_to_do(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make("tar")
+
+    def read_only(path: Path, data: bytes) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", read_only)
+    with pytest.raises(ImageBuildError, match=r"cannot renew .*/system\.img\.sha1sum: Read-only"):
+        stamped(path, 1)
