@@ -6,17 +6,17 @@ If a file is missing, flash.sh leaves its partition's file name empty (``mkfiles
 
 from __future__ import annotations
 
+import os
 import re
-import shlex
 import stat
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 from ..model import Build, Finding
 from ..system.files import read_text
 from . import releases
+from .tree_needs import named_files
 
 BUILT_LAYOUT = "bootloader/flash.xml"
 """The layout that flash.sh filled in."""
@@ -95,7 +95,7 @@ def preflight_findings(tree: Path, build: Build) -> Iterator[Finding]:
             paths = _paths(word, named)
             if paths and word not in reported and not any(_is_there(tree, each) for each in paths):
                 reported.update((word, _VARIABLES.get(word, word)))
-                yield _lacking(paths, str(layout.relative_to(tree)))
+                yield _lacking(paths, os.path.relpath(layout, tree))
     folders = [tree, *(each for where in _WHERE for each in tree.glob(where))]
     for variable in named.keys() - reported - _NOT_SHIPPED.keys():
         paths = _alternatives(named[variable])
@@ -181,23 +181,15 @@ def _is_there(tree: Path, path: str) -> bool:
 def _layouts(tree: Path, build: Build, confs: list[str]) -> Iterator[Path]:
     """Yield the layouts of this build: the board's, and those that the settings name."""
     settings = build.settings.bsp
-    words = [word for each in settings.args for word in _split(each)]
-    given = [path for option, path in pairwise(words) if option == "-c"]
+    given = [path for option, path in named_files(settings.args) if option == "-c"]
     if settings.partition_xml:
         given.append(settings.partition_xml)
     by_board = [name for text in confs for name in _LAYOUT.findall(text)][-1:]
     found = [tree / path for path in given]
     found += [path for name in by_board for path in sorted(tree.glob(f"bootloader/*/cfg/{name}"))]
     for path in dict.fromkeys(found):
-        if path.is_file() and path.is_relative_to(tree):
+        if path.is_file():
             yield path
-
-
-def _split(text: str) -> list[str]:
-    try:
-        return shlex.split(text)
-    except ValueError:
-        return [text]
 
 
 def _confs(tree: Path, board: str) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -63,6 +64,24 @@ def test_firmware_that_board_or_layout_name_must_be_there_before_anything_is_sen
     assert named_by in ran.json["error"]
     assert scripted.requests == []
     assert (bsp.parent / "device.img").stat().st_size == 0
+
+
+@needs_root
+@pytest.mark.parametrize("args", one_of(["-c{}", "-c {}", "--network|usb0|-p|-c a.xml -c {}"]))
+def test_a_layout_of_the_sites_own_is_read_however_arguments_name_it(
+    image: Callable[[], Ran], bsp: Path, tmp_path: Path, args: str
+) -> None:
+    r35(bsp, "R36 (release), REVISION: 4.3")  # what only a board names is a warning there
+    with (bsp / "jetson-orin-nano-devkit.conf").open("a") as conf:
+        conf.write('DCE="bootloader/display-t234-dce.bin";\n')
+    layout = tmp_path / "site.xml"
+    layout.write_text('<partition name="A_dce-fw"><filename> DCE </filename></partition>\n')
+    words = args.format(layout).split(" " if "|" not in args else "|")
+    Path("imagebuild.toml").write_text(f"[bsp]\nargs = {json.dumps(words)}\n")
+    ran = image()
+    assert ran.code == 3
+    lacking = "the BSP lacks bootloader/display-t234-dce.bin, or it is empty: ../../site.xml names"
+    assert lacking in ran.json["error"]
 
 
 @needs_root
