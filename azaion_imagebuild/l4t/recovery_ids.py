@@ -59,6 +59,7 @@ _NOT_IN_RECOVERY: Mapping[str, str] = {
 }
 
 _NAMES = (
+    ("orin-nanoe8gb", {"7423"}),  # R36, R38 read: an Orin NX 8GB that plays an Orin Nano
     ("orin-nano", {"7523", "7623"}),
     ("orin-nx", {"7323", "7423"}),
     ("agx-orin", {"7023", "7223"}),

@@ -110,6 +110,7 @@ def test_a_device_that_is_left_out_is_named_with_the_reason(
 
 CONFS = {
     "jetson-orin-nano-devkit": 'source "${LDK_DIR}/p3767.conf.common";\n',
+    "jetson-orin-nanoe8gb-devkit": 'source "${LDK_DIR}/p3767.conf.common";\n',  # R38
     "recomputer-orin": 'source "${LDK_DIR}/p3767.conf.common";\n',
     "jetson-agx-orin-devkit": 'source "${LDK_DIR}/p3701.conf.common";\n',
     "jetson-agx-orin-devkit-as-nano8gb": 'source "${LDK_DIR}/p3701.conf.common";\n',
@@ -131,6 +132,8 @@ CONFS = {
         ("jetson-orin-nano-devkit", {"BOARDID": "3767", "BOARDSKU": "0004"}, "7623", None),
         ("jetson-orin-nano-devkit", {"BOARDSKU": "9999"}, "7623", None),
         ("jetson-orin-nano-devkit", {}, "7023", "is a Jetson AGX Orin, but"),
+        ("jetson-orin-nanoe8gb-devkit", {}, "7423", None),
+        ("jetson-orin-nanoe8gb-devkit", {}, "7523", "is for Jetson Orin NX 8GB"),
         ("recomputer-orin", {}, "7423", None),
         ("recomputer-orin", {}, "7e19", "is a Jetson Xavier NX, but recomputer-orin is for"),
         ("jetson-agx-orin-devkit", {}, "7223", None),
