@@ -226,6 +226,9 @@ def lanes(parser: argparse.ArgumentParser, jobs: int) -> None:
         default=jobs,
         help=f"images made at a time; each lane flashes one device at a time; default: {jobs}",
     )
+    parser.add_argument(  # what --jobs was called: scripts have it, and --lane is not meant
+        "--lanes", dest="jobs", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )
     parser.add_argument(
         "--lane",
         metavar="BUS-PORT",

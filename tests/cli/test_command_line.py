@@ -157,6 +157,11 @@ def test_a_misspelt_flag_or_choice_is_told_what_was_meant(
     assert f"hint: did you mean {meant}? azaion-imagebuild {words[0]}" in told, told
 
 
+@pytest.mark.parametrize("words", [["fleet", "A-1"], ["station", "run"]], ids="-".join)
+def test_lanes_is_another_name_of_jobs(words: list[str]) -> None:
+    assert parser().parse_args([*words, "--lanes", "2"]).jobs == 2
+
+
 def test_help_shows_what_the_flag_help_shows(capsys: pytest.CaptureFixture[str]) -> None:
     for words in ([], ["image"], ["ledger", "list"]):
         with pytest.raises(SystemExit):

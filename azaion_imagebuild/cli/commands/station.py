@@ -23,9 +23,6 @@ def add_run_flags(run: argparse.ArgumentParser) -> None:
     options.general(run)
     run.add_argument("--name", metavar="NAME", dest="station", help="name of this station, e.g. S1")
     options.lanes(run, jobs=4)
-    run.add_argument(  # what --jobs was called: scripts of stations have it
-        "--lanes", dest="jobs", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS
-    )
     options.flash(run)
     options.rebuild(run, "rebuild the base, even if it is up to date")
     options.bell(run)
