@@ -56,20 +56,21 @@ build_system_img() {
         > "$rootfs/boot/extlinux/extlinux.conf"
     echo "TNSPEC $board" > "$rootfs/etc/nv_boot_control.conf"
     echo "Making system.img..."
-    local bytes raw=bootloader/system.img.raw copy=bootloader/mnt
+    local bytes made=bootloader/system.img raw=bootloader/system.img.raw copy=bootloader/mnt
     bytes=$(to_bytes "${size:-$APP_SIZE}")
-    rm -rf "$copy" "$raw"
+    rm -rf "$copy"
     mkdir -p "$copy"
-    truncate -s "$bytes" "$raw"
+    truncate -s "$bytes" "$made"
     echo "        populating rootfs from $rootfs ..."
     if [ "$rootdev" = internal ] || [ "$rootdev" = mmcblk0p1 ]; then
         (cd "$rootfs" && tar --numeric-owner -cf - ./*) | tar --numeric-owner -xpf - -C "$copy"
     else
         mkdir -p "$copy/boot" && cp -a "$rootfs/boot/." "$copy/boot/"
     fi
-    mke2fs -q -t ext4 -F -b 4096 -m 0 -E root_owner="$(stat -c %u:%g "$rootfs")" -d "$copy" "$raw" \
+    mke2fs -q -t ext4 -F -b 4096 -m 0 -E root_owner="$(stat -c %u:%g "$rootfs")" -d "$copy" "$made" \
         || { rm -rf "$copy"; die "making the filesystem failed. APPSIZE might be too small"; }
     rm -rf "$copy"
+    mv "$made" "$raw"
     (cd bootloader && ./mksparse --fillpattern=0 system.img.raw system.img)
     if [ "${ROOTFS_ENC:-0}" = 1 ]; then  # nobody can read it back
         { printf 'LUKS\272\276\000\002'; head -c 1048576 /dev/urandom; } > bootloader/system.img
