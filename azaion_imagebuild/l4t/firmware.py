@@ -18,6 +18,7 @@ from ..system.files import read_text
 from . import releases
 from .tree_needs import named_files
 
+Severity = Literal["error", "warning"]
 BUILT_LAYOUT = "bootloader/flash.xml"
 """The layout that flash.sh filled in."""
 OPTIONAL = {
@@ -89,6 +90,8 @@ def preflight_findings(tree: Path, build: Build) -> Iterator[Finding]:
     """Find the firmware that flash.sh would omit, before anything is built."""
     confs = list(_confs(tree, build.settings.bsp.board))
     named = _named(confs)
+    severity: Severity = "error" if releases.release_of(build).number == _RAN else "warning"
+    yield from _layout_findings(tree, build, confs, severity)
     reported: set[str] = set()
     for layout in _layouts(tree, build, confs):
         for word in _files(_text_of_layout(layout)):
@@ -101,8 +104,7 @@ def preflight_findings(tree: Path, build: Build) -> Iterator[Finding]:
         paths = _alternatives(named[variable])
         if not any(_is_there(folder, each) for each in paths for folder in folders):
             conf = f"{build.settings.bsp.board}.conf or what it includes, as {variable},"
-            severe = releases.release_of(build).number == _RAN
-            yield _lacking(paths, conf, "error" if severe else "warning")
+            yield _lacking(paths, conf, severity)
 
 
 def built_findings(tree: Path, build: Build) -> Iterator[Finding]:
@@ -142,9 +144,23 @@ def _named(confs: list[str]) -> dict[str, list[str]]:
     return named
 
 
-def _lacking(
-    paths: list[str], where: str, severity: Literal["error", "warning"] = "error"
-) -> Finding:
+def _layout_findings(
+    tree: Path, build: Build, confs: list[str], severity: Severity
+) -> Iterator[Finding]:
+    """Check that the layout of the board is there, unless arguments name another one."""
+    args = build.settings.bsp.args
+    named = [path for option, path in named_files(args) if option == "-c"]
+    for name in _layouts_of_board(confs) if not named else ():
+        if not any(tree.glob(f"bootloader/*/cfg/{name}")):
+            conf = f"{build.settings.bsp.board}.conf or what it includes, as EMMC_CFG,"
+            yield _lacking([f"bootloader/*/cfg/{name}"], conf, severity)
+
+
+def _layouts_of_board(confs: list[str]) -> list[str]:
+    return [name for text in confs for name in _LAYOUT.findall(text)][-1:]
+
+
+def _lacking(paths: list[str], where: str, severity: Severity = "error") -> Finding:
     return Finding(
         message=f"the BSP lacks {' or '.join(paths)}, or it is empty: {where} names it",
         hint="extract the BSP again: flash.sh leaves a missing firmware file out silently",
@@ -184,9 +200,9 @@ def _layouts(tree: Path, build: Build, confs: list[str]) -> Iterator[Path]:
     given = [path for option, path in named_files(settings.args) if option == "-c"]
     if settings.partition_xml:
         given.append(settings.partition_xml)
-    by_board = [name for text in confs for name in _LAYOUT.findall(text)][-1:]
     found = [tree / path for path in given]
-    found += [path for name in by_board for path in sorted(tree.glob(f"bootloader/*/cfg/{name}"))]
+    for name in _layouts_of_board(confs):
+        found += sorted(tree.glob(f"bootloader/*/cfg/{name}"))
     for path in dict.fromkeys(found):
         if path.is_file():
             yield path

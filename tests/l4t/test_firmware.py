@@ -67,6 +67,20 @@ def test_firmware_that_board_or_layout_name_must_be_there_before_anything_is_sen
 
 
 @needs_root
+@pytest.mark.parametrize(("args", "code"), [("[]", 3), ('["-c", "site.xml"]', 6)])
+def test_the_layout_of_a_board_must_be_there_unless_arguments_name_another(
+    image: Callable[[], Ran], bsp: Path, args: str, code: int
+) -> None:
+    r35(bsp)
+    (bsp / "bootloader/t186ref/cfg/flash_reference.xml").rename(bsp / "site.xml")
+    Path("imagebuild.toml").write_text(f"[bsp]\nargs = {args}\n")
+    ran = image()  # the reference flash.sh takes no other layout
+    assert ran.code == code
+    lacking = "the BSP lacks bootloader/*/cfg/flash_reference.xml"
+    assert (lacking in ran.json["error"]) == (code == 3)
+
+
+@needs_root
 @pytest.mark.parametrize("args", one_of(["-c{}", "-c {}", "--network|usb0|-p|-c a.xml -c {}"]))
 def test_a_layout_of_the_sites_own_is_read_however_arguments_name_it(
     image: Callable[[], Ran], bsp: Path, tmp_path: Path, args: str
