@@ -90,7 +90,7 @@ class LinuxForTegra(Struct, frozen=True):
                 'set [bsp] method = "initrd" and external_device, or use --rootdev internal',
             )
         for word in settings.args:
-            if word in _OURS:
+            if word in _OURS or word[:2] in _OURS:  # -S8GiB, as getopts reads it
                 yield _error(
                     f"[bsp] args holds {word}, which this tool sets itself",
                     "leave it out; see size, rootfs_dir, usb_instance and network",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,12 +36,36 @@ def findings(build: Build, tree: Path) -> Iterator[Finding]:
             message=f"the rootfs {build.rootfs_dir} has no boot/: flash.sh copies the kernel there",
             hint="extract the sample rootfs there, then run sudo ./apply_binaries.sh in the BSP",
         )
+    yield from _write_findings(build, tree)
     for option, name in named_files(build.settings.bsp.args):
-        if not (tree / name).is_file():
+        if not name:
+            yield Finding(
+                message=f"[bsp] args: {option} is the last word, and needs {_FILE_OPTIONS[option]}"
+                " after it",
+                hint="name the file, or leave the option out",
+            )
+        elif not (tree / name).is_file():
             yield Finding(
                 message=f"[bsp] args name {name!a} ({option}, {_FILE_OPTIONS[option]}), which is"
                 " not there",
                 hint=_hint(tree, name),
+            )
+
+
+def _write_findings(build: Build, tree: Path) -> Iterator[Finding]:
+    """Find folders that the scripts write into, but cannot: a read-only mount, for example."""
+    folders = [tree / "bootloader", tree / "kernel/dtb"]
+    if build.settings.bsp.method == "initrd":
+        folders += [tree, tree / "tools/kernel_flash"]
+    if not build.overlays:
+        folders += [build.rootfs_dir / "etc", build.rootfs_dir / "boot"]
+    for folder in folders:
+        if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
+            shown = shlex.quote(str(folder))
+            yield Finding(
+                message=f"{folder} cannot be written: NVIDIA's scripts write into it",
+                hint="look whether its filesystem is mounted read-only, or it is immutable:"
+                f" findmnt -T {shown}; lsattr -d {shown}",
             )
 
 
@@ -53,7 +78,10 @@ def _hint(tree: Path, name: str) -> str:
 
 
 def named_files(args: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield (option, file) for each file that arguments name, also inside ``-p "…"``."""
+    """Yield (option, file) for each file that arguments name, also inside ``-p "…"``.
+
+    The file is empty if an option is the last word.
+    """
     words = iter(args)
     for word in words:
         option, given, value = word.partition("=")
@@ -61,9 +89,7 @@ def named_files(args: Sequence[str]) -> Iterator[tuple[str, str]]:
             inner = word[2:] or next(words, "")
             yield from named_files(_split(inner))
         elif option in _FILE_OPTIONS:
-            name = value if given else next(words, "")
-            if name:
-                yield option, name
+            yield option, value if given else next(words, "")
         elif word[:2] in _FILE_OPTIONS and not word.startswith("--"):
             yield word[:2], word[2:]  # -cFILE, as getopts reads it
 

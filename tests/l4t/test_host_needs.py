@@ -303,7 +303,7 @@ def test_scripts_find_roots_programs_where_a_short_path_lacks_them(
         (["-p--no-systemimg -c 'b c.xml'"], [("-c", "b c.xml")]),
         (["-p", "-u pkc.pem -v 'sbk"], [("-u", "pkc.pem"), ("-v", "'sbk")]),
         (["--user_key", "k", "--pv-crt", "p"], [("--user_key", "k"), ("--pv-crt", "p")]),
-        (["--external-only", "-c"], []),
+        (["--external-only", "-c"], [("-c", "")]),
         (["--no-systemimg", "-k", "APP"], []),
     ],
 )
@@ -321,6 +321,36 @@ def test_a_file_that_args_name_must_be_there(
     said = image()
     assert "[bsp] args name 'no.xml' (-c, a partition layout), which is not there" in said
     assert "hint: give a path from" in said
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["-c"], "[bsp] args: -c is the last word, and needs a partition layout after it"),
+        (["-S8GiB"], "[bsp] args holds -S8GiB, which this tool sets itself"),
+        (["-R/other/rootfs"], "[bsp] args holds -R/other/rootfs, which this tool sets itself"),
+    ],
+)
+def test_arguments_that_would_take_another_meaning_are_refused(
+    image: Callable[[], str], args: list[str], said: str
+) -> None:
+    Path("imagebuild.toml").write_text(f"[bsp]\nargs = {args}\n")
+    assert said in image()
+
+
+@pytest.mark.parametrize("folder", ["bootloader", "tools/kernel_flash", "rootfs/boot"])
+def test_a_folder_that_the_scripts_cannot_write_into_is_told(
+    image: Callable[[], str], tree: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    asked = os.access
+
+    def on_a_read_only_mount(path: Path, mode: int) -> bool:
+        return asked(path, mode) and not (path == tree / folder and mode & os.W_OK)
+
+    monkeypatch.setattr(os, "access", on_a_read_only_mount)
+    said = image()
+    assert f"{tree / folder} cannot be written" in said
+    assert f"lsattr -d {tree / folder}" in said
 
 
 def test_a_bsp_without_its_own_rootfs_is_refused_even_beside_another_one(
