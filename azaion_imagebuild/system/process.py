@@ -28,7 +28,7 @@ from .signals import check_interrupt, heard_by, held_back
 _TAIL_LINES = 200
 _LONGEST_LINE = 8192
 _LEFT_OUT = b" [...] "
-_PULSE = 0.25  # seconds between two checks for an interrupt
+_PULSE = 0.25  # seconds between two checks for an interrupt, and two looks at what was done
 _AFTERWORDS = 1.0  # seconds of reading after a program has ended
 _GRACE = 20.0  # seconds that a signalled script gets to clean up
 _MOMENT = 0.1  # seconds between two looks for a further signal
@@ -121,7 +121,7 @@ def run(
         log: file (made 0600) to which the output is appended.
         timeout: seconds until it is stopped.
         keep_open: descriptors that it inherits (locks).
-        on_progress: called with every line, and at least every second.
+        on_progress: called about four times a second.
         is_telling: chooses the lines to keep besides the last ones.
         is_done: asked after an interrupt, for the telling and the last lines; if they show that the
             program had succeeded, the interrupt does not count.
@@ -159,9 +159,12 @@ def run(
                     pass_fds=keep_open,
                 )
             lines = _lines(child, deadline)
+            due = 0.0
             for line in lines:
                 keep(line)
-                on_progress()
+                if time.monotonic() >= due:
+                    on_progress()
+                    due = time.monotonic() + _PULSE
                 check_interrupt()
             returncode = _ended(child, deadline)
         except (TimeoutError, subprocess.TimeoutExpired):
