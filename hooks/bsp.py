@@ -20,10 +20,17 @@ def preflight(build: Build) -> list[Finding]:
 
 @hookimpl(tryfirst=True)
 def activate_identity(build: Build, identity: DeviceIdentity) -> bool:
-    """Look for the device again: once the password changes, only a flash lets it log in."""
+    """Check again that the flash can begin: after this, only a flash lets the device log in.
+
+    Building takes minutes, in which the device can leave, or another flash can begin on this host.
+    """
     if build.bsp_dir is not None and build.flash and identity.pending is not None:
+        from azaion_imagebuild.l4t.initrd_host import exclusive
         from azaion_imagebuild.l4t.usb import device_findings
 
+        if build.settings.bsp.method == "initrd" and build.lane is None:
+            with exclusive(build):
+                pass
         raise_for(device_findings(build), FlashError)
     return False
 

@@ -122,6 +122,20 @@ def test_a_device_that_has_gone_while_its_image_was_built_keeps_its_password(
 
 
 @needs_root
+def test_a_flash_that_has_begun_on_this_host_meanwhile_keeps_the_password(
+    image: Callable[..., Ran], account: Accounts, bsp: Path
+) -> None:
+    lock = str(bsp.parent / "host/initrd-flash.lock")
+    plug_in(f"@hookimpl\ndef verify_image(): fcntl.flock(os.open({lock!r}, os.O_RDWR), 2)\n"
+            "import fcntl")  # fmt: skip
+    with Path("imagebuild.toml").open("a") as config:
+        config.write(f"[build]\nlock_wait = 0\n{INITRD}")
+    busy = image()
+    assert (busy.code, busy.json["step"], busy.json["account"]) == (3, "activate_identity", None)
+    assert account.login(EMAIL, OLD)
+
+
+@needs_root
 @pytest.mark.parametrize("flash", ["0", "1"])
 def test_a_known_account_gets_its_password_when_all_is_proven(
     image: Callable[..., Ran], account: Accounts, run: Run, bsp: Path, flash: str
