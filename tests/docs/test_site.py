@@ -86,6 +86,17 @@ def test_every_page_fits_a_phone_and_a_desktop(site: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="sudo apt-get install chromium")
+def test_on_paper_every_table_and_every_line_of_code_is_whole(site: Path, tmp_path: Path) -> None:
+    blocks = "[...document.querySelectorAll('.md-typeset__scrollwrap, pre, pre > code')]"
+    with browser(tmp_path / "profile") as shown:
+        shown.look(739, media="print")  # Letter, without the margins
+        for page in SITE_PAGES:
+            shown.open(built(site, page))
+            cut = shown.value(f"{blocks}.filter(e => e.scrollWidth > e.clientWidth).length")
+            assert not cut, page.name
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="sudo apt-get install chromium")
 def test_the_search_finds_a_word_in_pages_opened_as_files(site: Path, tmp_path: Path) -> None:
     field = "document.querySelector('[data-md-component=search-query]')"
     with browser(tmp_path / "profile") as shown:
