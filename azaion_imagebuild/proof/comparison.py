@@ -11,6 +11,7 @@ import fnmatch
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from functools import cached_property
@@ -44,6 +45,7 @@ _NOT_COPIED = "lost+found"  # every ext4 has its own; top-level dotfiles: see _t
 
 
 _LONGEST_SHOWN = 80
+_CLOCK = 2.0  # seconds that a file's time may differ from the clock
 _TIMES = 1 << 32  # mke2fs -d keeps only 32 bits of a time after 2038
 
 
@@ -58,7 +60,10 @@ class Wanted(Struct, frozen=True):
     device: int
     inode: int
     recent: bool
-    """Changed since the build began: the scripts write into the rootfs, even after the copy."""
+    """Changed since the build began: the scripts write into the rootfs, even after the copy.
+
+    A change in the future was made before: the host's clock has been set back since.
+    """
 
 
 def wanted_of(rootfs: Path, began: float) -> dict[str, Wanted]:
@@ -71,10 +76,10 @@ def wanted_of(rootfs: Path, began: float) -> dict[str, Wanted]:
     Raises:
         VerificationError: a part of it cannot be read, and so not compared.
     """
-    return dict(_walk(os.fspath(rootfs), began))
+    return dict(_walk(os.fspath(rootfs), began, time.time() + _CLOCK))
 
 
-def _walk(rootfs: str, began: float) -> Iterator[tuple[str, Wanted]]:
+def _walk(rootfs: str, began: float, ended: float) -> Iterator[tuple[str, Wanted]]:
     to_list = [""]
     while to_list:
         folder = to_list.pop()
@@ -90,10 +95,10 @@ def _walk(rootfs: str, began: float) -> Iterator[tuple[str, Wanted]]:
             if stat.S_ISDIR(at.st_mode):
                 to_list.append(f"{path}/")
             if not stat.S_ISSOCK(at.st_mode):  # tar omits sockets
-                yield path, _wanted(at, began)
+                yield path, _wanted(at, began <= at.st_ctime <= ended)
 
 
-def _wanted(at: os.stat_result, began: float) -> Wanted:
+def _wanted(at: os.stat_result, recent: bool) -> Wanted:
     return Wanted(
         at.st_mode,
         at.st_uid,
@@ -102,7 +107,7 @@ def _wanted(at: os.stat_result, began: float) -> Wanted:
         at.st_mtime_ns // 1_000_000_000,
         at.st_rdev,
         at.st_ino,
-        at.st_ctime >= began,
+        recent,
     )
 
 

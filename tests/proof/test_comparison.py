@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,17 @@ def test_what_changed_since_the_build_began_is_held_to_type_mode_and_owner(rootf
     damage_mode(copy)
     found = compared(rootfs, ext4_of(copy), BEFORE_ALL)
     assert found.differences["usr/bin/sudo"] == "mode 0755, not 4755"
+
+
+def test_what_a_clock_that_was_ahead_has_dated_is_compared_in_full(
+    rootfs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = copied(rootfs)
+    damage_size(copy)
+    a_day_ago = time.time() - 86400
+    monkeypatch.setattr(time, "time", lambda: a_day_ago)
+    found = compared(rootfs, ext4_of(copy), began=a_day_ago - 60)
+    assert found.differences["usr/bin/bash"] == "0 bytes, not 70000"
 
 
 def test_the_last_member_of_a_name_is_the_one_that_is_compared(rootfs: Path) -> None:
