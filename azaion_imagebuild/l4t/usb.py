@@ -48,7 +48,9 @@ def nvidia_devices(sysfs: Path) -> list[RecoveryDevice]:
         )
         if vendor == recovery_ids.VENDOR and product and bus and path:
             found.append(
-                RecoveryDevice(instance=f"{bus}-{path}", product=product, ecid=_ecid(folder))
+                RecoveryDevice(
+                    instance=f"{bus}-{path}", product=product.lower(), ecid=_ecid(folder)
+                )
             )
     return found
 

@@ -81,6 +81,8 @@ def test_a_device_that_does_not_come_is_an_error_that_lists_the_others(sysfs: Pa
 def test_every_supported_jetson_is_seen_in_recovery_mode(tmp_path: Path, product: str) -> None:
     add_usb_device(tmp_path, "1-3", "0955", product)
     assert [each.product for each in usb.recovery_devices(tmp_path)] == [product]
+    add_usb_device(tmp_path, "1-4", "0955", product.upper())
+    assert [each.product for each in usb.recovery_devices(tmp_path)] == [product] * 2
 
 
 @pytest.mark.parametrize(
