@@ -318,6 +318,8 @@ def _hint(reason: str) -> str:
         return "another process has been writing it for a while: wait until it ends"
     if "statement pooling" in reason:
         return "set pool_mode = transaction in PgBouncer, or name PostgreSQL itself"
+    if "no password supplied" in reason or "password authentication failed" in reason:
+        return "put the password into ~/.pgpass (or PGPASSFILE), a file of this user's: mode 0600"
     if "full" in reason:
         return "make room on its disk, then run the same command again"
     if "malformed" in reason:

@@ -396,6 +396,14 @@ def test_a_fence_lets_no_row_pass_that_it_speaks_against(ledger: Ledger) -> None
     assert [row.outcome for _, row, _ in ledger.rows()] == ["started", "failed"]
 
 
+def test_who_has_no_password_for_the_server_is_told_where_to_put_it(
+    run: Run, postgres: Postgres
+) -> None:
+    ran = run("ledger", "list", "--database", postgres.url.replace("azaion@", "stranger@"))
+    assert ran.code == 9
+    assert "\nhint: put the password into ~/.pgpass " in ran.err
+
+
 @thorough
 def test_a_server_that_restarts_is_waited_for(postgres: Postgres) -> None:
     with Ledger(postgres.url) as ledger:

@@ -25,6 +25,7 @@ class Postgres:
 
     @property
     def url(self) -> str:
+        """Of the user azaion, whom it trusts; of a user stranger it asks a password."""
         return f"postgresql://azaion@127.0.0.1:{self.port}/postgres"
 
     def restart(self) -> None:
@@ -46,6 +47,8 @@ class Postgres:
         self._run(
             "initdb", "-D", self._data, "-U", "azaion", "-A", "trust", "--no-sync", "-E", "UTF8"
         )
+        rules = self.folder / "data/pg_hba.conf"
+        rules.write_text("host all stranger 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
 
     def psql(self, statement: str) -> str:
         """Return what a statement answers, a line for each row."""
