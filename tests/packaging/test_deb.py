@@ -171,6 +171,15 @@ def test_services_stopped_twice_start_once_and_a_removal_forgets_them(host: Host
     assert not host.stopped.exists()
 
 
+def test_who_waits_for_devices_in_progress_is_told(host: Host) -> None:
+    script = host.root / "prerm"
+    host.dpkg("prerm", "upgrade", "2")
+    environ = {"PATH": f"{host.root}/bin:{os.environ['PATH']}", "HERE": str(host.root)}
+    assert "devices in progress are finished" in run("sh", script, "remove", **environ)
+    host.units()
+    assert run("sh", script, "remove", **environ) == ""
+
+
 def test_a_purge_keeps_the_user_and_whose_the_state_is(host: Host) -> None:
     for name in ("azaion-imagebuild", "azaion-imagebuild-root"):
         (host.root / "var/lib" / name / "logs").mkdir(parents=True)
