@@ -64,7 +64,7 @@ def _write_findings(build: Build, tree: Path) -> Iterator[Finding]:
             shown = shlex.quote(str(folder))
             yield Finding(
                 message=f"{folder} cannot be written: NVIDIA's scripts write into it",
-                hint="look whether its filesystem is mounted read-only, or it is immutable:"
+                hint="check whether its filesystem is mounted read-only, or it is immutable:"
                 f" findmnt -T {shown}; lsattr -d {shown}",
             )
 
