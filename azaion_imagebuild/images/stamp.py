@@ -244,13 +244,15 @@ def write_into(image: OpenImage, data: bytes) -> None:
         ) from None
 
 
-def blank(path: Path, wait: float) -> bool:
+def blank(path: Path, wait: float, make_slot: MakeSlot | None = None) -> bool:
     """Restore the placeholder in an image; tell whether anything else was in it.
+
+    ``make_slot`` is that of :func:`opened_for_stamping`.
 
     Raises:
         OperatorError: it has no device.conf, is being stamped, or cannot be written.
     """
-    with opened_images([path], wait) as opened:
+    with opened_images([path], wait, make_slot) as opened:
         if opened[0].read() == placeholder(opened[0].location.size):
             return False
         stamp(opened, placeholder)

@@ -15,8 +15,9 @@ from ..errors import OperatorError
 from ..identity import device_conf
 from ..identity.placeholder import padded
 from ..images import format_of
-from ..images.stamp import blank, opened_images, stamp
-from ..model import DEVICE_CONF, LUKS, Build, DeviceIdentity, Image, StagedFile
+from ..images.slot import ensure_packed_slot
+from ..images.stamp import MakeSlot, blank, opened_images, stamp
+from ..model import DEVICE_CONF, LUKS, Build, DeviceIdentity, Image, Ownership, StagedFile
 from ..system.files import read_plain
 from .image_files import RETRY_NOTE, present_images
 from .origin import origin_of
@@ -36,15 +37,23 @@ def keep_for_retry(build: Build, image: Image, staged: Sequence[StagedFile]) -> 
     try:
         for path in image.aside:  # it reaches no device
             path.unlink()
+        owner = staged[0].ownership
         for path in kept:
-            blank(path, build.settings.build.lock_wait)
-        of = origin_of(build, staged[0].ownership)
+            blank(path, build.settings.build.lock_wait, _slot_maker(owner))
+        of = origin_of(build, owner)
         names = [str(path.relative_to(tree)) for path in kept]
         note = {"serial": build.serial, "of": of, "image": names}
         (tree / RETRY_NOTE).write_text(json.dumps(note))
     except (OperatorError, OSError, ValueError):
         return ()
     return kept
+
+
+def _slot_maker(owner: Ownership) -> MakeSlot:
+    """Return what gives a packed archive a slot for the device.conf that it has."""
+    return lambda path, descriptor: ensure_packed_slot(
+        path, descriptor, (owner.uid, owner.gid), size=1
+    )
 
 
 def is_kept(tree: Path) -> bool:
