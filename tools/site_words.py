@@ -1,18 +1,20 @@
-"""A hook of mkdocs: no short word in code (`--out`, `AZJN-0042`) is broken at a hyphen."""
+"""A hook of mkdocs: words in code are not broken at a hyphen, or anywhere, if they need not be."""
 
 from __future__ import annotations
 
 import re
 
 INLINE = re.compile(r"(?<!<pre>)(?<!</span>)<code>([^<\n]+)</code>")
-SHORT = re.compile(r"(?<![^ ])[^ ]{2,28}(?![^ ])")
+WORD = re.compile(r"[^ ]{2,}")
+FITS = 28  # letters, even in a column of a table
 
 
 def on_page_content(html: str, **_: object) -> str:
     """Return a page's HTML; extra.css keeps each marked word on one line."""
-    return INLINE.sub(_marked, html)
+    return INLINE.sub(lambda code: f"<code>{WORD.sub(_marked, code[1])}</code>", html)
 
 
-def _marked(code: re.Match[str]) -> str:
-    words = SHORT.sub(r'<span class="word">\g<0></span>', code[1])
-    return f"<code>{words}</code>"
+def _marked(word: re.Match[str]) -> str:
+    if len(word[0]) <= FITS:
+        return f'<span class="word">{word[0]}</span>'
+    return re.sub(r"([_/])(?=\w)", r"\1<wbr>", word[0])
