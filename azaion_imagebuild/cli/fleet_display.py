@@ -20,15 +20,17 @@ if TYPE_CHECKING:
 def lines_to(console: Console) -> Watcher:
     """Return a watcher that writes one line for each device that has ended."""
     ended = total = 0
+    in_turn = threading.RLock()  # lanes and jobs call from threads of their own
 
     def tell(event: Event) -> None:
         nonlocal ended, total
         if event.name == "planned":
             total = event.fields["todo"]
         if event.name == "device":
-            ended += 1
-            whole = f"/{total}" if total else ""  # the number of scans is unknown
-            console.tell(event, f"  {ended:>{len(str(total))}}{whole}  {event.message}")
+            with in_turn:
+                ended += 1
+                whole = f"/{total}" if total else ""  # the number of scans is unknown
+                console.tell(event, f"  {ended:>{len(str(total))}}{whole}  {event.message}")
         else:
             pass_on(event, console)
 

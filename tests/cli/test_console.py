@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import logging
 import sys
+import threading
 
 import pytest
 
@@ -61,6 +62,22 @@ def test_every_line_is_redacted_and_every_problem_has_its_hint() -> None:
     assert stream.getvalue().splitlines() == [
         "error: first ***", "hint: do this", "error: second", "hint: do that",
     ]  # fmt: skip
+
+
+def test_a_fleet_counts_upwards_though_two_lanes_report_at_once() -> None:
+    class Interrupted(io.StringIO):
+        def write(self, text: str) -> int:
+            if second.ident is None:
+                second.start()
+                second.join(0.2)  # in vain: it is not its turn
+            return super().write(text)
+
+    stream = Interrupted()
+    tell = Console(stream).fleet(scans=False)
+    second = threading.Thread(target=tell, args=[events.Event(name="device", message="B")])
+    tell(events.Event(name="device", message="A"))
+    second.join()
+    assert [line.split() for line in stream.getvalue().splitlines()] == [["1", "A"], ["2", "B"]]
 
 
 def test_a_closed_stream_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
