@@ -184,15 +184,15 @@ def _lines(source: str) -> Iterator[tuple[str, str, str | None]]:
         yield from _texts("stdin", _content("stdin", _stdin()))
     elif _is_there(source):
         yield from _texts(source, _content_of(Path(source)))
+    elif "/" not in source and "." not in source.replace("..", ""):
+        yield source, source, None  # even where this folder may not be looked into
     elif _is_shut(source):
         raise UsageError(
             f"cannot read {source}: permission denied",
             hint="name a list of serials that this user may read",
         )
-    elif "/" in source or "." in source.replace("..", ""):
-        raise UsageError(f"no such file: {source}", hint="name a list of serials, or -")
     else:
-        yield source, source, None
+        raise UsageError(f"no such file: {source}", hint="name a list of serials, or -")
 
 
 def _is_there(source: str) -> bool:

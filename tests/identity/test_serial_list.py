@@ -95,6 +95,8 @@ def test_a_list_that_one_may_not_look_for_is_not_called_missing(
     monkeypatch.setattr(os, "stat", refuse)
     with pytest.raises(UsageError, match="cannot read shut/list: permission denied"):
         read_list("shut/list")
+    serials = ["AZJN-0001", "AZJN-0002"]  # no files, whatever folder this is
+    assert [each.serial for each in read_list("AZJN-0001..AZJN-0002")] == serials
 
 
 def test_every_bad_line_is_named_at_once() -> None:
