@@ -14,6 +14,7 @@ Interrupted at any byte, the file holds the old identity, none, or the new one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,7 @@ from .version import Version
 MakeSlot = Callable[[Path, int], bytes | None]
 Check = Callable[["OpenImage", bytes], object]
 
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NO_SLOT = "rebuild the base: azaion-imagebuild base"
 
 
@@ -132,7 +134,7 @@ def _without_first_byte(ranges: tuple[Range, ...]) -> Iterator[Range]:
 
 @contextlib.contextmanager
 def opened_for_stamping(
-    path: Path, wait: float, make_slot: MakeSlot | None = None
+    path: Path, wait: float, make_slot: MakeSlot | None = None, *, only_read: bool = False
 ) -> Iterator[OpenImage]:
     """Open and lock an image, and find where its device.conf lies.
 
@@ -141,6 +143,7 @@ def opened_for_stamping(
         wait: seconds to wait for another process that stamps it.
         make_slot: called with the path and the open descriptor before device.conf is located; it
             returns the old device.conf, which the new placeholder has replaced.
+        only_read: it is enough if this user may read it.
 
     Raises:
         ImageBuildError: the image cannot be written.
@@ -148,7 +151,7 @@ def opened_for_stamping(
         PreflightError: another process stamps it for longer than ``wait`` seconds.
         VerificationError: it holds no device.conf that can be overwritten in place.
     """
-    with _locked(path, wait) as descriptor:
+    with _locked(path, wait, only_read=only_read) as descriptor:
         old = make_slot(path, descriptor) if make_slot else None
         opened = OpenImage(path, descriptor)
         if old is not None:
@@ -157,26 +160,30 @@ def opened_for_stamping(
 
 
 @contextlib.contextmanager
-def _locked(path: Path, wait: float) -> Iterator[int]:
+def _locked(path: Path, wait: float, *, only_read: bool) -> Iterator[int]:
     """Open and lock the file at ``path``; ignore one that another process replaced meanwhile."""
-    descriptor = _opened(path)
+    descriptor = _opened(path, only_read=only_read)
     try:
         while True:
             with locked_file(descriptor, path, wait):
                 if _is_at(path, descriptor):
                     yield descriptor
                     return
-            new = _opened(path)
+            new = _opened(path, only_read=only_read)
             os.dup2(new, descriptor, inheritable=False)
             os.close(new)
     finally:
         os.close(descriptor)
 
 
-def _opened(path: Path) -> int:
+def _opened(path: Path, *, only_read: bool) -> int:
+    flags = os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+        return os.open(path, os.O_RDWR | flags)
     except OSError as error:
+        if only_read and error.errno in _READ_ONLY:
+            with contextlib.suppress(OSError):
+                return os.open(path, os.O_RDONLY | flags)
         raise UsageError(
             f"cannot open {path} for writing: {error.strerror}",
             hint="check the path and your rights",
@@ -191,7 +198,11 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 @contextlib.contextmanager
 def opened_images(
-    paths: Sequence[Path], wait: float, make_slot: MakeSlot | None = None
+    paths: Sequence[Path],
+    wait: float,
+    make_slot: MakeSlot | None = None,
+    *,
+    only_read: bool = False,
 ) -> Iterator[list[OpenImage]]:
     """Open and lock images as :func:`opened_for_stamping` does; yield them in the same order.
 
@@ -199,7 +210,9 @@ def opened_images(
     """
     with contextlib.ExitStack() as stack:
         opened = {
-            path: stack.enter_context(opened_for_stamping(path, wait, make_slot))
+            path: stack.enter_context(
+                opened_for_stamping(path, wait, make_slot, only_read=only_read)
+            )
             for path in sorted(paths)
         }
         yield [opened[path] for path in paths]

@@ -153,7 +153,7 @@ def clear(image: Path, settings: Settings) -> StampRecord:
 
 
 def base_at(path: Path, settings: Settings) -> Blank:
-    """Check an existing image that will be stamped again and again.
+    """Check an existing image whose copies will be stamped; whoever may read it may use it.
 
     Raises:
         OperatorError: it is not an image, or has no slot for an identity.
@@ -164,7 +164,7 @@ def base_at(path: Path, settings: Settings) -> Blank:
     def make_slot(path: Path, descriptor: int) -> bytes | None:
         return ensure_packed_slot(path, descriptor, owner, settings.image.placeholder_size)
 
-    with opened_images([path], settings.build.lock_wait, make_slot) as opened:
+    with opened_images([path], settings.build.lock_wait, make_slot, only_read=True) as opened:
         for each in opened:
             check_owner(each, owner)
             if not is_placeholder(each.read()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pty
@@ -204,6 +205,26 @@ def test_a_base_that_was_built_before_needs_no_bsp(run: Run) -> None:
     assert run("stamp", "base.img", "--serial", "AZJN-0007").code == 0
     ran = run("fleet", "AZJN-0004", "--image", "base.img", "--out", "images")
     assert (ran.code, "holds an identity" in ran.err) == (8, True)
+
+
+def test_a_base_of_another_user_need_only_be_readable(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = os.open
+
+    def refuse(path: str | Path, flags: int, *args: Any, **named: Any) -> int:
+        if str(path) == "base.img" and flags & (os.O_RDWR | os.O_WRONLY):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, flags, *args, **named)
+
+    assert run("base", "--out", "base.img").code == 0
+    before = Path("base.img").read_bytes()
+    monkeypatch.setattr(os, "open", refuse)
+    ran = run("fleet", "AZJN-0001", "--image", "base.img", "--out", "images")
+    assert (ran.code, ran.err.count("error: ")) == (0, 0), ran.err
+    assert Path("base.img").read_bytes() == before
+    ran = run("stamp", "base.img", "--serial", "AZJN-0002")
+    assert (ran.code, "cannot open base.img for writing" in ran.err) == (2, True)
 
 
 def test_without_flashing_images_go_to_the_state_folder(run: Run, state: Path) -> None:
