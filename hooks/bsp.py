@@ -26,12 +26,12 @@ def activate_identity(build: Build, identity: DeviceIdentity) -> bool:
     """
     if build.bsp_dir is not None and build.flash and identity.pending is not None:
         from azaion_imagebuild.l4t.initrd_host import exclusive
-        from azaion_imagebuild.l4t.usb import device_findings
+        from azaion_imagebuild.l4t.usb import lasting_findings
 
         if build.settings.bsp.method == "initrd" and build.lane is None:
             with exclusive(build):
                 pass
-        raise_for(device_findings(build), FlashError)
+        raise_for(lasting_findings(build), FlashError)
     return False
 
 

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from ..errors import InterruptedBuild, OperatorError, PreflightError
 from ..model import Build, Finding
+from ..system.signals import check_interrupt
 from . import recovery_ids
 
 RECOVERY_HINT = "hold FORCE RECOVERY, press RESET, then look for 0955: in lsusb"
@@ -19,6 +20,7 @@ MOST_AT_ONCE = 10
 
 _INSTANCE = re.compile(r"[0-9]{1,3}-[0-9]{1,3}(\.[0-9]{1,3}){0,6}", re.ASCII)
 _PAUSE = 0.25  # seconds between two reads of sysfs
+_RESTART = 5.0  # seconds that a device may take to be in recovery mode again
 
 
 class RecoveryDevice(Struct, frozen=True, kw_only=True):
@@ -99,6 +101,15 @@ def device_findings(build: Build) -> Iterator[Finding]:
         )
     else:
         yield from board_findings(build, chosen[0])
+
+
+def lasting_findings(build: Build) -> list[Finding]:
+    """Return the same, after some seconds: a device that scripts have read from may restart."""
+    deadline = time.monotonic() + _RESTART
+    while (found := list(device_findings(build))) and time.monotonic() < deadline:
+        check_interrupt()
+        time.sleep(_PAUSE)
+    return found
 
 
 def board_findings(build: Build, device: RecoveryDevice) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from world import EMAIL, SERIAL, TOOL, Ran, Run, Script, replace_script
 from azaion_imagebuild import images
 from azaion_imagebuild.identity import device_conf
 from azaion_imagebuild.identity.placeholder import is_placeholder
-from azaion_imagebuild.l4t import image_files
+from azaion_imagebuild.l4t import image_files, usb
 from azaion_imagebuild.model import DEVICE_CONF
 from azaion_imagebuild.sandbox import Accounts
 
@@ -111,8 +111,10 @@ def test_a_build_that_fails_before_the_flash_leaves_the_old_password_valid(
     "cp -r {sysfs}/1-3 {sysfs}/1-4.1": "2 devices are in recovery mode",
 }.items()))  # fmt: skip
 def test_a_device_that_has_gone_while_its_image_was_built_keeps_its_password(
-    image: Callable[..., Ran], account: Accounts, bsp: Path, sysfs: Path, change: str, said: str
-) -> None:
+    image: Callable[..., Ran], account: Accounts, bsp: Path, sysfs: Path, change: str, said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(usb, "_RESTART", 0.0)
     plug_in("@hookimpl\ndef verify_image():\n"
             f"    assert os.system({change.format(sysfs=sysfs)!r}) == 0")  # fmt: skip
     gone = image()
@@ -121,6 +123,19 @@ def test_a_device_that_has_gone_while_its_image_was_built_keeps_its_password(
     assert "is kept, without the identity" in gone.err
     assert account.login(EMAIL, OLD)
     assert (bsp.parent / "device.img").stat().st_size == 0
+
+
+@needs_root
+def test_a_device_that_restarts_after_its_image_was_built_is_waited_for(
+    image: Callable[..., Ran], account: Accounts, bsp: Path, sysfs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(usb, "_RESTART", 60.0)
+    leaves = f"cd {sysfs}; mv 1-3 ../gone; (sleep 0.3; mv ../gone 1-3) &"
+    plug_in(f"@hookimpl\ndef verify_image(): os.system({leaves!r})")
+    ran = image()
+    assert ran.code == 0, ran.err
+    assert account.login(EMAIL, password_in(bsp.parent / "device.img"))
 
 
 @needs_root
