@@ -120,7 +120,7 @@ class Standing(Struct, frozen=True, kw_only=True):
         rival = self.rival
         if rival is not None:
             yield Finding(
-                message=f"the account {rival.email} is that of {rival.serial} (attempt"
+                message=f"the account {rival.email} belongs to {rival.serial} (attempt"
                 f" {rival.attempt}, {_when(rival)}): building {self.serial} would lock that device"
                 " out",
                 hint="scan the label again; if that device is out of use:"

@@ -146,7 +146,7 @@ def test_a_device_that_the_ledger_speaks_against_stops_no_other(run: Run) -> Non
     ran = run("fleet", "AZJN-0001..AZJN-0003", "--out", "images", "--json")
     assert ran.code == 10
     assert outcomes(ran) == {"AZJN-0001": "done", "AZJN-0002": "failed", "AZJN-0003": "done"}
-    assert "is that of XYZ-0002" in report(ran)["records"][1]["error"]
+    assert "belongs to XYZ-0002" in report(ran)["records"][1]["error"]
 
 
 def test_a_bad_list_is_refused_whole(run: Run) -> None:

@@ -650,7 +650,7 @@ def test_the_second_serial_of_an_account_is_not_stamped(run: Run, base: Path) ->
     stamped = base.read_bytes()
     refused = run("stamp", base, "--serial", "XYZ-0042", "--json")
     assert (refused.code, refused.json["account"]) == (3, None)
-    assert f"is that of {SERIAL}" in refused.err
+    assert f"belongs to {SERIAL}" in refused.err
     assert base.read_bytes() == stamped
     assert run("ledger", "show", "XYZ-0042").code == 2
 

@@ -108,7 +108,7 @@ def test_several_processes_make_the_tables_and_write_one_chain(ledger: Ledger) -
 
 def test_two_serials_of_one_account_are_refused(ledger: Ledger) -> None:
     ledger.write(flashed())
-    with pytest.raises(PreflightError, match="is that of AZJN-0042") as refused:
+    with pytest.raises(PreflightError, match="belongs to AZJN-0042") as refused:
         ledger.begin(entry("XYZ-0042"), ALLOW)
     assert "ledger resolve" in refused.value.hint
     assert ledger.head().row == 1
@@ -117,7 +117,7 @@ def test_two_serials_of_one_account_are_refused(ledger: Ledger) -> None:
 @on_both
 def test_of_two_serials_at_the_same_time_one_is_refused(ledger: Ledger) -> None:
     ledger.begin(entry(), ALLOW)
-    with pytest.raises(PreflightError, match="is that of AZJN-0042"):
+    with pytest.raises(PreflightError, match="belongs to AZJN-0042"):
         ledger.begin(entry("XYZ-0042"), ALLOW)
 
 
@@ -486,7 +486,7 @@ def test_the_second_serial_of_an_account_is_refused_before_anything_changes(run:
     refused = run("image", "--serial", "XYZ-0042", "--json")
     assert refused.code == 3
     assert records(refused)["account"] is None
-    assert "is that of AZJN-0042" in refused.err
+    assert "belongs to AZJN-0042" in refused.err
     (attempt,) = records(run("ledger", "list", "--json"))
     assert attempt["serial"] == SERIAL
 

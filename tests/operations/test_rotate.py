@@ -290,7 +290,7 @@ def test_the_account_of_another_serial_is_not_rotated(
 ) -> None:
     assert rotate("--device-conf", "new.conf").code == 0
     other = run("rotate", "--serial", "XYZ-0042", "--api-url", api_url, "--device-conf", "x.conf")
-    assert (other.code, f"is that of {SERIAL}" in other.err) == (3, True)
+    assert (other.code, f"belongs to {SERIAL}" in other.err) == (3, True)
     assert account.login(EMAIL, password(Path("new.conf")))
 
 

@@ -79,7 +79,7 @@ def test_what_is_done_unknown_or_another_devices_is_not_queued(run: Run, factory
     found = ran.json
     assert found["queued"] == ["AZJN-0004"]
     assert (found["done_before"], found["unknown"]) == (["AZJN-0001"], {"AZJN-0002": "jammed"})
-    assert "is that of XYZ-0003" in found["refused"][0]["error"]
+    assert "belongs to XYZ-0003" in found["refused"][0]["error"]
     again = run("submit", "AZJN-0001..AZJN-0002", "--again", "--json")
     assert again.json["queued"] == serials(2)
 
