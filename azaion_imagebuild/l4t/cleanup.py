@@ -118,13 +118,19 @@ def release(folder: Path, error: type[OperatorError] = StagingError) -> None:
     Raises:
         OperatorError: of the class ``error``: something could not be unmounted or detached.
     """
-    if os.geteuid() == 0 and (stuck := mounts.release(folder)):
+    if os.geteuid() == 0 and (stuck := _stuck(folder)):
         users = [user for place in stuck for user in mounts.users_of(Path(place))]
         first = f"stop {', '.join(dict.fromkeys(users))}; then " if users else ""
         raise error(
             f"{', '.join(stuck)} could not be unmounted or detached",
             hint=f"{first}run umount on a mount, losetup -d on a loop device",
         )
+
+
+def _stuck(folder: Path) -> list[str]:
+    """Release what is in a folder, also on another disk; return what could not be released."""
+    linked = [each for each in image_files.linked_folders(folder) if each.name != "rootfs"]
+    return [name for top in (folder, *linked) for name in mounts.release(top)]
 
 
 def clear_images(tree: Path) -> None:

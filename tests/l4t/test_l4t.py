@@ -691,6 +691,23 @@ def test_mounts_and_loop_devices_of_a_killed_script_are_released(tmp_path: Path)
 
 
 @needs_root
+def test_what_a_script_left_in_a_folder_on_another_disk_is_released(
+    bsp: Path, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    (bsp / "bootloader").rename(disk)
+    (bsp / "bootloader").symlink_to(disk)
+    (disk / "mnt").mkdir()
+    subprocess.run(["mke2fs", "-q", disk / "system.img.raw", "8M"], check=True)
+    subprocess.run(["mount", "-o", "loop", disk / "system.img.raw", disk / "mnt"], check=True)
+    try:
+        cleanup.release(bsp)
+        assert (mounts_below(disk), loops_of(disk)) == ([], [])
+    finally:
+        release(disk)
+
+
+@needs_root
 def test_a_busy_mount_names_the_process_that_keeps_it(image: Callable[..., Ran], bsp: Path) -> None:
     where = bsp / "bootloader/mnt"
     where.mkdir()
