@@ -19,7 +19,7 @@ from . import cleanup, image_files, initrd_wrapper
 from .bsp import FLASH_SH, INITRD_FLASH_SH, INITRD_INTERNAL_SH
 from .chip_id import read_chip_id
 from .initrd_host import exclusive
-from .releases import external_device
+from .releases import external_device, network_of
 from .scripts import check_result, evidence_for, log_hint, run_script, said
 from .usb import RecoveryDevice, device_at, recovery_devices
 
@@ -154,7 +154,7 @@ class InitrdFlash(Struct, frozen=True):
 
     def _call_in_lane(self, build: Build, lane: InLane) -> list[str]:
         """Return the call that NVIDIA's wrapper makes for each device (l4t-facts)."""
-        network = build.settings.bsp.network
+        network = network_of(build)
         return [
             f"./{INITRD_INTERNAL_SH}",
             *(["--network", network] if network else []),
@@ -181,12 +181,13 @@ class InitrdFlash(Struct, frozen=True):
         settings = build.settings.bsp
         external = ["--external-device", settings.external_device or ""]
         layout = ["-c", settings.partition_xml or ""]
+        network = network_of(build)
         return [
             *(external if settings.external_device else []),
             *(layout if settings.partition_xml else []),
             *_size(build),
             *settings.args,
-            *(["--network", settings.network] if settings.network else []),
+            *(["--network", network] if network else []),
             settings.board,
             settings.rootdev,
         ]

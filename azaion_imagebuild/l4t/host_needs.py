@@ -14,6 +14,7 @@ from ..model import Build, Finding
 from ..system.files import read_text
 from . import host_programs
 from .initrd_host import is_reference
+from .releases import network_of
 
 ROOT = Path("/")
 """Where the host's files are; another folder in tests."""
@@ -34,9 +35,9 @@ def findings(build: Build) -> Iterator[Finding]:
     yield from _mount_findings()
     if initrd:
         yield from _usb_findings()
-    if initrd and build.settings.bsp.network:
+    if initrd and network_of(build):
         yield from _nfs_findings()
-    if initrd and build.settings.bsp.network == "usb0" and build.flash:
+    if initrd and network_of(build) == "usb0" and build.flash:
         yield from _network_findings()
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from ..model import Build, Finding
 from ..system.files import read_text
 from ..system.process import find_program, run
+from .releases import network_of
 
 PREREQUISITES = "tools/l4t_flash_prerequisites.sh"
 
@@ -109,8 +110,8 @@ def _needed(build: Build, tree: Path) -> Mapping[str, str]:
     }
     if settings.method == "initrd":
         needed |= _INITRD
-        needed |= _NETWORK if settings.network else {}
-        needed |= _NETWORK_FLASH if settings.network and build.flash else {}
+        needed |= _NETWORK if network_of(build) else {}
+        needed |= _NETWORK_FLASH if network_of(build) and build.flash else {}
     return needed
 
 

@@ -26,7 +26,7 @@ from ..system.files import read_text
 from .bsp import INITRD_FLASH_SH, INITRD_INTERNAL_SH
 from .initrd_host import Host, host_of
 from .nfs_exports import export, unexport
-from .releases import flashes_unified
+from .releases import flashes_unified, network_of
 
 PARAMETERS = "tools/kernel_flash/initrdflashparam.txt"
 """The arguments with which the packages were built, written by the wrapper."""
@@ -53,7 +53,7 @@ def findings(build: Build, tree: Path, numbers: Sequence[int]) -> Iterator[Findi
             " several lanes be told apart",
             'set [bsp] network = "usb0"',
         )
-    if build.settings.bsp.network and not host_of(build).has("exportfs"):
+    if network_of(build) and not host_of(build).has("exportfs"):
         yield _error(
             "exportfs is not installed: devices are flashed over NFS",
             "sudo apt-get install nfs-kernel-server",
@@ -118,7 +118,7 @@ def host_prepared(build: Build, tree: Path, lanes: Mapping[int, Path]) -> Iterat
         try:
             _link_rules(host, tree, undo)
             _keep_awake(host, tree, undo)
-            if build.settings.bsp.network:
+            if network_of(build):
                 unexport(host, folder)
                 undo.callback(unexport, host, folder)
                 export(host, lanes)

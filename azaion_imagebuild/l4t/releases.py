@@ -110,6 +110,10 @@ class Release(Struct, frozen=True, kw_only=True):
     """Partition layout of an NVMe with the rootfs."""
     boards_have_defaults: bool = False
     """A board's .conf names its external device and layout."""
+    always_over_network: bool = False
+    """The initrd flash goes over ``usb0`` even without ``--network``."""
+    one_device_only: bool = False
+    """The wrapper of the initrd flash ignores ``--usb-instance``, and refuses further devices."""
     evidence: Mapping[str, Evidence | None]
 
 
@@ -131,6 +135,8 @@ RELEASES = {
         qspi_layout="bootloader/generic/cfg/flash_t234_qspi.xml",
         nvme_layout="tools/kernel_flash/flash_l4t_nvme.xml",
         boards_have_defaults=True,
+        always_over_network=True,
+        one_device_only=True,
         evidence=_EVIDENCE,
     ),
 }
@@ -160,6 +166,12 @@ def _known(name: str | None) -> Release | None:
     return RELEASES.get(int(name[1:].partition(".")[0])) if name else None
 
 
+def network_of(build: Build) -> str:
+    """Return the network that an initrd flash goes over; empty: USB storage."""
+    default = "usb0" if release_of(build).always_over_network else ""
+    return build.settings.bsp.network or default
+
+
 def evidence_of(build: Build, step: Step) -> Evidence | None:
     """Return the evidence that a step succeeded; None if no evidence is known.
 
@@ -176,7 +188,7 @@ def _mode(build: Build, step: Step) -> str:
     if settings.method == "initrd":
         if step == "package":
             return "initrd --no-flash"
-        return f"initrd --flash-only{' --network' if settings.network else ''}"
+        return f"initrd --flash-only{' --network' if network_of(build) else ''}"
     encrypts = _has_option(settings.args, "-v")
     if step == "flash":
         return "flash.sh -r -v" if encrypts else "flash.sh -r"

@@ -12,7 +12,7 @@ from msgspec import Struct
 from ..errors import InterruptedBuild, OperatorError, PreflightError
 from ..model import Build, Finding
 from ..system.signals import check_interrupt
-from . import recovery_ids
+from . import recovery_ids, releases
 
 RECOVERY_HINT = "hold FORCE RECOVERY, press RESET, then look for 0955: in lsusb"
 MOST_AT_ONCE = 10
@@ -99,8 +99,19 @@ def device_findings(build: Build) -> Iterator[Finding]:
             message=f"{len(found)} devices are in recovery mode: {listed(found)}",
             hint="choose one with --usb-instance, or unplug the others",
         )
+    elif len(found) > 1 and _takes_one_only(build):
+        yield Finding(
+            message=f"{len(found)} devices are in recovery mode: {listed(found)}; this release's"
+            " initrd flash refuses all but one, even if it is told which",
+            hint=f"unplug all but {chosen[0]}, or flash all of them at once with a fleet",
+        )
     else:
         yield from board_findings(build, chosen[0])
+
+
+def _takes_one_only(build: Build) -> bool:
+    wrapper = build.settings.bsp.method == "initrd" and build.lane is None
+    return wrapper and releases.release_of(build).one_device_only
 
 
 def lasting_findings(build: Build) -> list[Finding]:

@@ -17,9 +17,9 @@ from world import EMAIL, SERIAL, Ran, Run, Tree, add_usb_device, mounts_of, repl
 from azaion_imagebuild.errors import OperatorError
 from azaion_imagebuild.images import format_of
 from azaion_imagebuild.l4t import cleanup, image_files
-from azaion_imagebuild.l4t.releases import RELEASES
+from azaion_imagebuild.l4t.releases import RELEASES, evidence_of
 from azaion_imagebuild.l4t.usb import recovery_devices
-from azaion_imagebuild.model import DEVICE_CONF
+from azaion_imagebuild.model import DEVICE_CONF, Build
 from azaion_imagebuild.sandbox import Accounts
 from azaion_imagebuild.secret import Secret
 from azaion_imagebuild.system.mounts import loops_of, mounts_below, release
@@ -641,6 +641,28 @@ def test_a_board_of_r38_names_its_external_device_and_layout(
     assert "no partition layout tools/kernel_flash/flash_l4t_nvme.xml" in findings(
         run, bsp, api_url
     )
+
+
+@pytest.mark.parametrize(("release", "evidence"), [(36, "Success"), (38, "Flash is successful")])
+def test_r38_flashes_over_usb0_even_if_no_network_is_set(
+    make_build: Callable[..., Build], bsp: Path, release: int, evidence: str
+) -> None:
+    set_release(bsp, f"# R{release} (release), REVISION: 2.0, GCID: 0\n")
+    build = make_build(bsp / "rootfs", bsp, bsp__method="initrd", bsp__network="")
+    found = evidence_of(build, "flash")
+    assert found is not None
+    assert found.line == evidence
+
+
+@pytest.mark.parametrize(("release", "refused"), [(36, False), (38, True)])
+def test_the_initrd_flash_of_r38_takes_no_further_device_beside_the_chosen_one(
+    run: Run, bsp: Path, api_url: str, sysfs: Path, release: int, refused: bool
+) -> None:
+    set_release(bsp, f"# R{release} (release), REVISION: 2.0, GCID: 0\n")
+    add_usb_device(sysfs, "1-5", "0955", "7523")
+    Path("imagebuild.toml").write_text('[bsp]\nmethod = "initrd"\nusb_instance = "1-3"\n')
+    said = findings(run, bsp, api_url)
+    assert ("refuses all but one, even if it is told which" in said) == refused
 
 
 def test_unified_flash_is_refused_before_anything_changes(
