@@ -61,12 +61,19 @@ def _write_findings(build: Build, tree: Path) -> Iterator[Finding]:
         folders += [build.rootfs_dir / "etc", build.rootfs_dir / "boot"]
     for folder in folders:
         if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
-            shown = shlex.quote(str(folder))
             yield Finding(
                 message=f"{folder} cannot be written: NVIDIA's scripts write into it",
-                hint="check whether its filesystem is mounted read-only, or it is immutable:"
-                f" findmnt -T {shown}; lsattr -d {shown}",
+                hint=_hint_to_write(folder),
             )
+
+
+def _hint_to_write(folder: Path) -> str:
+    if os.geteuid() != 0:
+        return "run the same command with sudo"
+    return (
+        "check whether its filesystem is mounted read-only, or it is immutable:"
+        f" findmnt -T {shlex.quote(str(folder))}; lsattr -d {shlex.quote(str(folder))}"
+    )
 
 
 def _hint(tree: Path, name: str) -> str:
