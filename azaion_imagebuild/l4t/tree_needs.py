@@ -68,11 +68,10 @@ def _write_findings(build: Build, tree: Path) -> Iterator[Finding]:
 
 
 def _hint_to_write(folder: Path) -> str:
-    if os.geteuid() != 0:
-        return "run the same command with sudo"
-    return (
+    shown = shlex.quote(str(folder))
+    return ("run the same command with sudo; or " if os.geteuid() != 0 else "") + (
         "check whether its filesystem is mounted read-only, or it is immutable:"
-        f" findmnt -T {shlex.quote(str(folder))}; lsattr -d {shlex.quote(str(folder))}"
+        f" findmnt -T {shown}; lsattr -d {shown}"
     )
 
 
