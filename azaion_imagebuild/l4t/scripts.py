@@ -27,7 +27,9 @@ _MEANINGS = {
     "No devices to flash": RECOVERY_HINT,
     "BootRom is not running": "the device has left recovery mode, or a hub or a virtual machine"
     f" holds its USB: connect it to the host itself, power it off and on, and {RECOVERY_HINT}",
-    "chip_info": "chip_info often means a USB time-out: another cable or port, and recovery again",
+    # Good runs print the file's name, too.
+    "Parsing chip_info.bin information failed": "this often means a USB time-out: try another cable"
+    f" or port; {RECOVERY_HINT}",
     "cannot mount the NFS server": (
         _NFS := "the device cannot mount this host's NFS export: allow NFS in the firewall, stop"
         " the VPN, and check: exportfs -s"
@@ -35,6 +37,10 @@ _MEANINGS = {
     "mount.nfs": _NFS,
     "APPSIZE might be too small": "the rootfs does not fit: set [bsp] size",
     "requires root privilege": "run the same command with sudo",
+    "tegrasign_v3_oemkey.yaml": "signing for an SBK needs this file in bootloader/: unpack NVIDIA's"
+    " Secure Boot archive of the same release over the BSP",
+    "no attribute 'getiterator'": "the signing tools of R35 need Python 3.8 as python3: set"
+    " a PATH that begins with it in [bsp] environment",
     "Timeout": "the device did not come back after it had booted for the flash: try another cable"
     f" or port; {RECOVERY_HINT}",
 }

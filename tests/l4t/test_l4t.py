@@ -231,6 +231,9 @@ MEANINGS = {
     "BootRom is not running": "has left recovery mode",
     "Either the device cannot mount the NFS server on the host or a command has failed": "exportfs",
     "Timeout": "did not come back",
+    "Parsing chip_info.bin information failed.": "a USB time-out",
+    "No such file or directory: '/b/tegrasign_v3_oemkey.yaml'": "Secure Boot archive",
+    "'ElementTree' object has no attribute 'getiterator'": "Python 3.8",
     "Error: probing the target board failed.": "FORCE RECOVERY",
 }
 
