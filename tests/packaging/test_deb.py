@@ -131,7 +131,7 @@ class Host:
         (self.root / "calls").write_text("")
         text = (ROOT / "debian" / name).read_text()
         script = self.root / name
-        script.write_text(re.sub("(?<![\\w.])/(?=(?:run|var|etc)/)", f"{self.root}/", text))
+        script.write_text(re.sub(r"(?<![\w.])/(?=(?:run|var|etc|opt)\b)", f"{self.root}/", text))
         run("sh", script, *argv, PATH=f"{self.root}/bin:{os.environ['PATH']}", HERE=str(self.root))
         return (self.root / "calls").read_text().splitlines()
 
@@ -178,6 +178,12 @@ def test_who_waits_for_devices_in_progress_is_told(host: Host) -> None:
     assert "devices in progress are finished" in run("sh", script, "remove", **environ)
     host.units()
     assert run("sh", script, "remove", **environ) == ""
+
+
+def test_a_removal_keeps_a_folder_that_others_use(host: Host) -> None:
+    host.dpkg("postrm", "remove")
+    assert (host.root / "opt").is_dir()
+    assert list((host.root / "opt").iterdir()) == []
 
 
 def test_a_purge_keeps_the_user_and_whose_the_state_is(host: Host) -> None:
@@ -338,8 +344,9 @@ def test_installed_in_a_clean_root_it_works_and_leaves_only_its_state_and_user(
     assert [line.split()[0] for line in (here / "calls").read_text().splitlines()] == [
         "list-units", "stop", "daemon-reload", "daemon-reload", "start",
     ]  # fmt: skip
-    left = files_of(root) - before
-    assert {path for path in left if not path.startswith(STATES)} == set()
+    after = files_of(root)
+    assert {path for path in after - before if not path.startswith(STATES)} == set()
+    assert before - after == set()
     _, _, added = (root / "etc/passwd").read_text().partition(users)
     name, _, number, *_ = added.split(":")
     assert (name, added.count("\n")) == ("azaion-imagebuild", 1)
