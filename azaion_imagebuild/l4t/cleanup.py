@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ..errors import OperatorError, StagingError, VerificationError
+from ..errors import ImageBuildError, OperatorError, StagingError, VerificationError
 from ..identity import device_conf
 from ..identity.placeholder import is_placeholder
 from ..images import indexed
@@ -140,18 +140,23 @@ def clear_images(tree: Path) -> None:
     without this tool: memory that is freed only to be used again costs a virtual machine that
     gives it back to its host two seconds of a build. :func:`remove_unusable` removes those that
     no script has replaced.
+
+    Raises:
+        ImageBuildError: one cannot be removed.
     """
-    images = image_files.present_images(tree)
-    for path in (*images, tree / BASE_NOTE, tree / RETRY_NOTE, *image_files.derived_files(tree)):
-        if path not in images or not _made_unusable(path):
-            path.unlink(missing_ok=True)
+    images = [path for path in image_files.present_images(tree) if not _made_unusable(path)]
+    notes = [note for note in (tree / BASE_NOTE, tree / RETRY_NOTE) if note.exists()]
+    _remove_all([*images, *notes, *image_files.derived_files(tree)], ImageBuildError)
 
 
 def remove_unusable(tree: Path) -> None:
-    """Remove what :func:`clear_images` has left and no script has replaced."""
-    for path in image_files.present_images(tree):
-        if _is_raw(path) and _head(path) == bytes(_HEAD):
-            path.unlink(missing_ok=True)
+    """Remove what :func:`clear_images` has left and no script has replaced.
+
+    Raises:
+        ImageBuildError: one cannot be removed.
+    """
+    raws = filter(_is_raw, image_files.present_images(tree))
+    _remove_all([path for path in raws if _head(path) == bytes(_HEAD)], ImageBuildError)
 
 
 def _made_unusable(path: Path) -> bool:
@@ -202,22 +207,13 @@ def remove_images_since(tree: Path, since: float, keep: Iterable[Path] = ()) -> 
         *image_files.unified_outputs(tree),
         *image_files.derived_files(tree),
     ]
-    removed, stuck = [], []
-    for path in candidates:
-        if not path.exists() or _is_in(path, kept) or not _is_since(path, since - _CLOCK):
-            continue
-        try:
-            _remove(path)
-            removed.append(str(path.relative_to(tree)))
-        except OSError as error:
-            stuck.append(f"{path} ({error.strerror})")
-    if stuck:
-        raise VerificationError(
-            f"cannot remove {', '.join(stuck)}: it may hold a device's credential",
-            hint="see whether it is immutable (lsattr) or on a read-only mount, then run the same"
-            " command again",
-        )
-    return removed
+    found = [
+        path
+        for path in candidates
+        if path.exists() and not _is_in(path, kept) and _is_since(path, since - _CLOCK)
+    ]
+    _remove_all(found, VerificationError)
+    return [str(path.relative_to(tree)) for path in found]
 
 
 def _is_since(path: Path, since: float) -> bool:
@@ -225,6 +221,22 @@ def _is_since(path: Path, since: float) -> bool:
     if path.lstat().st_ctime >= since:
         return True
     return path.is_dir() and any(True for _ in _changed(path, since, linked=False))
+
+
+def _remove_all(paths: Iterable[Path], error: type[OperatorError]) -> None:
+    """Remove files and folders; of the class ``error`` is what cannot be removed."""
+    stuck = []
+    for path in paths:
+        try:
+            _remove(path)
+        except OSError as cause:
+            stuck.append(f"{path} ({cause.strerror})")
+    if stuck:
+        raise error(
+            f"cannot remove {', '.join(stuck)}: it may hold a device's credential",
+            hint="see whether it is immutable (lsattr) or on a read-only mount, then run the same"
+            " command again",
+        )
 
 
 def _remove(path: Path) -> None:

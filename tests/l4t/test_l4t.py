@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -902,3 +903,23 @@ def test_an_earlier_image_makes_room_where_room_is_short(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free._replace(free=1 << 19))
     cleanup.clear_images(tmp_path)
     assert not raw.exists()
+
+
+@needs_root
+def test_an_earlier_image_that_cannot_be_removed_stops_the_build(
+    image: Callable[..., Ran], bsp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert image("--flash", "0").code == 0
+    twin = bsp / "bootloader/system.img"
+    unlink = Path.unlink
+
+    def refused(path: Path, missing_ok: bool = False) -> None:
+        if path == twin:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refused)  # chattr +i needs a capability
+    ran = image("--flash", "0")
+    assert ran.code == 6
+    assert f"cannot remove {twin} (Operation not permitted)" in ran.json["error"]
+    assert "lsattr" in ran.json["hint"]
