@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     hookimpl: HookimplMarker
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 __all__ = ["OperatorError", "build_image", "hookimpl", "provision", "smoke", "stamp", "verify"]
 
 

@@ -175,7 +175,7 @@ def test_help_shows_what_the_flag_help_shows(capsys: pytest.CaptureFixture[str])
 def test_a_capital_v_says_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.run(["-V"])
-    assert capsys.readouterr().out.startswith("azaion-imagebuild 0.")
+    assert capsys.readouterr().out == f"azaion-imagebuild {azaion_imagebuild.__version__}\n"
 
 
 IGNORED = {
