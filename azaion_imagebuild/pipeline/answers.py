@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pluggy
 
 from ..errors import OperatorError, PreflightError, denied, is_denied, raise_for
-from ..model import RECORD_FIELDS, Build, Finding
+from ..model import RECORD_FIELDS, Build, Finding, StagedFile
 from . import events
 from .attempt import Attempt
 from .events import Watcher
@@ -37,6 +37,21 @@ def flatten(answers: Iterable[Sequence[T] | None]) -> Iterator[T]:
     """Yield what all plug-ins answered, one after the other."""
     for answer in answers:
         yield from answer or ()
+
+
+def keep_staged(attempt: Attempt, answers: Iterable[object]) -> None:
+    """Keep what plug-ins have staged, so that it is removed again, whatever else they answered.
+
+    Raises:
+        TypeError: one answered something else.
+    """
+    found: list[object] = []
+    for answer in answers:
+        if answer is not None:
+            found += answer if isinstance(answer, Iterable) else [answer]
+    attempt.staged = tuple(each for each in found if isinstance(each, StagedFile))
+    if len(attempt.staged) < len(found):
+        raise TypeError("a plug-in answered pre_flash with something that is not a StagedFile")
 
 
 def refuse_errors(

@@ -124,21 +124,30 @@ def _with_flashed(attempt: Attempt, error: OperatorError) -> OperatorError:
 
 
 def _culprit(error: BaseException, hook: Any) -> str:
-    """Return the file and line to look at: a site's plug-in if it called, else our own."""
+    """Return the file and line to look at: a site's plug-in if it called, else our own.
+
+    Where our own pipeline failed, a site's plug-in may have answered what it cannot use.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     ours = Path(__file__).parent.parent
     shipped_hooks = shipped("hooks")
     plugins = {
-        impl.function.__code__.co_filename
+        impl.function.__code__.co_filename: impl.plugin_name
         for step in EVERY_STEP
         for impl in getattr(hook, step).get_hookimpls()
         if hasattr(impl.function, "__code__")
     }
+    of_site = {file: name for file, name in plugins.items() if Path(file).parent != shipped_hooks}
     theirs = [each for each in frames if each.filename in plugins]
-    sites = [each for each in theirs if Path(each.filename).parent != shipped_hooks]
+    sites = [each for each in theirs if each.filename in of_site]
     own = [each for each in frames if each in theirs or ours in Path(each.filename).parents]
     found = (sites or own or frames)[-1:]
-    return f"{found[0].filename}:{found[0].lineno}" if found else "azaion-imagebuild"
+    if not found:
+        return "azaion-imagebuild"
+    place = f"{found[0].filename}:{found[0].lineno}"
+    in_pipeline = Path(found[0].filename).parent == Path(__file__).parent
+    names = ", ".join(sorted(set(of_site.values())))
+    return f"{place}, or in what {names} answered" if in_pipeline and names else place
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ from ..model import (
 )
 from ..system.signals import held_back
 from . import events
-from .answers import add_fields, flatten, refuse_errors, require_answer
+from .answers import add_fields, keep_staged, refuse_errors, require_answer
 from .attempt import Attempt
 from .plugins import preflight, preflight_of_site
 
@@ -153,7 +153,7 @@ def stage(attempt: Attempt, identity: DeviceIdentity, ownership: Ownership) -> N
         answers = attempt.hook.pre_flash(
             build=attempt.build, identity=identity, ownership=ownership
         )
-        attempt.staged = tuple(flatten(answers))
+        keep_staged(attempt, answers)
         if not any(staged.path == DEVICE_CONF for staged in attempt.staged):
             raise StagingError(
                 f"no plug-in staged {DEVICE_CONF}",

@@ -106,3 +106,27 @@ def test_a_bug_of_an_installed_package_is_its_own(
     assert code == 70, err
     place = line_of(packages / f"factory_bug_{len(name)}.py", BUGS[name])
     assert f"error: a bug in {place}, step preflight: " in err
+
+
+UNUSABLE = [
+    ("preflight", "True"),
+    ("preflight", "['bad']"),
+    ("pre_flash", "['bad']"),
+    ("pre_flash", "7"),
+    ("verify_image", "7"),
+    ("post_flash", "'bad'"),
+    ("post_flash", "{'serial': 'X'}"),
+]
+
+
+@pytest.mark.parametrize(("step", "answer"), one_of(UNUSABLE, kept=2))
+def test_a_plug_in_that_answers_what_cannot_be_used_is_named(
+    shown: Shown, tmp_path: Path, step: str, answer: str
+) -> None:
+    write(Path("site/label.py"), step, f"return {answer}")
+    Path("imagebuild.toml").write_text('[hooks]\ndirs = ["site"]\n')
+    code, err = shown("image", "--serial", SERIAL)
+    assert code == 70, err
+    assert f", or in what label answered, step {step}: " in err
+    (rootfs,) = tmp_path.rglob("Linux_for_Tegra/rootfs")
+    assert not (rootfs / "etc/azaion").exists(), "nothing stays staged"
