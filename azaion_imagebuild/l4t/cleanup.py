@@ -145,7 +145,7 @@ def clear_images(tree: Path) -> None:
         ImageBuildError: one cannot be removed.
     """
     images = [path for path in image_files.present_images(tree) if not _made_unusable(path)]
-    notes = [note for note in (tree / BASE_NOTE, tree / RETRY_NOTE) if note.exists()]
+    notes = (tree / BASE_NOTE, tree / RETRY_NOTE)
     _remove_all([*images, *notes, *image_files.derived_files(tree)], ImageBuildError)
 
 
@@ -155,7 +155,7 @@ def remove_unusable(tree: Path) -> None:
     Raises:
         ImageBuildError: one cannot be removed.
     """
-    raws = filter(_is_raw, image_files.present_images(tree))
+    raws = filter(image_files.is_raw, image_files.present_images(tree))
     _remove_all([path for path in raws if _head(path) == bytes(_HEAD)], ImageBuildError)
 
 
@@ -163,7 +163,11 @@ def _made_unusable(path: Path) -> bool:
     """Overwrite the head of a raw image, if its room is not needed and it has no other name."""
     at = path.stat()
     size = at.st_blocks * 512
-    if not _is_raw(path) or at.st_nlink > 1 or shutil.disk_usage(path.parent).free < size:
+    if (
+        not image_files.is_raw(path)
+        or at.st_nlink > 1
+        or shutil.disk_usage(path.parent).free < size
+    ):
         return False
     try:
         with path.open("r+b", buffering=0) as stream:
@@ -173,19 +177,18 @@ def _made_unusable(path: Path) -> bool:
     return at.st_size >= _HEAD
 
 
-def _is_raw(path: Path) -> bool:
-    return path.suffix == ".raw"
-
-
 def _head(path: Path) -> bytes:
     with path.open("rb", buffering=0) as stream:
         return stream.read(_HEAD)
 
 
 def remove_massflash_archives(tree: Path) -> None:
-    """Remove what massflash packs for other hosts."""
-    for path in image_files.massflash_archives(tree):
-        _remove(path)
+    """Remove what massflash packs for other hosts.
+
+    Raises:
+        ImageBuildError: one cannot be removed.
+    """
+    _remove_all(image_files.massflash_archives(tree), ImageBuildError)
 
 
 def remove_images_since(tree: Path, since: float, keep: Iterable[Path] = ()) -> list[str]:

@@ -44,7 +44,7 @@ class FlashSh(Struct, frozen=True):
         cleanup.remove_unusable(self.tree)
         check_result(finished, build, success, ImageBuildError)
         images = image_files.present_images(self.tree)
-        raw = [path for path in images if path.name.endswith(".raw")]
+        raw = [path for path in images if image_files.is_raw(path)]
         # Other tools can read the raw image; flash.sh writes its sparse twin.
         ordered = [*raw, *(path for path in images if path not in raw)]
         sparse = self.tree / "bootloader/system.img"

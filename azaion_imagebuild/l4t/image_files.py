@@ -79,6 +79,11 @@ def is_image(name: str) -> bool:
     return _IMAGE.fullmatch(name) is not None and ".." not in name.split("/")
 
 
+def is_raw(path: Path) -> bool:
+    """Tell whether an image is the raw one, by its name."""
+    return path.suffix == ".raw"
+
+
 def present_images(tree: Path) -> list[Path]:
     """Return the images that exist in the tree; links do not count."""
     return [
